@@ -1,0 +1,146 @@
+"""The configuration keys RAMSES adds to Detectron2's: defaults and meaning, no logic.
+
+The defaults are those of the published RAMSES2 model (reference sections 2.1 and 4) wherever it has one.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_ramses_config(cfg: CN) -> None:
+    """Add the ``INPUT``, ``MODEL`` and ``SOLVER`` keys of RAMSES to a Detectron2 config, in place."""
+    # ---- input ----------------------------------------------------------------------------------------------
+    # px/mm of the pictures given to a plain DefaultPredictor, which cannot pass one. 0 = unknown (grams are NaN)
+    cfg.INPUT.RESOLUTION = 0.0
+    # How a training picture meets the canvas MIN_SIZE_TRAIN x MAX_SIZE_TRAIN: "pad" shows all of it, "crop" (the
+    # original's way) cuts the middle to the canvas' aspect ratio
+    cfg.INPUT.FIT = "pad"
+    cfg.INPUT.AUG = CN()
+    # Flip along each axis with probability 0.5
+    cfg.INPUT.AUG.FLIP = True
+    # Largest rotation, in degrees either way
+    cfg.INPUT.AUG.ROTATION = 10.0
+    # Largest relative change of brightness and of contrast
+    cfg.INPUT.AUG.BRIGHTNESS = 0.05
+    cfg.INPUT.AUG.CONTRAST = 0.05
+    # Standard deviation of Gaussian noise, in grey levels of 255
+    cfg.INPUT.AUG.NOISE = 3.0
+    # Range of the random change of scale; masses in grams stay, mass_scale follows
+    cfg.INPUT.AUG.SCALE = (0.8, 1.25)
+
+    # ---- backbone -------------------------------------------------------------------------------------------
+    cfg.MODEL.CONVNEXTV2 = CN()
+    # Any ConvNeXt of timm: convnextv2_{atto,femto,pico,nano,tiny,base,large,huge}
+    cfg.MODEL.CONVNEXTV2.NAME = "convnextv2_femto"
+    # Blocks and channels of the four stages; empty = those of the named model
+    cfg.MODEL.CONVNEXTV2.DEPTHS = ()
+    cfg.MODEL.CONVNEXTV2.DIMS = ()
+    # "patch" (4x4 stride 4, as published) or "overlap" (7x7 stride 4: better from scratch)
+    cfg.MODEL.CONVNEXTV2.STEM = "patch"
+    # Stochastic depth
+    cfg.MODEL.CONVNEXTV2.DROP_PATH = 0.0
+    # Recompute activations in the backward pass: less memory, about a third more time
+    cfg.MODEL.CONVNEXTV2.CHECKPOINTING = False
+    # Stride-2 convolutions on top of the last FPN level, one more level each
+    cfg.MODEL.FPN.EXTRA_LEVELS = 1
+
+    # ---- meta-architecture ----------------------------------------------------------------------------------
+    cfg.MODEL.RAMSES = CN()
+    cfg.MODEL.RAMSES.NUM_CLASSES = 15
+    # Their names, in order; empty = those of the training data. Training writes them into OUTPUT_DIR/config.yaml, so
+    # that prediction needs no data set
+    cfg.MODEL.RAMSES.CLASS_NAMES = []
+    # Pyramid levels of the shared head, fine to coarse; one grid size and one scale range each
+    cfg.MODEL.RAMSES.IN_FEATURES = ["p3", "p4", "p5", "p6"]
+    # Cells along the long side of the picture
+    cfg.MODEL.RAMSES.GRID_SIZES = [144, 72, 36, 18]
+    # Object scale sqrt(box height * box width), in network-input pixels, from..to, of each level
+    cfg.MODEL.RAMSES.SCALE_RANGES = [[1, 128], [64, 256], [128, 512], [256, 3072]]
+    # Share of the box sides, around the centre of mass, whose cells are positive
+    cfg.MODEL.RAMSES.OFFSET_FACTOR = 0.75
+    # Pixels of the network input per pixel of the mask grid; checked against the network when it is built
+    cfg.MODEL.RAMSES.MASK_STRIDE = 8
+    # Normalisation ("LN", "RMS", "GN", "BN", "SyncBN", "" = none) and activation ("GELU", "SiLU", "ReLU") of all heads
+    cfg.MODEL.RAMSES.NORM = "LN"
+    cfg.MODEL.RAMSES.ACTIVATION = "GELU"
+
+    # Shared head: class, kernel and class-factor branches on every level
+    cfg.MODEL.RAMSES.HEAD = CN()
+    cfg.MODEL.RAMSES.HEAD.CONVS = 4
+    cfg.MODEL.RAMSES.HEAD.FACTOR_CONVS = 2
+    cfg.MODEL.RAMSES.HEAD.CHANNELS = 256
+    # Side of the dynamic kernels
+    cfg.MODEL.RAMSES.HEAD.KERNEL_SIZE = 1
+    # Class probability that an untrained network gives every cell
+    cfg.MODEL.RAMSES.HEAD.PRIOR_PROB = 0.01
+
+    # Mask head: unified mask features and geometry map
+    cfg.MODEL.RAMSES.MASK_HEAD = CN()
+    cfg.MODEL.RAMSES.MASK_HEAD.IN_FEATURES = ["p3", "p4", "p5"]
+    # Index in IN_FEATURES of the level all others are brought to
+    cfg.MODEL.RAMSES.MASK_HEAD.OUTPUT_LEVEL = 0
+    cfg.MODEL.RAMSES.MASK_HEAD.MID_CHANNELS = 128
+    cfg.MODEL.RAMSES.MASK_HEAD.OUT_CHANNELS = 256
+    cfg.MODEL.RAMSES.MASK_HEAD.GEOMETRY_CONVS = 4
+    cfg.MODEL.RAMSES.MASK_HEAD.GEOMETRY_CHANNELS = 128
+    # Enlarge by 2: "" = no, "fused" = the fused map (the original's FPN_output_upscaling), "output" = the mask
+    # features and the geometry map (by linearity the same as enlarging every mask, and far cheaper)
+    cfg.MODEL.RAMSES.MASK_HEAD.UPSCALE = ""
+    # Append x, y, x^2 + y^2 and 1 to the mask features, so that a 1x1 kernel can draw a disc by itself
+    cfg.MODEL.RAMSES.MASK_HEAD.DISC_FEATURES = False
+
+    # Mass branch: normalised mass = class factor of the cell * sum of the geometry map over the mask
+    cfg.MODEL.RAMSES.MASS = CN()
+    # False = plain SOLOv2: no class factor, no geometry map, no masses
+    cfg.MODEL.RAMSES.MASS.ON = True
+    # "ReLU" (as published; both outputs can die) or "Softplus"
+    cfg.MODEL.RAMSES.MASS.ACTIVATION = "ReLU"
+
+    # ---- losses ---------------------------------------------------------------------------------------------
+    cfg.MODEL.RAMSES.LOSS = CN()
+    cfg.MODEL.RAMSES.LOSS.CLS_WEIGHT = 1.0
+    cfg.MODEL.RAMSES.LOSS.MASK_WEIGHT = 1.0
+    cfg.MODEL.RAMSES.LOSS.MASS_WEIGHT = 1.0
+    cfg.MODEL.RAMSES.LOSS.FOCAL_ALPHA = 0.25
+    cfg.MODEL.RAMSES.LOSS.FOCAL_GAMMA = 2.0
+    # Relative mass error that is averaged: "mape" |m - t| / t, or "log" |ln m - ln t|, which does not reward
+    # guessing low
+    cfg.MODEL.RAMSES.LOSS.MASS_TYPE = "mape"
+    # Positive cells of a picture used by the mask and mass losses; every object keeps at least one
+    cfg.MODEL.RAMSES.LOSS.MAX_POS_PER_IMAGE = 768
+
+    # ---- inference ------------------------------------------------------------------------------------------
+    cfg.MODEL.RAMSES.TEST = CN()
+    # A cell below this score is no candidate. Low, because AP wants the whole precision-recall curve
+    cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 0.05
+    # From this score on an instance counts as a particle: in totals, in mass figures, in tools/predict.py
+    cfg.MODEL.RAMSES.TEST.REPORT_THRESH = 0.5
+    # Keep only cells that are the best of their 2x2 neighbourhood in their class
+    cfg.MODEL.RAMSES.TEST.POINT_NMS = False
+    # Best cells for which a mask is computed at all
+    cfg.MODEL.RAMSES.TEST.PRE_NMS_TOPK = 2000
+    # A pixel belongs to the instance from this probability on
+    cfg.MODEL.RAMSES.TEST.MASK_THRESH = 0.5
+    # Multiply the score by the mean probability inside the mask
+    cfg.MODEL.RAMSES.TEST.MASK_SCORING = True
+    # Smaller masks are dropped; pixels of the mask grid, exclusive
+    cfg.MODEL.RAMSES.TEST.MIN_AREA = 0
+    # "greedy", "soft", "matrix" or "none"
+    cfg.MODEL.RAMSES.TEST.NMS = "greedy"
+    # greedy: a mask goes when its IoU with a better one is above this
+    cfg.MODEL.RAMSES.TEST.NMS_THRESH = 0.5
+    # soft, matrix: width of the Gaussian decay, and the decayed score below which an instance goes
+    cfg.MODEL.RAMSES.TEST.NMS_SIGMA = 0.5
+    cfg.MODEL.RAMSES.TEST.NMS_MIN_SCORE = 0.05
+    # False = objects suppress one another only within a class
+    cfg.MODEL.RAMSES.TEST.NMS_CLASS_AGNOSTIC = True
+    # Sum the geometry map over the binary mask (as trained) rather than over the soft one
+    cfg.MODEL.RAMSES.TEST.BINARY_MASS_MASKS = True
+    # "bitmask": pred_masks is a bool tensor (K, H, W); "rle": COCO run lengths, for large pictures
+    cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "bitmask"
+
+    # ---- training -------------------------------------------------------------------------------------------
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    # Learning rate of the backbone relative to BASE_LR: below 1 for a pretrained one
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
