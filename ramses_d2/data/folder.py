@@ -1,0 +1,275 @@
+"""Read a RAMSES folder (annotations.csv, images/, labels/) into Detectron2 dataset records.
+
+Nothing is decoded here but the few label images that tell which box convention the CSV uses. The records are
+described in datasets/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from ramses_d2.errors import RamsesError
+
+from .annotations_csv import read_annotations, reject_duplicates
+from .box_convention import xyxy_boxes
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_EXIF_ORIENTATION = 0x0112
+_ANNOTATION_COLUMNS = ("label", "category_id", "bbox", "area", "mass", "gt_mass")
+
+Record = dict[str, Any]
+
+
+def load_folder(
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    *,
+    key: str | None = None,
+    only: Collection[str] | None = None,
+) -> tuple[list[Record], list[str]]:
+    """Read one RAMSES folder.
+
+    Args:
+        folder: holds annotations.csv, images/ and labels/.
+        class_names: class order; default: :func:`folder_class_names`.
+        key: name of the folder in ``image_name``; default: the folder's own name.
+        only: base names of the pictures to read; default: all that have rows or a label image.
+
+    Returns:
+        records sorted by base name, ``image_id`` from 1, and the class names.
+
+    Raises:
+        RamsesError: anything missing or wrong, with file and row.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RamsesError(f"{folder}: no such folder; a RAMSES folder holds annotations.csv, images/ and labels/")
+    csv_path = folder / "annotations.csv"
+    table = read_annotations(csv_path)
+    class_names = list(class_names) if class_names is not None else folder_class_names(folder, table)
+    return build_records(folder, table, csv_path, class_names, key=key or folder.resolve().name, only=only), class_names
+
+
+def folder_class_names(folder: Path, table: pd.DataFrame | None = None) -> list[str]:
+    """Class order of a folder: its classes.json (name -> id from 1), else the sorted names in the CSV."""
+    path = folder / "classes.json"
+    if path.is_file():
+        return class_names_from_ids(read_json(path), path)
+    if table is None:
+        table = read_annotations(folder / "annotations.csv")
+    return sorted(table["class"].unique())
+
+
+def class_names_from_ids(ids: Any, path: Path) -> list[str]:
+    """``{"Ra": 1, "Rc": 2}`` to ``["Ra", "Rc"]``.
+
+    Raises:
+        RamsesError: the ids are not exactly 1 ... n.
+    """
+    if not isinstance(ids, dict) or sorted(ids.values(), key=str) != sorted(range(1, len(ids) + 1), key=str):
+        raise RamsesError(f"{path}: class ids must be the numbers 1 to the number of classes, each once")
+    return sorted(ids, key=ids.get)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RamsesError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RamsesError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise RamsesError(f"{path}: not a JSON file ({error})") from None
+
+
+def build_records(
+    folder: Path,
+    table: pd.DataFrame,
+    csv_path: Path,
+    class_names: Sequence[str],
+    *,
+    key: str,
+    only: Collection[str] | None = None,
+) -> list[Record]:
+    """Join annotation rows with the pictures and label images of their folder.
+
+    Args:
+        folder: holds images/ and labels/.
+        table: rows of this folder, as from :func:`ramses_d2.data.annotations_csv.read_annotations`.
+        csv_path: where the rows come from, for messages.
+        class_names: class order.
+        key: name of the folder in ``image_name``.
+        only: see :func:`load_folder`.
+
+    Returns:
+        records sorted by base name, ``image_id`` from 1.
+
+    Raises:
+        RamsesError: anything missing or wrong, with file and row.
+    """
+    images = _list_images(folder)
+    table = table.assign(baseimg=_base_names(table["baseimg"], images))
+    resolutions = table["res"].unique()
+    if only is not None:
+        table = table[table["baseimg"].isin(only)]
+    reject_duplicates(table, csv_path)
+    unknown = ~table["class"].isin(class_names)
+    if unknown.any():
+        row = unknown.idxmax()
+        raise RamsesError(
+            f"{csv_path}, row {row}: class {table.at[row, 'class']!r} is not in the class list "
+            f"({', '.join(class_names)})"
+        )
+
+    groups = {base: rows.sort_values("label") for base, rows in table.groupby("baseimg", sort=True)}
+    records = _records_with_rows(folder, groups, images, csv_path, class_names, key)
+    empty = [base for base in sorted(images) if base not in groups and (only is None or base in only)]
+    single = float(resolutions[0]) if len(resolutions) == 1 else None
+    records += _empty_records(folder, [images[base] for base in empty], single, key)
+    records.sort(key=lambda record: record["image_name"])
+    for image_id, record in enumerate(records, start=1):
+        record["image_id"] = image_id
+    return records
+
+
+def _list_images(folder: Path) -> dict[str, Path]:
+    """Base name -> picture."""
+    if not (folder / "images").is_dir():
+        raise RamsesError(
+            f"{folder / 'images'}: no such folder; a RAMSES folder holds annotations.csv, images/ and labels/"
+        )
+    images: dict[str, Path] = {}
+    for path in sorted((folder / "images").iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in images:
+                raise RamsesError(
+                    f"{path}: a second picture with the base name of {images[path.stem].name}; rename one"
+                )
+            images[path.stem] = path
+    return images
+
+
+def _base_names(column: pd.Series, images: dict[str, Path]) -> pd.Series:
+    """Base names without extension: ``baseimg`` has one in the CSV that the original's predict writes."""
+    by_file_name = {path.name: base for base, path in images.items()}
+    return column.map(lambda name: name if name in images else by_file_name.get(name, name))
+
+
+def _resolution(rows: pd.DataFrame, csv_path: Path) -> float:
+    resolution = rows["res"].iloc[0]
+    other = ~np.isclose(rows["res"], resolution, rtol=1e-4)
+    if other.any():
+        row = rows.index[other][0]
+        raise RamsesError(
+            f"{csv_path}, row {row}: res is {rows.at[row, 'res']:g}, but another row of the same image says "
+            f"{resolution:g}; a picture has one resolution"
+        )
+    return float(resolution)
+
+
+def _records_with_rows(
+    folder: Path,
+    groups: dict[str, pd.DataFrame],
+    images: dict[str, Path],
+    csv_path: Path,
+    class_names: Sequence[str],
+    key: str,
+) -> list[Record]:
+    labels = {base: folder / "labels" / f"{base}.png" for base in groups}
+    for base, rows in groups.items():
+        where = f"{csv_path}, row {rows.index.min()}"
+        if base not in images:
+            raise RamsesError(f"{where}: image {folder / 'images' / base}.* is missing; add it or remove its rows")
+        if not labels[base].is_file():
+            raise RamsesError(f"{where}: label image {labels[base]} is missing; add it or remove the image's rows")
+    boxes = xyxy_boxes(groups, labels, csv_path)
+    category_ids = {name: index for index, name in enumerate(class_names)}
+    records = []
+    for base, rows in groups.items():
+        record = _record(images[base], labels[base], f"{key}/{base}", _resolution(rows, csv_path), rows)
+        columns = rows.assign(category_id=rows["class"].map(category_ids), bbox=boxes[base].tolist())
+        record["annotations"] = [
+            row | {"bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+            for row in columns[list(_ANNOTATION_COLUMNS)].to_dict("records")
+        ]
+        records.append(record)
+    return records
+
+
+def _record(image: Path, label: Path, name: str, resolution: float, rows: pd.DataFrame | None = None) -> Record:
+    """A record without its annotations; the size comes from the CSV, else from the picture's header."""
+    size = None
+    if rows is not None and {"height", "width"} <= set(rows.columns):
+        size = rows[["height", "width"]].iloc[0]
+    if size is not None and size.notna().all():
+        height, width = (int(v) for v in size)
+    else:
+        height, width = _header_size(image)
+    return {
+        "file_name": str(image),
+        "image_name": name,
+        "height": height,
+        "width": width,
+        "resolution": resolution,
+        "label_file_name": str(label),
+        "annotations": [],
+    }
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture turned upright, without decoding its pixels."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RamsesError(f"{path}: the picture cannot be read ({type(error).__name__}); replace the file") from None
+    return (width, height) if turned else (height, width)
+
+
+def _empty_records(folder: Path, images: Iterable[Path], single: float | None, key: str) -> list[Record]:
+    """Pictures without rows are empty pictures where they have a label image, and skipped otherwise.
+
+    Args:
+        folder: holds metadata.json, which says the resolution.
+        images: the pictures.
+        single: the resolution where metadata.json has none: that of all rows of the folder, if it is one.
+        key: name of the folder.
+    """
+    records, skipped = [], 0
+    resolutions = _metadata_resolutions(folder)
+    for image in images:
+        label = folder / "labels" / f"{image.stem}.png"
+        if not label.is_file():
+            skipped += 1
+            continue
+        resolution = resolutions.get(image.stem, single)
+        if not isinstance(resolution, (int, float)) or not 0 < resolution < np.inf:
+            raise RamsesError(
+                f"{image}: an empty picture of unknown resolution; add its file_name and res to "
+                f"{folder / 'metadata.json'}, under images"
+            )
+        records.append(_record(image, label, f"{key}/{image.stem}", float(resolution)))
+    if skipped:
+        logger.warning("%s: %d pictures without rows and label image are skipped", folder, skipped)
+    return records
+
+
+def _metadata_resolutions(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    entries = read_json(path).get("images", []) if path.is_file() else []
+    return {Path(entry["file_name"]).stem: entry["res"] for entry in entries if entry.get("res") is not None}

@@ -1,0 +1,139 @@
+"""The training stream: endless batches that are a pure function of the seed and the step.
+
+Detectron2's sampler starts from the beginning after a resume, and what a data-loader worker draws depends on how many
+workers there are. Here every picture of every batch is numbered, and its augmentation is seeded by that number: a
+resumed run continues with exactly the pictures and augmentations the interrupted one would have had, with any number of
+workers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data.common import DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Record = dict[str, Any]
+
+
+class Draw(NamedTuple):
+    """The ``number``-th picture of the training stream is record ``index``."""
+
+    number: int
+    index: int
+
+
+def _identity(batch: list[Record]) -> list[Record]:
+    return batch
+
+
+class SeededDataset(Dataset):
+    """Maps a :class:`Draw` to a training example, with the random numbers of that draw.
+
+    Args:
+        records: dataset records.
+        mapper: turns a record into a training example; draws from NumPy's and Python's global generators.
+        seed: of the whole run.
+    """
+
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record], seed: int) -> None:
+        self.records = DatasetFromList(list(records), copy=False)  # one serialised copy, shared by forked workers
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, draw: Draw) -> Record:
+        state = np.random.SeedSequence([self.seed, draw.number]).generate_state(2)
+        np.random.seed(state[0])
+        random.seed(int(state[1]))
+        return self.mapper(self.records[draw.index])
+
+
+class BatchStream(Sampler[list[Draw]]):
+    """Endless batches of draws: every epoch a new permutation, pictures of one orientation together.
+
+    Args:
+        portrait: for each record, whether the picture is higher than wide.
+        batch_size: pictures per batch of one process.
+        seed: of the whole run, the same on every process.
+        rank, world_size: this process takes every ``world_size``-th batch.
+    """
+
+    def __init__(
+        self, portrait: Sequence[bool], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.portrait = list(portrait)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.start = 0
+
+    def _global_batches(self) -> Iterator[list[Draw]]:
+        waiting: dict[bool, list[Draw]] = {False: [], True: []}
+        number = epoch = 0
+        while True:
+            for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.portrait)):
+                bucket = waiting[self.portrait[index]]
+                bucket.append(Draw(number, int(index)))
+                number += 1
+                if len(bucket) == self.batch_size:
+                    yield bucket.copy()
+                    bucket.clear()
+            epoch += 1
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return islice(self._global_batches(), self.rank + self.start * self.world_size, None, self.world_size)
+
+
+class TrainLoader:
+    """Iterable over training batches, from step ``start`` on; nothing is loaded before the first batch is asked for.
+
+    Args:
+        records: dataset records with "height" and "width".
+        mapper: see :class:`SeededDataset`.
+        total_batch_size: pictures per step over all processes.
+        num_workers: data-loader processes.
+        seed: of the whole run, the same on every process.
+
+    Raises:
+        ValueError: the batch size is not a multiple of the number of processes.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable[[Record], Record],
+        *,
+        total_batch_size: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        world_size = comm.get_world_size()
+        if total_batch_size % world_size:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH {total_batch_size} is not a multiple of {world_size} processes")
+        self.dataset = SeededDataset(records, mapper, seed)
+        portrait = [record["height"] > record["width"] for record in records]
+        self.stream = BatchStream(portrait, total_batch_size // world_size, seed, comm.get_rank(), world_size)
+        self.num_workers = num_workers
+
+    def start_at(self, step: int) -> None:
+        """Begin with the batch of this step."""
+        self.stream.start = step
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        # A generator, so that a resumed trainer can still choose the step after Detectron2 has called iter()
+        yield from DataLoader(
+            self.dataset,
+            batch_sampler=self.stream,
+            num_workers=self.num_workers,
+            collate_fn=_identity,
+            generator=torch.Generator(),  # or it would draw from the generator of the network
+        )

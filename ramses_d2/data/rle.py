@@ -1,0 +1,90 @@
+"""COCO run-length encoding at the cost of an object's box instead of the whole picture.
+
+COCO reads a mask column by column and stores the lengths of alternating runs of 0 and 1, starting with 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from scipy import ndimage
+
+
+def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> dict[str, Any]:
+    """Encode a mask that is given inside its box; equals ``pycocotools.mask.encode`` of the full picture.
+
+    Args:
+        mask: bool (h, w), the box's content; the box must lie inside the picture.
+        x0, y0: left and top of the box in the picture, px.
+        height, width: size of the picture, px.
+
+    Returns:
+        COCO RLE ``{"size": [height, width], "counts": bytes}``.
+
+    Raises:
+        ValueError: the box does not lie inside the picture.
+    """
+    h, w = mask.shape
+    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
+        raise ValueError(f"box {w} x {h} at ({x0}, {y0}) is not inside a picture of {width} x {height}")
+    # One empty row below the box keeps the runs of neighbouring columns apart; every change in this
+    # column-major sequence starts or ends a run
+    columns = np.zeros((w, h + 1), dtype=np.int8)
+    columns[:, :h] = np.asarray(mask, dtype=bool).T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
+    column, row = np.divmod(changes, h + 1)
+    edges = (x0 + column) * height + y0 + row
+    # Where the box is as high as the picture, a run may end exactly where the next column's run starts: join
+    # them
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    return mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+
+
+def encode_label_map(label_map: np.ndarray, labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Encode the objects of a label map.
+
+    Args:
+        label_map: integer (H, W), 0 = background.
+        labels: values to encode, from 1; one without pixels gives an empty mask.
+
+    Returns:
+        one COCO RLE of the full picture per label.
+    """
+    height, width = label_map.shape
+    labels = [int(label) for label in labels]
+    boxes = ndimage.find_objects(label_map, max(labels, default=0)) if labels else []
+    rles = []
+    for label in labels:
+        box = boxes[label - 1]
+        if box is None:
+            rles.append(encode_in_box(np.zeros((0, 0), dtype=bool), 0, 0, height, width))
+        else:
+            rles.append(encode_in_box(label_map[box] == label, box[1].start, box[0].start, height, width))
+    return rles
+
+
+class RLEMasks(list):
+    """A list of COCO RLEs that can be indexed like a tensor, so that ``Instances`` can hold it."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """One RLE for an int, else RLEMasks: for a slice, or a bool or int sequence, array or tensor."""
+        if isinstance(index, slice):
+            return RLEMasks(super().__getitem__(index))
+        if isinstance(index, torch.Tensor):
+            index = index.cpu().numpy()
+        index = np.asarray(index)
+        if index.ndim == 0:
+            return super().__getitem__(int(index))
+        if index.dtype == bool:
+            if len(index) != len(self):
+                raise IndexError(f"a bool index of length {len(index)} for {len(self)} masks")
+            index = np.flatnonzero(index)
+        return RLEMasks(super(RLEMasks, self).__getitem__(int(i)) for i in index)

@@ -1,0 +1,157 @@
+"""Split files: which pictures of which folders are for training and for validation, and the class order.
+
+Two formats are read: ours (``"format": "ramses-split"``) and the original's JSON + CSV pair (reference
+section 6.4). A name that is listed several times is used several times (oversampling), with one ``image_id``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ramses_d2.errors import RamsesError
+
+from .annotations_csv import read_annotations
+from .folder import Record, build_records, class_names_from_ids, load_folder, read_json
+
+FORMAT, VERSION = "ramses-split", 1
+_ORIGINAL_SUBSETS = ("train", "valid")
+
+
+def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
+    """Read one subset of a split file.
+
+    Args:
+        path: our JSON file, or the original's.
+        subset: one of its subsets.
+
+    Returns:
+        records in the order of the file, and the class names.
+
+    Raises:
+        RamsesError: file, subset, folder or picture missing; content wrong.
+    """
+    path = Path(path)
+    split = _read_split(path)
+    subsets = _subsets(split)
+    if subset not in subsets:
+        raise RamsesError(f"{path}: no subset {subset!r}; it has {', '.join(subsets) or 'none'}")
+    names = subsets[subset]
+    class_names = _class_names(split, path)
+    load = _load_original if _is_original(split) else _load_ours
+    by_name: dict[str, list[Record]] = load(path, split, names, class_names)
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise RamsesError(
+            f"{path}: {len(missing)} pictures of subset {subset!r} are in no data set folder, "
+            f"the first is {missing[0]!r}"
+        )
+    records = [record for name in names for record in by_name[name]]
+    image_ids: dict[str, int] = {}
+    for record in records:
+        record["image_id"] = image_ids.setdefault(record["image_name"], len(image_ids) + 1)
+    return records, class_names
+
+
+def split_class_names(path: str | Path) -> list[str]:
+    """Class order of a split file."""
+    return _class_names(_read_split(Path(path)), Path(path))
+
+
+def subset_names(path: str | Path) -> list[str]:
+    """Names of the subsets of a split file."""
+    return list(_subsets(_read_split(Path(path))))
+
+
+def _read_split(path: Path) -> dict[str, Any]:
+    split = read_json(path)
+    if isinstance(split, dict) and _is_original(split):
+        return split
+    if not isinstance(split, dict) or (split.get("format"), split.get("version")) != (FORMAT, VERSION):
+        raise RamsesError(
+            f'{path}: not a split file ("format": "{FORMAT}", "version": {VERSION}); see datasets/README.md'
+        )
+    for name, kind in (("folders", dict), ("classes", list), ("subsets", dict)):
+        if not isinstance(split.get(name), kind):
+            raise RamsesError(f"{path}: key {name!r} is missing or of a wrong type; see datasets/README.md")
+    return split
+
+
+def _is_original(split: dict[str, Any]) -> bool:
+    return "cls_to_idx" in split
+
+
+def _subsets(split: dict[str, Any]) -> dict[str, list[str]]:
+    if _is_original(split):
+        return {name: split[name] for name in _ORIGINAL_SUBSETS if name in split}
+    return split["subsets"]
+
+
+def _class_names(split: dict[str, Any], path: Path) -> list[str]:
+    return class_names_from_ids(split["cls_to_idx"], path) if _is_original(split) else list(split["classes"])
+
+
+def _load_ours(path: Path, split: dict[str, Any], names: list[str], class_names: list[str]) -> dict[str, list[Record]]:
+    """Name ``<folder key>/<base name>`` -> its record."""
+    bases = defaultdict(set)
+    for name in names:
+        key, _, base = name.partition("/")
+        if key not in split["folders"]:
+            raise RamsesError(
+                f"{path}: picture {name!r} is in no listed folder ({', '.join(split['folders'])}); "
+                f"write <folder key>/<base name>"
+            )
+        bases[key].add(base)
+    by_name = {}
+    for key, wanted in bases.items():
+        records, _ = load_folder(path.parent / split["folders"][key], class_names, key=key, only=wanted)
+        by_name |= {record["image_name"]: [record] for record in records}
+    return by_name
+
+
+def _load_original(
+    path: Path, split: dict[str, Any], names: list[str], class_names: list[str]
+) -> dict[str, list[Record]]:
+    """Base name -> its records; one that is in several folders stands for all of them."""
+    csv_path = path.with_suffix(".csv")
+    if not csv_path.is_file():
+        raise RamsesError(f"{csv_path}: no such file; a RAMSES2 split is a JSON and the CSV of the same name beside it")
+    table = read_annotations(csv_path)
+    if "folder" not in table.columns:
+        raise RamsesError(f"{csv_path}: column folder is missing; it holds the path of each picture's data set folder")
+    table = table[table["baseimg"].isin(names)]
+    by_name = defaultdict(list)
+    for (folder, rows), key in zip(table.groupby("folder"), _folder_keys(table), strict=True):
+        found = _find_folder(folder, path, csv_path)
+        wanted = set(rows["baseimg"])
+        for record in build_records(found, rows, csv_path, class_names, key=key, only=wanted):
+            by_name[record["image_name"].rpartition("/")[2]].append(record)
+    return by_name
+
+
+def _folder_keys(table: pd.DataFrame) -> list[str]:
+    """Short names of the sorted folders: the last part of the path, all of it where that is ambiguous."""
+    folders = sorted(table["folder"].unique())
+    last = [_parts(folder)[-1] for folder in folders]
+    return [
+        name if last.count(name) == 1 else "/".join(_parts(folder)) for name, folder in zip(last, folders, strict=True)
+    ]
+
+
+def _find_folder(folder: str, path: Path, csv_path: Path) -> Path:
+    """The folder as written, else (a path of another machine) its last part beside the split file."""
+    candidates = [path.parent / folder, path.parent / _parts(folder)[-1]]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise RamsesError(
+        f"{csv_path}: folder {folder!r} is found neither there nor as {candidates[1]}; correct the column"
+    )
+
+
+def _parts(folder: str) -> list[str]:
+    """Parts of a path written on Windows or elsewhere."""
+    return [part for part in folder.replace("\\", "/").split("/") if part] or ["."]

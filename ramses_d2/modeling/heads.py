@@ -1,0 +1,236 @@
+"""The two heads of RAMSES (reference sections 2.5 and 2.6).
+
+Shape letters: N images, C classes, E mask channels, G cells of all levels, k kernel side, Hm Wm mask grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec
+from torch import nn
+
+from ..errors import RamsesError
+from .layers import append_coordinates, conv_block, coordinates, get_activation
+
+UPSCALE_MODES = ("", "fused", "output")
+
+
+def _branch(in_channels: int, channels: int, convs: int, *, norm: str, activation: str) -> nn.Sequential:
+    widths = [in_channels] + [channels] * convs
+    return nn.Sequential(
+        *(conv_block(a, b, 3, norm=norm, activation=activation) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    )
+
+
+class CellPredictions(NamedTuple):
+    """What the shared head says of every cell, levels one after another, row-major in each.
+
+    Attributes:
+        class_logits: (N, G, C).
+        kernels: (N, G, E * k * k).
+        factors: (N, G) class factors >= 0, or None without a mass branch.
+    """
+
+    class_logits: torch.Tensor
+    kernels: torch.Tensor
+    factors: torch.Tensor | None
+
+
+class SharedHead(nn.Module):
+    """Class, kernel and class-factor branches, the same weights on every level.
+
+    Only the kernel branch sees the coordinates: what a thing is does not depend on where it is.
+
+    Args:
+        in_channels: channels of every level.
+        num_classes: C.
+        kernel_channels: E * k * k.
+        channels, convs, factor_convs: width and depth of the branches.
+        with_mass: build the class-factor branch.
+        prior_prob: class probability of an untrained network.
+        norm, activation: of the convolutions.
+        mass_activation: of the class factor.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        kernel_channels: int,
+        channels: int = 256,
+        convs: int = 4,
+        factor_convs: int = 2,
+        with_mass: bool = True,
+        prior_prob: float = 0.01,
+        norm: str = "LN",
+        activation: str = "GELU",
+        mass_activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        style = {"norm": norm, "activation": activation}
+        self.class_branch = _branch(in_channels, channels, convs, **style)
+        self.class_logits = Conv2d(channels if convs else in_channels, num_classes, 3, padding=1)
+        self.kernel_branch = _branch(in_channels + 2, channels, convs, **style)
+        self.kernel_out = Conv2d(channels if convs else in_channels + 2, kernel_channels, 3, padding=1)
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        self.factor_branch = None
+        if with_mass:
+            self.factor_branch = nn.Sequential(
+                *_branch(in_channels, channels, factor_convs, **style),
+                Conv2d(channels if factor_convs else in_channels, 1, 3, padding=1),
+                get_activation(mass_activation),
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        ramses = cfg.MODEL.RAMSES
+        mask_channels = ramses.MASK_HEAD.OUT_CHANNELS + (4 if ramses.MASK_HEAD.DISC_FEATURES else 0)
+        return {
+            "in_channels": input_shape[ramses.IN_FEATURES[0]].channels,
+            "num_classes": ramses.NUM_CLASSES,
+            "kernel_channels": mask_channels * ramses.HEAD.KERNEL_SIZE**2,
+            "channels": ramses.HEAD.CHANNELS,
+            "convs": ramses.HEAD.CONVS,
+            "factor_convs": ramses.HEAD.FACTOR_CONVS,
+            "with_mass": ramses.MASS.ON,
+            "prior_prob": ramses.HEAD.PRIOR_PROB,
+            "norm": ramses.NORM,
+            "activation": ramses.ACTIVATION,
+            "mass_activation": ramses.MASS.ACTIVATION,
+        }
+
+    def forward(self, levels: Sequence[torch.Tensor], grid_shapes: Sequence[tuple[int, int]]) -> CellPredictions:
+        """Predict from pyramid levels (N, in_channels, h, w), each resampled to its grid first."""
+        classes, kernels, factors = [], [], []
+        for level, shape in zip(levels, grid_shapes, strict=True):
+            cells = F.interpolate(level, size=shape, mode="bilinear", align_corners=False)
+            classes.append(self.class_logits(self.class_branch(cells)).flatten(2))
+            kernels.append(self.kernel_out(self.kernel_branch(append_coordinates(cells))).flatten(2))
+            if self.factor_branch is not None:
+                factors.append(self.factor_branch(cells).flatten(1))
+        return CellPredictions(
+            class_logits=torch.cat(classes, 2).transpose(1, 2),
+            kernels=torch.cat(kernels, 2).transpose(1, 2),
+            factors=torch.cat(factors, 1) if factors else None,
+        )
+
+
+class Upsample2x(nn.Module):
+    """Bilinear enlargement by two."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, C, 2 H, 2 W)."""
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class MaskHead(nn.Module):
+    """Unified mask features and geometry map from the fused pyramid levels.
+
+    Args:
+        in_channels: channels of every level.
+        num_levels: pyramid levels to fuse, each twice as coarse as the one before.
+        output_level: the one they are all brought to.
+        mid_channels, out_channels: of the fused map and of the mask features.
+        geometry_convs, geometry_channels: depth and width of the geometry branch.
+        with_mass: build the geometry branch.
+        upscale: see ``MODEL.RAMSES.MASK_HEAD.UPSCALE``.
+        disc_features: append x, y, x^2 + y^2 and 1 to the mask features.
+        norm, activation: of the convolutions.
+        mass_activation: of the geometry map.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_levels: int,
+        output_level: int = 0,
+        mid_channels: int = 128,
+        out_channels: int = 256,
+        geometry_convs: int = 4,
+        geometry_channels: int = 128,
+        with_mass: bool = True,
+        upscale: str = "",
+        disc_features: bool = False,
+        norm: str = "LN",
+        activation: str = "GELU",
+        mass_activation: str = "ReLU",
+    ) -> None:
+        super().__init__()
+        if upscale not in UPSCALE_MODES:
+            raise RamsesError(f'MODEL.RAMSES.MASK_HEAD.UPSCALE: "{upscale}" is none of {UPSCALE_MODES}')
+        self.upscale = upscale
+        self.output_level = output_level
+        self.disc_features = disc_features
+        style = {"norm": norm, "activation": activation}
+        self.pipelines = nn.ModuleList(
+            self._pipeline(level - output_level, in_channels + 2, mid_channels, **style) for level in range(num_levels)
+        )
+        self.mask_out = conv_block(mid_channels, out_channels, 1, bias=True, **style)
+        self.geometry = None
+        if with_mass:
+            self.geometry = nn.Sequential(
+                *_branch(mid_channels, geometry_channels, geometry_convs, **style),
+                Conv2d(geometry_channels if geometry_convs else mid_channels, 1, 1),
+                get_activation(mass_activation),
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        ramses, head = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.MASK_HEAD
+        return {
+            "in_channels": input_shape[head.IN_FEATURES[0]].channels,
+            "num_levels": len(head.IN_FEATURES),
+            "output_level": head.OUTPUT_LEVEL,
+            "mid_channels": head.MID_CHANNELS,
+            "out_channels": head.OUT_CHANNELS,
+            "geometry_convs": head.GEOMETRY_CONVS,
+            "geometry_channels": head.GEOMETRY_CHANNELS,
+            "with_mass": ramses.MASS.ON,
+            "upscale": head.UPSCALE,
+            "disc_features": head.DISC_FEATURES,
+            "norm": ramses.NORM,
+            "activation": ramses.ACTIVATION,
+            "mass_activation": ramses.MASS.ACTIVATION,
+        }
+
+    @staticmethod
+    def _pipeline(steps: int, in_channels: int, channels: int, *, norm: str, activation: str) -> nn.Sequential:
+        """Bring a level ``steps`` coarser (negative: finer) than the output level to its size."""
+        style = {"norm": norm, "activation": activation}
+        if steps == 0:
+            return nn.Sequential(conv_block(in_channels, channels, 1, **style))
+        widths = [in_channels] + [channels] * (abs(steps) - 1)
+        if steps < 0:
+            return nn.Sequential(*(conv_block(width, channels, 3, stride=2, **style) for width in widths))
+        layers = [layer for width in widths for layer in (Upsample2x(), conv_block(width, channels, 3, **style))]
+        return nn.Sequential(*layers)
+
+    def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Fuse pyramid levels (N, in_channels, h, w), fine to coarse.
+
+        Returns:
+            mask features (N, E, Hm, Wm), and the geometry map (N, Hm, Wm) >= 0, or None without a mass branch.
+        """
+        fused = sum(pipeline(append_coordinates(level)) for pipeline, level in zip(self.pipelines, levels, strict=True))
+        if self.upscale == "fused":
+            fused = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
+        features = self.mask_out(fused)
+        geometry = None if self.geometry is None else self.geometry(fused)
+        if self.upscale == "output":
+            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+            if geometry is not None:
+                geometry = F.interpolate(geometry, scale_factor=2, mode="bilinear", align_corners=False)
+        if self.disc_features:
+            xy = coordinates(features)
+            features = torch.cat((features, xy, xy.square().sum(1, keepdim=True), torch.ones_like(xy[:, :1])), dim=1)
+        return features, None if geometry is None else geometry[:, 0]

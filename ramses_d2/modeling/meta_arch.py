@@ -1,0 +1,309 @@
+"""The meta-architecture: it wires backbone, heads, targets, losses and post-processing, and does no maths of its own.
+
+Shape letters: N images, H W network input (padded), Hm Wm mask grid, G cells of all levels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import ImageList, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import RamsesError
+from .heads import CellPredictions, MaskHead, SharedHead
+from .inference_settings import InferenceSettings
+from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
+from .mass import geometry_sums, mass_in_grams, mass_scale, normalize_mass
+from .postprocess import GridFrame, grid_instances, to_instances
+from .targets import assign_cells, grid_shape, object_geometry, sample_cells
+
+# Grids are rounded from the picture's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
+SIZE_DIVISIBILITY = 64
+
+logger = logging.getLogger(__name__)
+
+
+@META_ARCH_REGISTRY.register()
+class RAMSES(nn.Module):
+    """SOLOv2 with a mass branch.
+
+    Args:
+        backbone: gives the pyramid levels.
+        shared_head, mask_head: see heads.py.
+        in_features, grid_sizes, scale_ranges: of the shared head's levels, fine to coarse.
+        mask_in_features: levels of the mask head.
+        mask_stride: network-input pixels per mask-grid pixel; must be what the network makes.
+        offset_factor: share of the box sides that is positive.
+        max_pos_per_image: positive cells used by mask and mass losses.
+        loss_weights: of "loss_cls", "loss_mask" and "loss_mass".
+        focal_alpha, focal_gamma: of the class loss.
+        mass_loss_type: "mape" or "log".
+        settings: of inference.
+        resolution: px/mm of pictures that state none; 0 = unknown.
+        pixel_mean, pixel_std: per channel.
+
+    Raises:
+        RamsesError: settings that do not fit together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        # Heads
+        shared_head: nn.Module,
+        mask_head: nn.Module,
+        in_features: Sequence[str],
+        grid_sizes: Sequence[int],
+        mask_in_features: Sequence[str],
+        mask_stride: int,
+        # Targets and losses
+        scale_ranges: Sequence[Sequence[float]],
+        offset_factor: float,
+        max_pos_per_image: int,
+        loss_weights: dict[str, float],
+        focal_alpha: float,
+        focal_gamma: float,
+        mass_loss_type: str,
+        # Inference
+        settings: InferenceSettings,
+        resolution: float,
+        # Input
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.shared_head = shared_head
+        self.mask_head = mask_head
+        self.in_features, self.grid_sizes = list(in_features), list(grid_sizes)
+        self.mask_in_features, self.mask_stride = list(mask_in_features), mask_stride
+        self.scale_ranges, self.offset_factor = [list(pair) for pair in scale_ranges], offset_factor
+        self.max_pos_per_image = max_pos_per_image
+        self.loss_weights = loss_weights
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.mass_loss_type = mass_loss_type
+        self.settings = settings
+        self.resolution = resolution
+        shapes = backbone.output_shape()
+        self._check(shapes)
+        self.strides = [shapes[name].stride for name in self.in_features]
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self._warned_of_resolution = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        ramses, loss = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.LOSS
+        missing = (set(ramses.IN_FEATURES) | set(ramses.MASK_HEAD.IN_FEATURES)) - set(shapes)
+        if missing:
+            raise RamsesError(f"MODEL.RAMSES: no level {sorted(missing)}, the backbone gives {sorted(shapes)}")
+        return {
+            "backbone": backbone,
+            # Heads
+            "shared_head": SharedHead(cfg, shapes),
+            "mask_head": MaskHead(cfg, shapes),
+            "in_features": ramses.IN_FEATURES,
+            "grid_sizes": ramses.GRID_SIZES,
+            "mask_in_features": ramses.MASK_HEAD.IN_FEATURES,
+            "mask_stride": ramses.MASK_STRIDE,
+            # Targets and losses
+            "scale_ranges": ramses.SCALE_RANGES,
+            "offset_factor": ramses.OFFSET_FACTOR,
+            "max_pos_per_image": loss.MAX_POS_PER_IMAGE,
+            "loss_weights": {"loss_cls": loss.CLS_WEIGHT, "loss_mask": loss.MASK_WEIGHT, "loss_mass": loss.MASS_WEIGHT},
+            "focal_alpha": loss.FOCAL_ALPHA,
+            "focal_gamma": loss.FOCAL_GAMMA,
+            "mass_loss_type": loss.MASS_TYPE,
+            # Inference
+            "settings": InferenceSettings.from_config(cfg),
+            "resolution": cfg.INPUT.RESOLUTION,
+            # Input
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def _check(self, shapes: dict[str, Any]) -> None:
+        levels = {len(self.in_features), len(self.grid_sizes), len(self.scale_ranges)}
+        if len(levels) > 1:
+            raise RamsesError(
+                f"MODEL.RAMSES: {len(self.in_features)} IN_FEATURES, {len(self.grid_sizes)} GRID_SIZES and "
+                f"{len(self.scale_ranges)} SCALE_RANGES: give one of each per pyramid level"
+            )
+        stride = shapes[self.mask_in_features[self.mask_head.output_level]].stride // (
+            2 if self.mask_head.upscale else 1
+        )
+        if stride != self.mask_stride:
+            raise RamsesError(
+                f"MODEL.RAMSES.MASK_STRIDE is {self.mask_stride}, but this network's mask grid has stride {stride}"
+            )
+        if self.mass_loss_type not in MASS_LOSSES:
+            raise RamsesError(
+                f'MODEL.RAMSES.LOSS.MASS_TYPE is "{self.mass_loss_type}", use one of {", ".join(MASS_LOSSES)}'
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
+        """Train on, or predict, a list of pictures.
+
+        Args:
+            batched_inputs: dicts with "image" (3, h, w) in ``INPUT.FORMAT``; in training also "instances" (gt_classes,
+                gt_masses in grams), "label_map" (Hm, Wm) and "mass_scale"; at inference "height" and "width" of the
+                picture wanted and "resolution" of it in px/mm, all optional.
+
+        Returns:
+            in training the losses, otherwise a list of {"instances": Instances}, see
+            :func:`~ramses_d2.modeling.postprocess.to_instances`.
+        """
+        if self.training:
+            return self._losses(batched_inputs)
+        # Pictures of one size go through together. Mixing sizes would pad some, and padding changes both the grids and
+        # ConvNeXt's global response normalisation: a picture's result must not depend on its neighbours in the batch.
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, item in enumerate(batched_inputs):
+            groups[tuple(item["image"].shape)].append(index)
+        results: list[dict[str, Instances]] = [{} for _ in batched_inputs]
+        for indices in groups.values():
+            for index, result in zip(indices, self._predict([batched_inputs[i] for i in indices]), strict=True):
+                results[index] = {"instances": result}
+        return results
+
+    def _network(
+        self, images: torch.Tensor
+    ) -> tuple[CellPredictions, torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]:
+        """(N, 3, H, W) -> cell predictions, mask features (N, E, Hm, Wm), geometry map (N, Hm, Wm), grid shapes."""
+        features = self.backbone(images)
+        shapes = [grid_shape(size, *images.shape[-2:]) for size in self.grid_sizes]
+        cells = self.shared_head([features[name] for name in self.in_features], shapes)
+        mask_features, geometry = self.mask_head([features[name] for name in self.mask_in_features])
+        return cells, mask_features, geometry, shapes
+
+    def _batch(self, batched_inputs: list[dict[str, Any]]) -> torch.Tensor:
+        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
+        return ImageList.from_tensors(images, SIZE_DIVISIBILITY).tensor
+
+    def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        images = self._batch(batched_inputs)
+        cells, features, geometry, shapes = self._network(images)
+        height, width = images.shape[-2:]
+        with torch.autocast(device_type=self.device.type, enabled=False):
+            parts = [
+                self._image_losses(item, cells, features, geometry, shapes, (height, width), index)
+                for index, item in enumerate(batched_inputs)
+            ]
+            names = [name for name in parts[0] if name.startswith("loss_")]
+            counts = [name.replace("loss_", "num_") for name in names]
+            totals = torch.tensor([[float(part[count]) for part in parts] for count in counts], device=self.device).sum(
+                1
+            )
+            # Every rank takes part, with or without objects
+            normalizers = _mean_over_ranks(totals).clamp(min=1)
+            losses = {
+                name: self.loss_weights[name] * sum(part[name] for part in parts) / normalizer
+                for name, normalizer in zip(names, normalizers, strict=True)
+            }
+        get_event_storage().put_scalar("ramses/positive_cells", float(totals[0]) / len(parts))
+        return losses
+
+    def _image_losses(
+        self,
+        item: dict[str, Any],
+        cells: CellPredictions,
+        features: torch.Tensor,
+        geometry: torch.Tensor | None,
+        shapes: list[tuple[int, int]],
+        image_size: tuple[int, int],
+        index: int,
+    ) -> dict[str, Any]:
+        """Unnormalised losses of one picture, and the numbers they are to be divided by."""
+        truth: Instances = item["instances"].to(self.device)
+        grid = features.shape[-2:]
+        label_map = item["label_map"].to(self.device)
+        label_map = F.pad(label_map, (0, grid[1] - label_map.shape[1], 0, grid[0] - label_map.shape[0]))
+        labels = assign_cells(
+            object_geometry(label_map, len(truth)),
+            image_size,
+            shapes,
+            self.strides,
+            self.scale_ranges,
+            self.offset_factor,
+        )
+        positive = labels.nonzero()[:, 0]
+        logits = cells.class_logits[index]
+        background = truth.gt_classes.new_full((1,), logits.shape[1])
+        classes = torch.cat((background, truth.gt_classes))[labels]
+        sampled = positive[sample_cells(labels[positive], self.max_pos_per_image)]
+        owners = labels[sampled]
+        result = {
+            "loss_cls": focal_loss(logits, classes, self.focal_alpha, self.focal_gamma),
+            "num_cls": len(positive),
+            "loss_mask": mask_loss(cells.kernels[index][sampled].float(), features[index].float(), owners, label_map),
+            "num_mask": len(sampled),
+        }
+        if geometry is not None:
+            sums = geometry_sums(geometry[index].float(), label_map, len(truth))
+            predicted = cells.factors[index][sampled].float() * sums[owners - 1]
+            target = normalize_mass(truth.gt_masses, item["mass_scale"])[owners - 1]
+            result["loss_mass"], result["num_mass"] = mass_loss(predicted, target, owners, self.mass_loss_type)
+        return result
+
+    def _predict(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
+        """Predict pictures of one size."""
+        cells, features, geometry, shapes = self._network(self._batch(batched_inputs))
+        probabilities = cells.class_logits.sigmoid()
+        results = []
+        for index, item in enumerate(batched_inputs):
+            found = grid_instances(
+                probabilities[index],
+                cells.kernels[index],
+                None if cells.factors is None else cells.factors[index],
+                features[index],
+                None if geometry is None else geometry[index],
+                shapes,
+                self.settings,
+            )
+            in_height, in_width = item["image"].shape[-2:]
+            height, width = item.get("height", in_height), item.get("width", in_width)
+            frame = GridFrame(height, width, in_height / height / self.mask_stride, in_width / width / self.mask_stride)
+            grams = None
+            if found.masses is not None:
+                resolution = self._resolution(item) * math.sqrt(frame.step_y * frame.step_x)
+                grams = mass_in_grams(found.masses.float(), mass_scale(resolution))
+            results.append(to_instances(found, frame, grams, self.settings))
+        return results
+
+    def _resolution(self, item: dict[str, Any]) -> float:
+        """px/mm of the original picture; NaN, and one warning, when nobody knows it."""
+        resolution = item.get("resolution", self.resolution)
+        if resolution > 0:
+            return float(resolution)
+        if not self._warned_of_resolution:
+            logger.warning("Resolution unknown, masses are NaN: set INPUT.RESOLUTION (px/mm) or pass resolution=")
+            self._warned_of_resolution = True
+        return math.nan
+
+
+def _mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Average of a tensor over all processes; every process must call it."""
+    if comm.get_world_size() == 1:
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total / comm.get_world_size()

@@ -1,0 +1,162 @@
+"""Mask non-maximum suppression (reference section 4, with its defects mended).
+
+Shape letters: P candidates, Hm Wm mask grid. All functions are pure and take candidates in any order.
+"""
+
+from __future__ import annotations
+
+import torch
+
+NMS_KINDS = ("greedy", "soft", "matrix", "none")
+
+
+def mask_iou(masks: torch.Tensor, block: int = 512) -> torch.Tensor:
+    """Pairwise IoU of binary masks, as matrix products of blocks.
+
+    Args:
+        masks: (P, Hm, Wm) bool.
+        block: masks turned to numbers at a time, which bounds the memory.
+
+    Returns:
+        (P, P) float32; empty masks have IoU 0 with everything.
+    """
+    flat = masks.flatten(1)
+    area = flat.sum(1).float()
+    inter = torch.empty(len(flat), len(flat), device=flat.device)
+    for i in range(0, len(flat), block):
+        rows = flat[i : i + block].float()
+        for j in range(i, len(flat), block):
+            product = rows @ flat[j : j + block].float().T
+            inter[i : i + block, j : j + block] = product
+            inter[j : j + block, i : i + block] = product.T
+    return inter / (area[:, None] + area[None, :] - inter + 1e-6)
+
+
+def point_nms(scores: torch.Tensor) -> torch.Tensor:
+    """Zero every cell that is not the best of its 2x2 neighbourhoods above and to the left.
+
+    Args:
+        scores: (C, rows, cols) class probabilities of one level.
+
+    Returns:
+        same shape.
+    """
+    best = torch.nn.functional.max_pool2d(scores[None], 2, stride=1, padding=1)[0, :, :-1, :-1]
+    return torch.where(best == scores, scores, 0.0)
+
+
+def greedy_nms(iou: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Keep a candidate unless a better kept one overlaps it by more than the threshold.
+
+    Args:
+        iou: (P, P).
+        scores: (P,).
+        iou_threshold: IoU above which (strictly) the lower score goes.
+
+    Returns:
+        (K,) int64 indices by descending score.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    # One transfer, then a walk over Booleans: the walk itself is sequential by nature
+    overlaps = (iou[order][:, order] > iou_threshold).cpu()
+    alive = torch.ones(len(order), dtype=torch.bool)
+    keep = []
+    for i in range(len(order)):
+        if alive[i]:
+            keep.append(i)
+            alive &= ~overlaps[i]
+    return order[torch.tensor(keep, dtype=torch.int64, device=order.device)]
+
+
+def soft_nms(
+    iou: torch.Tensor, scores: torch.Tensor, sigma: float, min_score: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussian soft NMS (Bodla et al., ICCV 2017) in one pass, without sorting again.
+
+    Candidates are visited by their first score; one whose decayed score is below ``min_score`` goes and decays nobody.
+
+    Args:
+        iou: (P, P).
+        scores: (P,).
+        sigma: width of the decay exp(-IoU^2 / sigma).
+        min_score: see above.
+
+    Returns:
+        (K,) indices in the order visited, and their decayed scores.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    decay = torch.exp(-iou[order][:, order].square() / sigma).cpu()
+    decayed = scores[order].cpu().clone()
+    keep = []
+    for i in range(len(order)):
+        if decayed[i] >= min_score:
+            keep.append(i)
+            decayed[i + 1 :] *= decay[i, i + 1 :]
+    kept = torch.tensor(keep, dtype=torch.int64)
+    return order[kept.to(order.device)], decayed[kept].to(scores)
+
+
+def matrix_nms(
+    iou: torch.Tensor, scores: torch.Tensor, sigma: float, min_score: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrix NMS with a Gaussian kernel (Wang et al., "SOLOv2", NeurIPS 2020, section 3.3).
+
+    Args:
+        iou: (P, P).
+        scores: (P,).
+        sigma: width of the decay.
+        min_score: decayed score below which a candidate goes.
+
+    Returns:
+        (K,) indices by descending first score, and their decayed scores.
+    """
+    if not len(scores):
+        return scores.argsort(), scores
+    order = scores.argsort(descending=True, stable=True)
+    above = iou[order][:, order].triu(diagonal=1)
+    worst = above.amax(dim=0)  # how much each candidate is itself covered by a better one
+    decay = torch.exp(-(above.square() - worst.square()[:, None]) / sigma)
+    decay = torch.where(torch.ones_like(above).triu(diagonal=1).bool(), decay, 1.0).amin(dim=0)
+    decayed = scores[order] * decay
+    kept = decayed >= min_score
+    return order[kept], decayed[kept]
+
+
+def suppress(
+    masks: torch.Tensor,
+    scores: torch.Tensor,
+    classes: torch.Tensor,
+    *,
+    kind: str,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    class_agnostic: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply one kind of mask NMS.
+
+    Args:
+        masks: (P, Hm, Wm) bool.
+        scores: (P,).
+        classes: (P,) int64.
+        kind: one of ``NMS_KINDS``.
+        iou_threshold: for "greedy".
+        sigma, min_score: for "soft" and "matrix".
+        class_agnostic: let objects of different classes suppress one another.
+
+    Returns:
+        (K,) indices by descending new score, and the new scores.
+    """
+    if kind == "none":
+        keep, kept_scores = torch.arange(len(scores), device=scores.device), scores
+    else:
+        iou = mask_iou(masks)
+        if not class_agnostic:
+            iou = torch.where(classes[:, None] == classes[None, :], iou, 0.0)
+        if kind == "greedy":
+            keep = greedy_nms(iou, scores, iou_threshold)
+            kept_scores = scores[keep]
+        else:
+            keep, kept_scores = (soft_nms if kind == "soft" else matrix_nms)(iou, scores, sigma, min_score)
+    order = kept_scores.argsort(descending=True, stable=True)
+    return keep[order], kept_scores[order]

@@ -1,0 +1,127 @@
+"""COCO jsons as dataset records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+from PIL import Image
+
+from ramses_d2.data.coco_source import coco_class_names, load_coco
+from ramses_d2.data.label_map import read_label_map
+from ramses_d2.errors import RamsesError
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def annotation(number: int, x: float, side: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": 7,
+        "category_id": 5,
+        "bbox": [x, 2, side, side],
+        "area": side * side,
+        "segmentation": square(x, 2, side),
+        "iscrowd": 0,
+    } | changes
+
+
+def write(folder: Path, annotations: list[dict[str, Any]], **changes: Any) -> Path:
+    (folder / "pictures").mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(folder / "pictures/a.png")
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 30, "width": 40}],
+        "annotations": annotations,
+        "categories": [
+            {"id": 9, "name": "stone", "supercategory": "things"},
+            {"id": 5, "name": "brick", "supercategory": "things"},
+            {"id": 0, "name": "things", "supercategory": "none"},
+            {"id": 3, "name": "spare", "supercategory": "spare"},
+        ],
+    } | changes
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = [
+        annotation(1, 3, 4, mass=2.5, gt_mass=True),
+        annotation(2, 1, 10, category_id=9),
+        annotation(3, 5, 20, iscrowd=1),
+    ]
+    path = write(tmp_path, annotations)
+    records, class_names = load_coco(path, tmp_path / "pictures")
+    assert capsys.readouterr().out == ""
+    # The dummy supercategory goes; an unused class stays
+    assert class_names == coco_class_names(path) == ["spare", "brick", "stone"]
+    (record,) = records
+    assert record["image_name"] == "pictures/a" and record["image_id"] == 1
+    assert (record["height"], record["width"]) == (30, 40) and np.isnan(record["resolution"])
+    large, small = record["annotations"]
+    assert (large["label"], large["category_id"], large["bbox"]) == (1, 2, [1, 2, 11, 12])
+    assert (small["label"], small["category_id"], small["mass"], small["gt_mass"]) == (2, 1, 2.5, True)
+    assert np.isnan(large["mass"]) and large["gt_mass"] is False
+    label_map = read_label_map(record)
+    assert np.count_nonzero(label_map == 2) == 16 and np.count_nonzero(label_map == 1) == 100 - 16
+
+
+@pytest.mark.parametrize("key", ["res", "resolution"])
+def test_resolution_is_read(tmp_path: Path, key: str) -> None:
+    images = [{"id": 7, "file_name": "a.png", "height": 30, "width": 40, key: 3.5}]
+    path = write(tmp_path, [annotation(1, 3, 4)], images=images)
+    assert load_coco(path, tmp_path / "pictures")[0][0]["resolution"] == 3.5
+
+
+def test_run_lengths_and_unmeasured_outlines(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), dtype=np.uint8, order="F")
+    mask[4:9, 10:30] = 1
+    rle = mask_utils.encode(mask)
+    rle["counts"] = rle["counts"].decode()
+    polygon = annotation(1, 3, 4) | {"area": None, "bbox": None}
+    records, _ = load_coco(
+        write(tmp_path, [polygon, annotation(2, 0, 1, segmentation=rle, area=100.0, bbox=[10, 4, 20, 5])]),
+        tmp_path / "pictures",
+    )
+    first, second = records[0]["annotations"]
+    assert first["area"] == 100 and second["area"] == 16 and second["bbox"] == [3, 2, 7, 6]
+    assert np.array_equal(read_label_map(records[0]) == 1, mask.astype(bool))
+
+
+def test_annotations_without_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = [annotation(2, 3, 5, segmentation=[]), annotation(3, 3, 5, segmentation=[[1, 2, 3, 4]])]
+    records, _ = load_coco(write(tmp_path, [annotation(1, 3, 4), *bad]), tmp_path / "pictures")
+    assert len(records[0]["annotations"]) == 1
+    assert "2 annotations without an outline are dropped" in caplog.text
+    with pytest.raises(RamsesError, match="no annotation has a segmentation"):
+        load_coco(write(tmp_path, bad), tmp_path / "pictures")
+
+
+def test_picture_without_annotations(tmp_path: Path) -> None:
+    assert load_coco(write(tmp_path, []), tmp_path / "pictures")[0][0]["annotations"] == []
+
+
+@pytest.mark.parametrize(
+    ("annotations", "changes", "message"),
+    [
+        ([annotation(1, 3, 4, category_id=77)], {}, "annotation 1 has category_id 77"),
+        ([annotation(1, 3, 4, image_id=8)], {}, "annotation 1 has image_id 8"),
+        ([annotation(1, 3, 4, mass=0)], {}, "annotation 1 has mass 0"),
+        ([], {"categories": None}, "list 'categories' is missing"),
+        ([], {"images": [{"id": 7, "file_name": "b.png", "height": 30, "width": 40}]}, "b.png is missing"),
+        (
+            [],
+            {"images": [{"id": 7, "file_name": "a.png", "height": 30, "width": 40, "res": 0}]},
+            "image 7 has resolution 0",
+        ),
+    ],
+)
+def test_errors(tmp_path: Path, annotations: list[dict[str, Any]], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RamsesError, match=f"annotations.json: .*{message}"):
+        load_coco(write(tmp_path, annotations, **changes), tmp_path / "pictures")

@@ -1,0 +1,131 @@
+"""Data sets by URI: registration, where paths are looked up, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ramses_d2.data.dataset_uri import register, register_datasets
+from ramses_d2.errors import RamsesError
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _clean_catalogs() -> Iterator[None]:
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def write_split(folder: Path, classes: list[str]) -> None:
+    split = {
+        "format": "ramses-split",
+        "version": 1,
+        "folders": {"demo": "."},
+        "classes": classes,
+        "subsets": {"train": ["demo/img0"], "valid": ["demo/img1"]},
+    }
+    (folder / "split.json").write_text(json.dumps(split))
+
+
+def write_coco(folder: Path) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "img0.png", "height": 64, "width": 96}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "stone"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+def test_every_form(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder()
+    write_split(folder, ["glass", "brick", "concrete"])
+    write_coco(folder)
+    monkeypatch.chdir(folder.parent)
+    for uri, names, classes in (
+        ("ramses://demo", ["demo/img0", "demo/img1"], ["brick", "concrete", "glass"]),
+        ("ramses://demo/split.json#valid", ["demo/img1"], ["glass", "brick", "concrete"]),
+        (f"ramses://{folder}", ["demo/img0", "demo/img1"], ["brick", "concrete", "glass"]),
+        ("coco://demo/coco.json?images=demo/images", ["images/img0"], ["stone"]),
+    ):
+        assert register(uri) == uri
+        assert [record["image_name"] for record in DatasetCatalog.get(uri)] == names
+        assert MetadataCatalog.get(uri).thing_classes == classes
+        assert MetadataCatalog.get(uri).evaluator_type == "ramses"
+    (folder / "img0.png").write_bytes((folder / "images/img0.png").read_bytes())
+    assert len(DatasetCatalog.get(register("coco://demo/coco.json"))) == 1
+
+
+def test_registering_twice_changes_nothing(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_folder().parent)
+    metadata = MetadataCatalog.get(register("ramses://demo"))
+    register("ramses://demo")
+    assert MetadataCatalog.get("ramses://demo") is metadata
+
+
+def test_registration_survives_a_change_of_directory(
+    tiny_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_folder().parent)
+    register("ramses://demo")
+    other = tiny_folder(name="elsewhere/demo", classes=("x",)).parent
+    monkeypatch.chdir(other)
+    assert len(DatasetCatalog.get("ramses://demo")[0]["annotations"]) == 6
+    register("ramses://demo")  # now it names another folder
+    assert MetadataCatalog.get("ramses://demo").thing_classes == ["x"]
+
+
+def test_working_directory_before_the_data_set_folder(
+    tiny_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_folder(name="shelf/demo", classes=("far",))
+    tiny_folder(name="near/demo", classes=("near",))
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "shelf"))
+    monkeypatch.chdir(tmp_path / "near")
+    assert MetadataCatalog.get(register("ramses://demo")).thing_classes == ["near"]
+    monkeypatch.chdir(tmp_path / "none")
+    assert MetadataCatalog.get(register("ramses://demo")).thing_classes == ["far"]
+
+
+def test_errors(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder()
+    write_split(folder, ["brick", "concrete", "glass"])
+    write_coco(folder)
+    monkeypatch.chdir(folder.parent)
+    for uri, message in (
+        ("http://demo", "is not one of ramses://FOLDER"),
+        ("demo", "is not one of"),
+        ("ramses://", "is not one of"),
+        ("ramses://gone", "gone is not found in"),
+        ("ramses://demo#train", "has no subsets"),
+        ("ramses://demo/split.json", "append one of #train, #valid"),
+        ("ramses://demo/split.json#test", "no subset 'test'; append one of #train, #valid"),
+        ("coco://demo/coco.json?pictures=demo", "unknown option 'pictures'"),
+        ("coco://demo/coco.json?images=gone", "gone is not found in"),
+    ):
+        with pytest.raises(RamsesError, match=message):
+            register(uri)
+        assert uri not in DatasetCatalog.list()
+
+
+def test_register_datasets(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder()
+    write_split(folder, ["glass", "brick", "concrete"])
+    monkeypatch.chdir(folder.parent)
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("ramses://demo/split.json#train", "coco_2017_train")
+    cfg.DATASETS.TEST = ("ramses://demo/split.json#valid",)
+    register_datasets(cfg)
+    assert {"ramses://demo/split.json#train", "ramses://demo/split.json#valid"} <= set(DatasetCatalog.list())
+    cfg.DATASETS.TEST = ("ramses://demo",)
+    with pytest.raises(RamsesError, match="different class lists"):
+        register_datasets(cfg)

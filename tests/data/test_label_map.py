@@ -1,0 +1,163 @@
+"""Pictures and label images of every kind: read right, or refused with one clear line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.label_map import paint_outlines, read_image, read_label_image, read_label_map
+from ramses_d2.errors import RamsesError
+
+RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    return path
+
+
+def test_colour_formats(tmp_path: Path) -> None:
+    image = np.random.randint(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.png", image)
+    assert np.array_equal(read_image(path), image)
+    assert np.array_equal(read_image(path, format="BGR"), image[:, :, ::-1])
+    assert read_image(path, format="BGR").flags.c_contiguous and read_image(path).flags.writeable
+    with pytest.raises(RamsesError, match="INPUT.FORMAT"):
+        read_image(path, format="L")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16"])
+def test_other_pixel_kinds_become_rgb(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        path = save(tmp_path / "a.png", RAMP.astype(np.uint16) * 256 + 255)
+    elif mode == "P":
+        path = save(tmp_path / "a.png", np.repeat(RAMP[..., None], 3, axis=2), "P")
+    else:
+        path = save(tmp_path / "a.png", RAMP, mode)
+    assert Image.open(path).mode == mode
+    image = read_image(path)
+    assert image.shape == (6, 8, 3) and image.dtype == np.uint8
+    tolerance = 60 if mode == "P" else 0  # the palette has few colours
+    assert np.abs(image.astype(int) - RAMP[..., None]).max() <= tolerance
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    path = save(tmp_path / "a.png", RAMP, exif=exif)
+    assert np.array_equal(read_image(path)[:, :, 0], np.rot90(RAMP, -1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_truncated_picture(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"a{suffix}", np.random.randint(0, 256, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(RamsesError, match=rf"a\{suffix}: the picture cannot be read"):
+        read_image(path)
+
+
+def test_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="no such file"):
+        read_image(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_text("hello")
+    with pytest.raises(RamsesError, match="cannot be read") as caught:
+        read_image(tmp_path / "b.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_size_other_than_recorded(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", RAMP)
+    read_image({"file_name": str(path), "height": 6, "width": 8})
+    with pytest.raises(RamsesError, match="6 x 8 px .* 8 x 6"):
+        read_image({"file_name": str(path), "height": 8, "width": 6})
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [("uint8", ".png"), ("uint16", ".png"), ("int32", ".tif")])
+def test_integer_label_images(tmp_path: Path, dtype: str, suffix: str) -> None:
+    values = (np.arange(48).reshape(6, 8) * (5 if dtype == "uint8" else 1300)).astype(dtype)
+    label_map = read_label_image(save(tmp_path / f"a{suffix}", values))
+    assert label_map.dtype == np.int32
+    assert np.array_equal(label_map, values)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "1", "F"])
+def test_label_images_that_are_none(tmp_path: Path, mode: str) -> None:
+    path = save(tmp_path / ("a.tif" if mode == "F" else "a.png"), RAMP, mode)
+    with pytest.raises(RamsesError, match="one channel of 8, 16 or 32-bit integers"):
+        read_label_image(path)
+
+
+def test_truncated_label_image(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.random.randint(0, 900, (64, 64)).astype(np.uint16))
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(RamsesError, match="cannot be read"):
+        read_label_image(path)
+
+
+def test_record_of_a_folder(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder(count=6))
+    label_map = read_label_map(records[0])
+    assert label_map.dtype == np.int32 and label_map.shape == (64, 96)
+    assert sorted(np.unique(label_map)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_values_without_annotation_become_background(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder(count=6))
+    full = read_label_map(records[0])
+    records[0]["annotations"] = [a for a in records[0]["annotations"] if a["label"] in (2, 5)]
+    label_map = read_label_map(records[0])
+    assert np.array_equal(label_map, np.where(np.isin(full, (2, 5)), full, 0))
+
+
+def test_rows_without_pixels_are_logged_once(
+    tiny_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    records, _ = load_folder(tiny_folder(count=6))
+    for record in records:
+        record["annotations"].append(record["annotations"][0] | {"label": 9})
+    with caplog.at_level(logging.WARNING):
+        maps = [read_label_map(record) for record in records]
+    assert all(label_map.max() == 6 for label_map in maps)
+    assert len([r for r in caplog.records if "without a pixel" in r.message]) == 1
+
+
+def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder())
+    records[0]["label_file_name"] = records[1]["label_file_name"]
+    with pytest.raises(RamsesError, match="img1.png: is 96 x 64 px .*img0.png says 64 x 96"):
+        read_label_map(records[0])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-3, 23), st.floats(-3, 18)), min_size=3, max_size=6),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_polygons_in_their_box_equal_the_whole_picture(polygons: list[list[tuple[float, float]]]) -> None:
+    height, width = 15, 20
+    outline = [np.ravel(polygon).tolist() for polygon in polygons]
+    expected = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
+    assert np.array_equal(paint_outlines([outline], [1], (height, width)), expected)
+
+
+def test_later_outlines_cover_earlier_ones() -> None:
+    large = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    small = mask_utils.encode(np.asfortranarray(np.pad(np.ones((2, 3), np.uint8), ((3, 5), (4, 5)))))
+    uncompressed = {"size": [10, 12], "counts": [0, 1, 119]}
+    label_map = paint_outlines([large, small, uncompressed], [1, 2, 3], (10, 12))
+    assert (label_map[3:5, 4:7] == 2).all() and label_map[0, 0] == 3
+    assert np.count_nonzero(label_map == 1) == 64 - 6

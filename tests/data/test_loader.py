@@ -1,0 +1,59 @@
+"""The training stream is a function of the seed and the step."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ramses_d2.data.loader import BatchStream, TrainLoader
+
+RECORDS = [{"name": i, "height": 4 + 4 * (i % 3 == 0), "width": 6} for i in range(10)]
+
+
+def noisy(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"noise": float(np.random.rand())}
+
+
+def batches(start: int = 0, workers: int = 0, seed: int = 3, count: int = 12) -> list[list[dict[str, Any]]]:
+    loader = TrainLoader(RECORDS, noisy, total_batch_size=2, num_workers=workers, seed=seed)
+    iterator = iter(loader)
+    loader.start_at(start)  # Detectron2 calls iter() first
+    return list(islice(iterator, count))
+
+
+def test_resuming_continues_the_stream() -> None:
+    assert batches(start=5, count=7) == batches()[5:]
+
+
+def test_workers_do_not_change_the_stream() -> None:
+    assert batches(workers=2) == batches()
+
+
+def test_seed_and_draw_change_the_augmentation() -> None:
+    assert batches(seed=4) != batches()
+    noises = [item["noise"] for batch in batches() for item in batch]
+    assert len(set(noises)) == len(noises)
+
+
+def test_a_batch_has_one_orientation_and_an_epoch_every_picture() -> None:
+    portrait = [r["height"] > r["width"] for r in RECORDS]
+    stream = list(islice(BatchStream(portrait, 2, seed=1), 200))
+    assert all(len({portrait[draw.index] for draw in batch}) == 1 for batch in stream)
+    counts = np.bincount([draw.index for batch in stream for draw in batch], minlength=10)
+    assert counts.min() >= 38 and counts.max() <= 42
+
+
+def test_processes_share_the_batches() -> None:
+    portrait = [False] * 7
+    alone = list(islice(BatchStream(portrait, 2, seed=1), 8))
+    ranks = [list(islice(BatchStream(portrait, 2, seed=1, rank=rank, world_size=2), 4)) for rank in range(2)]
+    assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == alone
+
+
+def test_batch_size_must_fit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ramses_d2.data.loader.comm.get_world_size", lambda: 4)
+    with pytest.raises(ValueError, match="not a multiple of 4"):
+        TrainLoader(RECORDS, noisy, total_batch_size=6, num_workers=0, seed=1)

@@ -1,0 +1,355 @@
+"""The mapper: what a model and its targets may rely on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ramses_d2.config import add_ramses_config
+from ramses_d2.data.augmentation import build_augmentation
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.mapper import RamsesDatasetMapper, training_canvas
+from ramses_d2.errors import RamsesError
+
+Record = dict[str, Any]
+LEVEL = 11  # grey levels from one label to the next in `numbered`
+BLOCK = np.ones((3, 3), dtype=np.uint8)
+
+
+def mapper(short: int = 64, long: int = 128, mask_stride: int = 4, **options: Any) -> RamsesDatasetMapper:
+    return RamsesDatasetMapper(
+        is_train=True,
+        image_format="RGB",
+        augmentation=build_augmentation(short=short, long=long, **options),
+        mask_stride=mask_stride,
+    )
+
+
+@pytest.fixture
+def numbered(tiny_folder: Callable[..., Path]) -> list[Record]:
+    """Pictures whose grey level is LEVEL x label, and whose class and mass are the label."""
+    sizes = ((64, 128), (128, 64), (200, 300), (333, 222), (90, 90))
+    records, _ = load_folder(tiny_folder(sizes=sizes, count=(6, 12, 20, 9, 1)))
+    for record in records:
+        label_map = np.asarray(Image.open(record["label_file_name"]))
+        Image.fromarray(np.repeat((label_map * LEVEL)[..., None], 3, axis=2).astype(np.uint8)).save(record["file_name"])
+        for annotation in record["annotations"]:
+            annotation |= {"category_id": annotation["label"], "mass": float(annotation["label"])}
+    return records
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    index=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+    mask_stride=st.sampled_from([2, 4, 8, 16]),
+    fit=st.sampled_from(["pad", "crop"]),
+    flip=st.booleans(),
+    rotation=st.sampled_from([0.0, 40.0]),
+    scale=st.sampled_from([(1.0, 1.0), (0.6, 1.6)]),
+)
+def test_targets_follow_their_objects(
+    numbered: list[Record], index: int, seed: int, mask_stride: int, **options: Any
+) -> None:
+    np.random.seed(seed)
+    record = numbered[index]
+    output = mapper(mask_stride=mask_stride, **options)(record)
+    instances, grid, image = output["instances"], output["label_map"], output["image"]
+    height, width = image.shape[1:]
+    assert (height, width) == ((64, 128) if record["height"] <= record["width"] else (128, 64))
+    assert instances.image_size == (height, width)
+    assert grid.shape == (height // mask_stride, width // mask_stride)
+    # values are exactly 1..K, in label order
+    assert set(grid.unique().tolist()) - {0} == set(range(1, len(instances) + 1))
+    classes = instances.gt_classes.tolist()
+    assert classes == sorted(set(classes))
+    # away from the blurred edges: pixels of the mask grid whose neighbours are all of the same object
+    values = grid.numpy().astype(np.uint16)
+    inner = cv2.erode(values, BLOCK, borderType=cv2.BORDER_CONSTANT, borderValue=0) == cv2.dilate(values, BLOCK)
+    inner = torch.from_numpy(inner)
+    for k in range(len(instances)):
+        mass = float(instances.gt_masses[k])
+        assert mass == classes[k] or math.isnan(mass)
+        # the picture under the object's pixels has the object's grey level, and its box contains them
+        ys, xs = (((grid == k + 1) & inner).nonzero() * mask_stride + mask_stride // 2).unbind(1)
+        assert ((image[0, ys, xs].float() - LEVEL * classes[k]).abs() <= 2).all()
+        ys, xs = ((grid == k + 1).nonzero() * mask_stride + mask_stride // 2).unbind(1)
+        x0, y0, x1, y1 = instances.gt_boxes.tensor[k].tolist()
+        assert x0 <= xs.min() and xs.max() < x1 and y0 <= ys.min() and ys.max() < y1
+        assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+
+
+def test_without_augmentation_nothing_changes(numbered: list[Record]) -> None:
+    record = numbered[0]
+    output = mapper()(record)
+    label_map = np.asarray(Image.open(record["label_file_name"])).astype(np.int64)
+    assert np.array_equal(output["label_map"], label_map[2::4, 2::4])
+    assert np.array_equal(output["image"][0], label_map * LEVEL)
+    boxes = [annotation["bbox"] for annotation in record["annotations"]]
+    assert output["instances"].gt_boxes.tensor.tolist() == boxes
+    assert output["instances"].gt_masses.tolist() == [1, 2, 3, 4, 5, 6]
+    assert output["instances"].gt_classes.dtype == output["label_map"].dtype == torch.int64
+    assert output["instances"].gt_masses.dtype == torch.float32 and output["image"].dtype == torch.uint8
+    for key in ("file_name", "image_id", "height", "width", "resolution"):
+        assert output[key] == record[key]
+
+
+def test_label_map_on_the_grid_is_nearest_exact(numbered: list[Record]) -> None:
+    label_map = np.asarray(Image.open(numbered[0]["label_file_name"]))
+    expected = cv2.resize(label_map, (32, 16), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert np.array_equal(mapper()(numbered[0])["label_map"], expected)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(index=st.integers(0, 2), resolution=st.floats(0.5, 50), seed=st.integers(0, 2**31))
+def test_half_the_size_is_a_quarter_of_the_normalised_mass(
+    numbered: list[Record], index: int, resolution: float, seed: int
+) -> None:
+    record = numbered[index] | {"resolution": resolution}
+    outputs = []
+    for short, long in ((128, 256), (64, 128)):
+        np.random.seed(seed)
+        outputs.append(mapper(short, long, mask_stride=2, flip=True, rotation=5.0)(record))
+    assert outputs[0]["mass_scale"] == pytest.approx(4 * outputs[1]["mass_scale"], rel=0.02)  # rounded to px
+    large, small = (
+        dict(zip(o["instances"].gt_classes.tolist(), o["instances"].gt_masses * o["mass_scale"], strict=True))
+        for o in outputs
+    )
+    known = [c for c in large.keys() & small.keys() if not (large[c].isnan() or small[c].isnan())]
+    assert known
+    for c in known:
+        assert float(large[c]) == pytest.approx(4 * float(small[c]), rel=0.02)
+
+
+def test_mass_scale(numbered: list[Record]) -> None:
+    record = numbered[0] | {"resolution": 5.0}  # 64 x 128
+    assert mapper(mask_stride=4)(record)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
+    assert mapper(128, 256, mask_stride=4)(record)["mass_scale"] == pytest.approx((10 * 10 / 4) ** 2)
+    for options in ({"flip": True}, {"rotation": 30.0}, {"noise": 3.0}):
+        assert mapper(**options)(record)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
+
+
+def test_flip_twice_is_the_identity(numbered: list[Record]) -> None:
+    flips = [T.RandomFlip(prob=1.0, horizontal=h, vertical=not h) for h in (True, False)]
+    outputs = [
+        RamsesDatasetMapper(is_train=True, image_format="RGB", augmentation=T.AugmentationList(chain), mask_stride=4)(
+            numbered[0]
+        )
+        for chain in ([], flips, flips + flips)
+    ]
+    assert not torch.equal(outputs[0]["image"], outputs[1]["image"])
+    assert torch.equal(outputs[0]["image"], outputs[2]["image"])
+    assert torch.equal(outputs[0]["label_map"], outputs[2]["label_map"])
+    assert torch.equal(outputs[0]["instances"].gt_boxes.tensor, outputs[2]["instances"].gt_boxes.tensor)
+
+
+def test_an_object_that_is_cut_loses_its_mass_only(tiny_folder: Callable[..., Path]) -> None:
+    (record,), _ = load_folder(tiny_folder(sizes=((64, 192),), count=3))
+    # The middle 128 of 192 columns are kept: the outer objects reach columns 5..58 and 133..186
+    output = mapper(64, 128, mask_stride=2, fit="crop")(record)
+    assert output["instances"].gt_masses.isnan().tolist() == [True, False, True]
+    assert output["instances"].gt_classes.tolist() == [0, 1, 2]
+    whole = mapper(64, 192, mask_stride=2, fit="crop")(record)
+    assert not whole["instances"].gt_masses.isnan().any()
+
+
+def test_an_object_cut_by_the_rotation_loses_its_mass(tiny_folder: Callable[..., Path]) -> None:
+    (record,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=1))
+    record["annotations"][0]["mass"] = 1.0
+    label_map = np.zeros((96, 128), dtype=np.uint16)
+    label_map[0:20, 0:20] = 1
+    Image.fromarray(label_map).save(record["label_file_name"])
+    chain = [
+        T.RandomRotation([20, 20], expand=False),
+        *build_augmentation(short=128, long=192, scale=(0.5, 0.5)).augs,
+    ]
+    for augmentations, cut in ((chain, True), (chain[1:], False)):
+        output = RamsesDatasetMapper(
+            is_train=True, image_format="RGB", augmentation=T.AugmentationList(augmentations), mask_stride=2
+        )(record)
+        assert output["instances"].gt_masses.isnan().tolist() == [cut]
+
+
+def test_an_object_at_the_border_of_the_picture_keeps_its_mass(tiny_folder: Callable[..., Path]) -> None:
+    (record,), _ = load_folder(tiny_folder(sizes=((64, 128),), count=1))
+    label_map = np.zeros((64, 128), dtype=np.uint16)
+    label_map[:30, :50] = 1
+    Image.fromarray(label_map).save(record["label_file_name"])
+    for options in ({}, {"flip": True}, {"scale": (0.7, 1.0)}):
+        assert not mapper(mask_stride=2, **options)(record)["instances"].gt_masses.isnan().any()
+
+
+def test_a_small_object_that_only_lost_pixels_to_sampling_keeps_its_mass(
+    tiny_folder: Callable[..., Path],
+) -> None:
+    (record,), _ = load_folder(tiny_folder(sizes=((128, 256),), count=1))
+    label_map = np.zeros((128, 256), dtype=np.uint16)
+    label_map[50:55, 100:105] = 1  # 25 px; at half the size 6.25 are expected and 4 are left
+    Image.fromarray(label_map).save(record["label_file_name"])
+    output = mapper(mask_stride=2)(record)
+    x0, y0, x1, y1 = output["instances"].gt_boxes.tensor[0].tolist()
+    assert (x1 - x0) * (y1 - y0) == 4
+    assert not output["instances"].gt_masses.isnan().any()
+
+
+def test_lost_objects_are_renumbered(numbered: list[Record]) -> None:
+    record = numbered[0]
+    label_map = np.array(Image.open(record["label_file_name"]))
+    label_map[label_map == 2] = 0  # a row without pixels
+    label_map[label_map == 4] = 0
+    label_map[0, 0] = 4  # too small for the mask grid
+    label_map[60, 5] = 99  # no row
+    Image.fromarray(label_map).save(record["label_file_name"])
+    output = mapper()(record)
+    assert output["instances"].gt_classes.tolist() == [1, 3, 5, 6]
+    assert sorted(output["label_map"].unique().tolist()) == [0, 1, 2, 3, 4]
+    assert np.array_equal(output["label_map"] == 2, (label_map == 3)[2::4, 2::4])
+
+
+def test_picture_without_objects(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder(count=0))
+    output = mapper(flip=True, rotation=10.0, scale=(0.8, 1.2))(records[0])
+    instances = output["instances"]
+    assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_classes.dtype == torch.int64 and instances.gt_masses.dtype == torch.float32
+    assert output["label_map"].dtype == torch.int64 and not output["label_map"].any()
+    assert output["mass_scale"] > 0
+
+
+def test_unknown_masses_and_resolution(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder(nan_masses=True))
+    output = mapper()(records[0])
+    assert output["instances"].gt_masses.isnan().all() and output["mass_scale"] > 0
+    records, _ = load_folder(tiny_folder(name="other"))
+    output = mapper()(records[0] | {"resolution": math.nan})
+    assert output["instances"].gt_masses.isnan().all() and math.isnan(output["mass_scale"])
+    assert len(output["instances"]) == 6
+
+
+def test_800_objects(tiny_folder: Callable[..., Path]) -> None:
+    records, _ = load_folder(tiny_folder(sizes=((512, 768),), count=800))
+    output = mapper(512, 768, flip=True)(records[0])
+    assert len(output["instances"]) == 800 and output["label_map"].max() == 800
+
+
+def test_polygons(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 128, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    outlines = [[[10, 10, 60, 10, 60, 50, 10, 50]], [[20, 20, 40, 20, 40, 40, 20, 40]]]
+    record = {
+        "file_name": str(tmp_path / "a.png"),
+        "image_id": 1,
+        "height": 64,
+        "width": 128,
+        "resolution": math.nan,
+        "annotations": [
+            {"label": label, "category_id": 0, "mass": math.nan, "segmentation": outline}
+            for label, outline in enumerate(outlines, start=1)
+        ],
+    }
+    output = mapper(mask_stride=2)(record)
+    assert output["instances"].gt_boxes.tensor.tolist() == [[10, 10, 60, 50], [20, 20, 40, 40]]
+    assert (output["label_map"] == 2).sum() == 100
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_ramses_config(cfg)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (64,), 128
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 128
+    return cfg
+
+
+def test_for_prediction(numbered: list[Record], cfg: CfgNode) -> None:
+    record = numbered[3]  # 333 x 222
+    Path(record["label_file_name"]).unlink()  # not looked at
+    output = RamsesDatasetMapper(cfg, is_train=False)(record)
+    image = np.asarray(Image.open(record["file_name"]))
+    expected = T.ResizeShortestEdge([96, 96], 128).get_transform(image).apply_image(image)
+    assert np.array_equal(output["image"], expected.transpose(2, 0, 1))
+    assert set(output) == {"image", "file_name", "image_id", "height", "width", "resolution"}
+    assert (output["height"], output["width"]) == (333, 222)
+
+
+def test_colour_order(tiny_folder: Callable[..., Path], cfg: CfgNode) -> None:
+    records, _ = load_folder(tiny_folder())
+    outputs = []
+    for image_format in ("RGB", "BGR"):
+        cfg.INPUT.FORMAT = image_format
+        outputs.append(RamsesDatasetMapper(cfg, is_train=False)(records[0])["image"])
+    assert torch.equal(outputs[0], outputs[1].flip(0)) and not torch.equal(outputs[0], outputs[1])
+
+
+def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
+    aug = cfg.INPUT.AUG
+    aug.FLIP, aug.ROTATION, aug.BRIGHTNESS, aug.CONTRAST, aug.NOISE, aug.SCALE = (
+        False,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        (1.0, 1.0),
+    )
+    record = numbered[2]  # 200 x 300
+    plain = RamsesDatasetMapper(cfg, is_train=True)(record)
+    assert plain["image"].shape == (3, 64, 128) and plain["label_map"].shape == (8, 16)
+    for key, value in (
+        ("INPUT.FIT", "crop"),
+        ("INPUT.AUG.FLIP", True),
+        ("INPUT.AUG.ROTATION", 30.0),
+        ("INPUT.AUG.BRIGHTNESS", 0.3),
+        ("INPUT.AUG.CONTRAST", 0.3),
+        ("INPUT.AUG.NOISE", 5.0),
+        ("INPUT.AUG.SCALE", (0.5, 0.6)),
+        ("INPUT.MAX_SIZE_TRAIN", 192),
+        ("MODEL.RAMSES.MASK_STRIDE", 4),
+    ):
+        changed = cfg.clone()
+        changed.merge_from_list([key, value])
+        np.random.seed(3)
+        outputs = [RamsesDatasetMapper(changed, is_train=True)(record) for _ in range(4)]
+        assert any(
+            output["image"].shape != plain["image"].shape
+            or not torch.equal(output["image"], plain["image"])
+            or output["label_map"].shape != plain["label_map"].shape
+            for output in outputs
+        ), key
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "stride", "message"),
+    [
+        ((64, 128), 128, 8, "give one value"),
+        ((100,), 128, 8, "MIN_SIZE_TRAIN is 100, not a multiple of 64; the nearest is 128"),
+        ((64,), 130, 8, "MAX_SIZE_TRAIN is 130, not a multiple of 64; the nearest is 128"),
+        ((0,), 128, 8, "MIN_SIZE_TRAIN is 0"),
+        ((128,), 64, 8, "swap them"),
+        ((64,), 128, 6, "MASK_STRIDE is 6; it must divide 64"),
+    ],
+)
+def test_sizes_the_network_cannot_take(short: tuple[int, ...], long: int, stride: int, message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        training_canvas(short, long, stride)
+
+
+def test_wrong_config(cfg: CfgNode) -> None:
+    cfg.INPUT.FIT = "stretch"
+    with pytest.raises(RamsesError, match="INPUT.FIT is 'stretch'"):
+        RamsesDatasetMapper(cfg, is_train=True)
+    cfg.INPUT.FIT, cfg.INPUT.MIN_SIZE_TRAIN = "pad", (100,)
+    with pytest.raises(RamsesError, match="MIN_SIZE_TRAIN is 100"):
+        RamsesDatasetMapper(cfg, is_train=True)
+    RamsesDatasetMapper(cfg, is_train=False)  # the training size does not matter for prediction

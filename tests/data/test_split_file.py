@@ -1,0 +1,155 @@
+"""Split files, ours and the original's: order, repeats, equal base names, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ramses_d2.data.split_file import load_split, split_class_names, subset_names
+from ramses_d2.errors import RamsesError
+
+Folder = Callable[..., Path]
+CLASSES = ["glass", "brick", "concrete"]
+ORIGINAL_SPLITS = Path(__file__).parents[2] / "../shared/data/ramses2-splits"
+
+
+def write_split(folder: Path, **changes: Any) -> Path:
+    split = {
+        "format": "ramses-split",
+        "version": 1,
+        "folders": {"a": "first", "b": "second"},
+        "classes": CLASSES,
+        "subsets": {"train": ["b/img1", "a/img0", "b/img1", "b/img0"], "valid": ["a/img1"], "empty": []},
+    } | changes
+    path = folder / "split.json"
+    path.write_text(json.dumps({key: value for key, value in split.items() if value is not None}))
+    return path
+
+
+@pytest.fixture
+def two_folders(tiny_folder: Folder) -> Path:
+    """Two folders with equal base names and different contents; returns their parent."""
+    tiny_folder(name="first", count=4)
+    return tiny_folder(name="second", count=6).parent
+
+
+def test_ours(two_folders: Path) -> None:
+    path = write_split(two_folders)
+    records, class_names = load_split(path, "train")
+    assert class_names == split_class_names(path) == CLASSES
+    assert [r["image_name"] for r in records] == ["b/img1", "a/img0", "b/img1", "b/img0"]
+    assert [r["image_id"] for r in records] == [1, 2, 1, 3]
+    assert [len(r["annotations"]) for r in records] == [6, 4, 6, 6]
+    assert "second" in records[0]["file_name"] and "first" in records[1]["label_file_name"]
+    assert records[1]["annotations"][0]["category_id"] == 1
+    assert subset_names(path) == ["train", "valid", "empty"]
+    assert load_split(path, "empty")[0] == []
+
+
+def test_folder_of_the_split_itself(tiny_folder: Folder) -> None:
+    folder = tiny_folder()
+    path = write_split(folder, folders={"demo": "."}, subsets={"train": ["demo/img1"]})
+    assert [r["image_name"] for r in load_split(path, "train")[0]] == ["demo/img1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "not a split file"),
+        ({"version": 2}, "not a split file"),
+        ({"classes": None}, "key 'classes' is missing"),
+        ({"folders": None}, "key 'folders' is missing"),
+        ({"subsets": ["train"]}, "key 'subsets' is missing or of a wrong type"),
+        ({"subsets": {"val": []}}, "no subset 'train'; it has val"),
+        ({"subsets": {"train": ["a/img0", "a/img7"]}}, "1 pictures of subset 'train' .* 'a/img7'"),
+        ({"subsets": {"train": ["c/img0"]}}, "'c/img0' is in no listed folder"),
+        ({"subsets": {"train": ["img0"]}}, "'img0' is in no listed folder"),
+        ({"folders": {"a": "nowhere", "b": "second"}}, "nowhere: no such folder"),
+        ({"classes": ["glass"]}, "row 2: class 'brick' is not in the class list"),
+    ],
+)
+def test_errors(two_folders: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        load_split(write_split(two_folders, **changes), "train")
+
+
+def test_not_a_json_file(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="no such file"):
+        load_split(tmp_path / "split.json", "train")
+    for content, message in (("{", "not a JSON file"), ("[]", "not a split file")):
+        (tmp_path / "split.json").write_text(content)
+        with pytest.raises(RamsesError, match=message):
+            load_split(tmp_path / "split.json", "train")
+
+
+def write_original(parent: Path, folders: dict[str, str], train: list[str], valid: list[str]) -> Path:
+    """The original's JSON + CSV of ``folders`` (name below parent -> path written in the CSV)."""
+    path = parent / "SPLIT.json"
+    ids = {name: index for index, name in enumerate(CLASSES, start=1)}
+    path.write_text(json.dumps({"cls_to_idx": ids, "train": train, "valid": valid, "seed": 4}))
+    tables = [
+        pd.read_csv(parent / name / "annotations.csv").assign(folder=text, id="x", VALID=True)
+        for name, text in folders.items()
+    ]
+    pd.concat(tables).to_csv(path.with_suffix(".csv"), index=False)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "D:\\data\\", "/home/someone/"])
+def test_original(two_folders: Path, prefix: str) -> None:
+    path = write_original(two_folders, {"second": f"{prefix}second"}, ["img1", "img1"], ["img0"])
+    records, class_names = load_split(path, "train")
+    assert class_names == CLASSES and subset_names(path) == ["train", "valid"]
+    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in records] == [
+        ("second/img1", 1, 6),
+        ("second/img1", 1, 6),
+    ]
+    assert [r["image_name"] for r in load_split(path, "valid")[0]] == ["second/img0"]
+
+
+def test_original_keeps_equal_base_names_apart(two_folders: Path) -> None:
+    path = write_original(two_folders, {"first": "first", "second": "second"}, ["img0"], [])
+    records, _ = load_split(path, "train")
+    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in records] == [
+        ("first/img0", 1, 4),
+        ("second/img0", 2, 6),
+    ]
+
+
+def test_original_takes_a_picture_only_from_the_folder_its_rows_name(two_folders: Path) -> None:
+    path = write_original(two_folders, {"first": "first", "second": "second"}, ["img0", "img1"], [])
+    table = pd.read_csv(path.with_suffix(".csv"))
+    table.query("folder == 'second' or baseimg == 'img1'").to_csv(path.with_suffix(".csv"), index=False)
+    names = [record["image_name"] for record in load_split(path, "train")[0]]
+    assert names == ["second/img0", "first/img1", "second/img1"]
+
+
+def test_original_errors(two_folders: Path) -> None:
+    path = write_original(two_folders, {"first": "first"}, ["img0", "img9"], [])
+    with pytest.raises(RamsesError, match="'img9'"):
+        load_split(path, "train")
+    path = write_original(two_folders, {"first": "C:\\gone"}, ["img0"], [])
+    with pytest.raises(RamsesError, match="SPLIT.csv: folder 'C:.*gone' is found neither"):
+        load_split(path, "train")
+    table = pd.read_csv(path.with_suffix(".csv"))
+    table.drop(columns="folder").to_csv(path.with_suffix(".csv"), index=False)
+    with pytest.raises(RamsesError, match="SPLIT.csv: column folder is missing"):
+        load_split(path, "train")
+    path.with_suffix(".csv").unlink()
+    with pytest.raises(RamsesError, match="SPLIT.csv: no such file; a RAMSES2 split is a JSON and the CSV"):
+        load_split(path, "train")
+
+
+@pytest.mark.skipif(not ORIGINAL_SPLITS.is_dir(), reason="the published RAMSES2 splits are not at hand")
+def test_published_splits() -> None:
+    path = ORIGINAL_SPLITS / "15CLS_20250723-173206.json"
+    names = split_class_names(path)
+    assert (names[0], names[6], names[14], len(names)) == ("Ra", "Ru02", "Rg", 15)
+    assert subset_names(path) == ["train", "valid"]
+    with pytest.raises(RamsesError, match="15CLS_20250723-173206.csv: no such file"):
+        load_split(path, "train")
