@@ -1,0 +1,320 @@
+"""The whole evaluator on real folders: perfect, nothing, duplicates, repeats, unknown masses, wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from ramses_d2.data import RLEMasks, load_folder, read_label_map
+from ramses_d2.data.rle import encode_label_map
+from ramses_d2.errors import RamsesError
+from ramses_d2.evaluation import PowerLaw, RamsesEvaluator, fit_power_law
+
+NAME = "evaluator_test"
+FILES = ["coco_instances_results.json", "evaluation.json", "mass_pairs.csv"]
+
+
+@pytest.fixture
+def data_set(tiny_folder: Callable[..., Path]) -> Iterator[Callable[..., list[dict]]]:
+    """Register a small folder as ``NAME`` and return its records."""
+
+    def _register(repeat: int = 1, **options: object) -> list[dict]:
+        records, classes = load_folder(tiny_folder(**options))
+        DatasetCatalog.register(NAME, lambda: records * repeat)
+        MetadataCatalog.get(NAME).set(thing_classes=classes, evaluator_type="ramses")
+        return records
+
+    yield _register
+    if NAME in DatasetCatalog.list():
+        DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def perfect(record: dict, *, masses: bool = True, as_rle: bool = False) -> Instances:
+    """What a flawless model says of a picture, with scores from .9 down."""
+    label_map = read_label_map(record)
+    annotations = record["annotations"]
+    labels = [a["label"] for a in annotations]
+    found = Instances(label_map.shape)
+    found.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4).float())
+    found.scores = torch.linspace(0.9, 0.6, len(labels))
+    found.pred_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
+    found.pred_masks = (
+        RLEMasks(encode_label_map(label_map, labels))
+        if as_rle
+        else torch.from_numpy(np.array([label_map == label for label in labels]).reshape(-1, *label_map.shape))
+    )
+    if masses:
+        found.pred_masses = torch.tensor([a["mass"] for a in annotations], dtype=torch.float32)
+    return found
+
+
+def evaluate(
+    records: list[dict], outputs: list[Instances], output_dir: Path | None = None, **options: object
+) -> dict[str, dict[str, float]]:
+    options = {"max_dets": 1000, "report_thresh": 0.5} | options
+    evaluator = RamsesEvaluator(NAME, output_dir=output_dir, **options)
+    evaluator.reset()
+    for record, found in zip(records, outputs, strict=True):
+        evaluator.process([{"image_id": record["image_id"]}], [{"instances": found}])
+    return evaluator.evaluate()
+
+
+def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
+    records = data_set(count=9)
+    out = tmp_path / "out"
+    law = fit_power_law(records)
+    results = evaluate(records, [perfect(r) for r in records], out, power_law=law)
+    assert list(results) == ["segm", "bbox", "mass"]
+    for task in ("segm", "bbox"):
+        assert results[task]["AP"] == results[task]["AP-glass"] == pytest.approx(100)
+        assert np.isnan(results[task]["APl"])
+    mass = results["mass"]
+    assert mass["MAPE"] == pytest.approx(0, abs=1e-4) and mass["R2"] == pytest.approx(1)
+    assert mass["TotalError"] == mass["TotalErrorMatched"] == pytest.approx(0, abs=1e-4)
+    assert mass["pairs"] == mass["pairs75"] == mass["ground_truth"] == mass["predictions"] == 18
+    assert mass["class_accuracy"] == 100
+    assert mass["power_law_MAPE"] == pytest.approx(0, abs=1e-3)  # masses of the fixture go by class and area
+    assert all(type(value) is float for metrics in results.values() for value in metrics.values())
+
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    listed = json.loads((out / FILES[0]).read_text())
+    assert len(listed) == 18
+    assert listed[0]["mass"] == pytest.approx(records[0]["annotations"][0]["mass"], rel=1e-6)
+    saved = json.loads((out / FILES[1]).read_text(), parse_constant=pytest.fail)  # strict: no NaN
+    assert saved["results"]["segm"]["APl"] is None
+    assert saved["settings"]["max_dets"] == 1000 and saved["settings"]["power_law"]["laws"]
+    with (out / FILES[2]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18
+    assert rows[0]["image_name"] == records[0]["image_name"]
+    first = records[0]["annotations"][0]
+    assert (int(rows[0]["label"]), rows[0]["true_class"]) == (first["label"], "brick")
+    assert float(rows[0]["true_mass"]) == pytest.approx(first["mass"], rel=1e-5)
+    assert float(rows[0]["power_law_mass"]) == pytest.approx(first["mass"], rel=1e-3)
+    assert float(rows[0]["predicted_area"]) == first["area"]
+
+
+def test_masks_and_run_lengths_give_the_same(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
+    records = data_set()
+    found = []
+    for as_rle in (False, True):
+        out = tmp_path / str(as_rle)
+        evaluate(records, [perfect(r, as_rle=as_rle) for r in records], out)
+        found.append([(out / name).read_bytes() for name in FILES])
+    assert found[0] == found[1]
+
+
+def test_in_between_by_hand(data_set: Callable[..., list[dict]]) -> None:
+    """Four particles: one right and 50 % too heavy, one of the wrong class, one missed, one unreported."""
+    (record,) = data_set(sizes=((64, 96),), count=4, classes=("brick", "glass"))
+    found = perfect(record)[:3]
+    found.scores = torch.tensor([0.9, 0.8, 0.3])
+    found.pred_classes[1] = 0
+    found.pred_masses[0] *= 1.5
+    true = [a["mass"] for a in record["annotations"]]
+    mass = evaluate([record], [found])["mass"]
+    assert (mass["pairs"], mass["predictions"], mass["ground_truth"]) == (2, 2, 4)
+    assert (mass["MAPE"], mass["Bias"]) == pytest.approx((25, 25), rel=1e-5)
+    assert mass["class_accuracy"] == 50
+    predicted = 1.5 * true[0] + true[1]
+    assert mass["TotalErrorGrams"] == pytest.approx(predicted - sum(true), rel=1e-5)
+    assert mass["TotalErrorMatched"] == pytest.approx(100 * 0.5 * true[0] / (true[0] + true[1]), rel=1e-5)
+
+
+def test_a_duplicate_costs_no_other_prediction_its_class_or_mass(
+    data_set: Callable[..., list[dict]],
+) -> None:
+    """The original misaligned its arrays here and lost a class (reference section 9)."""
+    records = data_set(sizes=((64, 96),))
+    outputs = [perfect(r) for r in records]
+    twice = Instances.cat([outputs[0], outputs[0][2:3]])  # a second glass, as sure as the first
+    results = evaluate(records, [twice])
+    assert results["segm"]["AP-brick"] == results["segm"]["AP-concrete"] == pytest.approx(100)
+    assert 50 < results["segm"]["AP-glass"] < 100
+    mass = results["mass"]
+    assert (mass["pairs"], mass["predictions"]) == (6, 7)
+    assert mass["MAPE"] == pytest.approx(0, abs=1e-4)
+    assert mass["TotalErrorMatched"] == pytest.approx(0, abs=1e-4)
+    glass = records[0]["annotations"][2]["mass"]
+    assert mass["TotalErrorGrams"] == pytest.approx(glass, rel=1e-5)  # the duplicate counts as an extra
+
+
+def test_of_two_predictions_on_one_particle_the_surer_counts(data_set: Callable[..., list[dict]]) -> None:
+    (record,) = data_set(sizes=((64, 96),), count=1)
+    found = Instances.cat([perfect(record), perfect(record)])
+    found.scores = torch.tensor([0.6, 0.7])
+    found.pred_masses = found.pred_masses * torch.tensor([9.0, 1.1])
+    mass = evaluate([record], [found])["mass"]
+    assert mass["pairs"] == 1
+    assert mass["MAPE"] == pytest.approx(10, rel=1e-4)
+
+
+def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = data_set()
+    with caplog.at_level(logging.WARNING):
+        results = evaluate(records, [perfect(r)[:0] for r in records], tmp_path / "out")
+    assert "found nothing in 2 pictures" in caplog.text
+    assert results["segm"]["AP"] == 0
+    assert results["mass"]["TotalError"] == -100
+    assert np.isnan(results["mass"]["MAPE"]) and results["mass"]["pairs"] == 0
+    assert json.loads((tmp_path / "out" / FILES[0]).read_text()) == []
+    assert (tmp_path / "out" / FILES[2]).read_text().startswith("image_name,label,")
+
+
+def test_no_score_high_enough_is_said_with_the_highest(
+    data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
+) -> None:
+    records = data_set()
+    with caplog.at_level(logging.WARNING):
+        mass = evaluate(records, [perfect(r) for r in records], report_thresh=0.95)["mass"]
+    assert "highest score seen is 0.900" in caplog.text
+    assert mass["predictions"] == 0 and mass["TotalError"] == -100
+
+
+def test_no_truth(data_set: Callable[..., list[dict]]) -> None:
+    records = data_set(count=(0, 0))
+    MetadataCatalog.remove(NAME)
+    MetadataCatalog.get(NAME).set(thing_classes=["brick"])
+    found = Instances((64, 96))
+    found.pred_boxes, found.scores = Boxes(torch.tensor([[3.0, 2, 9, 6]])), torch.tensor([0.9])
+    found.pred_classes = torch.tensor([0])
+    found.pred_masks = torch.zeros(1, 64, 96, dtype=torch.bool)
+    found.pred_masks[0, 2:6, 3:9] = True
+    found.pred_masses = torch.tensor([2.5])
+    results = evaluate(records[:1], [found])
+    assert np.isnan(results["segm"]["AP"])
+    assert results["mass"]["TotalErrorGrams"] == 2.5 and np.isnan(results["mass"]["TotalError"])
+
+
+def test_unknown_masses(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
+    records = data_set(nan_masses=True)
+    outputs = [perfect(r) for r in records]
+    results = evaluate(records, outputs, tmp_path)
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert np.isnan(results["mass"]["MAPE"]) and np.isnan(results["mass"]["TotalError"])
+    assert results["mass"]["pairs"] == 12 and results["mass"]["weighed"] == 0
+    assert json.loads((tmp_path / FILES[0]).read_text())[0]["mass"] is None
+
+    plain = [perfect(r, masses=False) for r in records]  # plain SOLOv2 on plain data
+    assert list(evaluate(records, plain, tmp_path / "plain")) == ["segm", "bbox"]
+    assert not (tmp_path / "plain" / "mass_pairs.csv").exists()
+
+
+def test_unknown_predicted_masses_are_no_zeros(data_set: Callable[..., list[dict]]) -> None:
+    records = data_set()
+    outputs = [perfect(r) for r in records]
+    for found in outputs:
+        found.pred_masses[:] = float("nan")
+    mass = evaluate(records, outputs)["mass"]
+    assert np.isnan(mass["MAPE"]) and np.isnan(mass["TotalError"])
+    assert mass["pairs"] == 12
+
+
+def test_a_picture_counts_once(data_set: Callable[..., list[dict]]) -> None:
+    records = data_set(repeat=3)
+    once = evaluate(records, [perfect(r) for r in records])
+    many = evaluate(records * 3, [perfect(r) for r in records * 3])
+    assert many["mass"]["predictions"] == many["mass"]["ground_truth"] == 12
+    np.testing.assert_equal(many, once)
+
+
+def test_empty_masks_and_a_picture_left_out(
+    data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
+) -> None:
+    records = data_set()
+    found = perfect(records[0])
+    found.pred_masks[0] = False
+    with caplog.at_level(logging.WARNING):
+        mass = evaluate(records[:1], [found])["mass"]
+    assert "1 of 2 pictures were not predicted" in caplog.text
+    assert (mass["pairs"], mass["ground_truth"]) == (5, 12)
+
+
+def test_three_hundred_particles_in_one_picture(data_set: Callable[..., list[dict]]) -> None:
+    (record,) = data_set(sizes=((300, 400),), count=300, classes=("brick",))
+    outputs = [perfect(record, as_rle=True)]
+    assert evaluate([record], outputs)["segm"]["AP"] == pytest.approx(100)
+    assert evaluate([record], outputs, max_dets=100)["segm"]["AP"] < 40
+
+
+def test_log_shows_everything_in_110_columns(
+    data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = [f"recycled material number {n}" for n in range(1, 16)]
+    records = data_set(sizes=((120, 160), (120, 160)), count=60, classes=classes)
+    outputs = [perfect(r) for r in records]
+    for found in outputs:
+        found.pred_masses *= 1.07
+        found.pred_masses[0] = float("nan")
+    records[0]["annotations"][5] |= {"mass": float("nan"), "gt_mass": False}
+    records[0]["annotations"][6]["gt_mass"] = False
+    law = PowerLaw({}, (0.1, 1.0))
+    with caplog.at_level(logging.INFO):
+        evaluate(records, outputs, power_law=law)
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    for shown in (
+        "segm AP",
+        "recycled material ",
+        "matched",
+        "Power law in class and area on the same masks: MAPE",
+        "Composition by mass, predicted (true), %: recycled material ",
+        "Total error by least score, %: 0.1: ",
+        "2 predictions have no mass",
+        "1 of 120 particles have no known mass; 1 predictions",
+        "1 of 119 true masses are estimates",
+    ):
+        assert shown in text, shown
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
+def test_a_class_the_data_do_not_have(data_set: Callable[..., list[dict]]) -> None:
+    records = data_set()
+    found = perfect(records[0])
+    found.pred_classes[0] = 3
+    with pytest.raises(RamsesError, match="class id 3, but the data set has 3 classes; set MODEL.RAMSES"):
+        evaluate(records[:1], [found])
+
+
+def test_predictions_of_another_data_set(data_set: Callable[..., list[dict]]) -> None:
+    records = data_set()
+    stranger = dict(records[0], image_id=77)
+    with pytest.raises(RamsesError, match="image_id 77"):
+        evaluate([stranger], [perfect(stranger)])
+
+
+def test_a_data_set_without_pictures(data_set: Callable[..., list[dict]]) -> None:
+    data_set(repeat=0)
+    with pytest.raises(RamsesError, match="has no picture"):
+        evaluate([], [])
+
+
+def one_of_two_processes(rank: int, folder: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
+    records, classes = load_folder(folder)
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(thing_classes=classes)
+    mine = records if rank == 1 else []  # the main process has nothing of its own
+    results = evaluate(mine, [perfect(r) for r in mine])
+    Path(out, f"{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def test_two_processes_the_main_one_without_pictures(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    mp.spawn(one_of_two_processes, args=(str(tiny_folder()), str(tmp_path)), nprocs=2)
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert other == {}
+    assert main["segm"]["AP"] == pytest.approx(100)
+    assert main["mass"]["pairs"] == 12
