@@ -1,0 +1,8 @@
+"""Training and prediction."""
+
+from .optimizer import build_optimizer
+from .predictor import RamsesPredictor
+from .setup import load_config, setup
+from .trainer import RamsesTrainer
+
+__all__ = ["RamsesPredictor", "RamsesTrainer", "build_optimizer", "load_config", "setup"]

@@ -1,0 +1,85 @@
+"""Label images, the particle table and overlays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import torch
+
+from ramses_d2.analysis import (
+    class_colors,
+    draw_overlay,
+    iterate_masks,
+    paint_label_image,
+    particle_caption,
+    particle_table,
+)
+
+
+@pytest.fixture
+def overlapping() -> np.ndarray:
+    masks = np.zeros((3, 10, 12), bool)
+    masks[0, 0:6, 0:6], masks[1, 3:9, 3:9], masks[2, 4:6, 4:6] = True, True, True
+    return masks
+
+
+def test_the_surest_instance_owns_a_pixel_whatever_the_order(overlapping: np.ndarray) -> None:
+    scores = np.array([0.5, 0.9, 0.7])
+    labels = paint_label_image(overlapping, scores, (10, 12))
+    assert labels.dtype == np.uint16
+    assert labels[4, 4] == 2 and labels[0, 0] == 1
+    assert 3 not in labels  # hidden
+    order = [2, 0, 1]
+    shuffled = paint_label_image(overlapping[order], scores[order], (10, 12))
+    np.testing.assert_array_equal(np.array([0, 3, 1, 2])[shuffled], labels)
+
+
+def test_both_mask_formats_give_the_same(overlapping: np.ndarray) -> None:
+    rles = [mask_utils.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in overlapping]
+    for a, b in zip(iterate_masks(rles), iterate_masks(torch.from_numpy(overlapping)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_too_many_instances_for_16_bits() -> None:
+    with pytest.raises(ValueError, match="16-bit"):
+        paint_label_image([], np.zeros(70000), (2, 2))
+
+
+def test_table_has_rows_as_x(overlapping: np.ndarray) -> None:
+    labels = paint_label_image(overlapping, np.array([0.5, 0.9, 0.7]), (10, 12))
+    table = particle_table("a.jpg", labels, ["Ra", "Rb", "Rc"], [1.5, math.nan, 2.0], [0.5, 0.9, 0.7], 2.0)
+    assert table["label"].tolist() == [1, 2]  # the hidden one has no row
+    assert table.loc[1, ["x0", "x1", "y0", "y1", "area"]].tolist() == [3, 9, 3, 9, 36]
+    assert table["class"].tolist() == ["Ra", "Rb"] and math.isnan(table.loc[1, "mass"])
+
+
+def test_empty_picture() -> None:
+    labels = paint_label_image([], np.zeros(0), (4, 5))
+    assert not labels.any() and len(particle_table("a.jpg", labels, [], [], [], 2.0)) == 0
+    overlay = draw_overlay(np.zeros((400, 500, 3), np.uint8), np.zeros((400, 500), np.uint16), [], [])
+    assert not overlay.any()
+
+
+def test_caption() -> None:
+    assert particle_caption("Rb", 0.934, 4.1234) == ["Rb 0.93", "4.12 g"]
+    assert particle_caption("Rb", None, math.nan) == ["Rb"]
+
+
+def test_overlay_draws_the_outline_in_the_class_colour_and_keeps_the_rest() -> None:
+    image = np.full((400, 600, 3), 90, np.uint8)
+    labels = np.zeros((400, 600), np.uint16)
+    labels[100:300, 100:300] = 1
+    overlay = draw_overlay(image, labels, [["Rb"]], [(255, 0, 0)])
+    assert overlay.shape == (800, 1200, 3)
+    red, green, blue = overlay[200, 400].tolist()  # upper edge, anti-aliased
+    assert red > 200 and max(green, blue) < 40
+    assert overlay[100, 100].tolist() == [90, 90, 90] and overlay[300, 300].tolist() == [90, 90, 90]
+    assert (overlay[380:420, 350:450] > 240).all(axis=-1).any()  # white letters in the middle
+    assert (image == 90).all()
+
+
+def test_colours_differ() -> None:
+    assert len(set(class_colors(20))) == 20

@@ -1,0 +1,56 @@
+"""Prediction from Python, with our predictor and with Detectron2's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+
+import ramses_d2.modeling as _  # noqa: F401  only registration
+from ramses_d2.engine import RamsesPredictor, load_config
+
+TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    cfg = load_config(
+        TINY_YAML, ["MODEL.RAMSES.TEST.SCORE_THRESH", "0.0", "MODEL.WEIGHTS", str(tmp_path / "model.pth")]
+    )
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (100, 170, 3), dtype=np.uint8)
+
+
+def test_default_predictor_uses_the_configured_resolution(cfg: CfgNode, picture: np.ndarray) -> None:
+    unknown = DefaultPredictor(cfg)(picture)["instances"]
+    assert len(unknown) and unknown.image_size == (100, 170) and unknown.pred_masses.isnan().all()
+    cfg.INPUT.RESOLUTION = 4.0
+    known = DefaultPredictor(cfg)(picture)["instances"]
+    assert known.pred_masses.isfinite().all() and (known.pred_masses > 0).all()
+    ours = RamsesPredictor(cfg)(picture)["instances"]
+    assert torch.equal(ours.scores, known.scores) and torch.equal(ours.pred_masses, known.pred_masses)
+
+
+def test_resolution_of_a_picture_wins(cfg: CfgNode, picture: np.ndarray) -> None:
+    cfg.INPUT.RESOLUTION = 4.0
+    predictor = RamsesPredictor(cfg)
+    usual, finer = predictor(picture)["instances"], predictor(picture, resolution=8.0)["instances"]
+    torch.testing.assert_close(usual.pred_masses, 4 * finer.pred_masses)
+
+
+def test_colour_order(cfg: CfgNode, picture: np.ndarray) -> None:
+    """The predictor takes BGR like cv2.imread; a network trained on BGR gets it as it is."""
+    rgb = RamsesPredictor(cfg)(picture)["instances"].scores
+    cfg.INPUT.FORMAT = "BGR"
+    assert torch.equal(RamsesPredictor(cfg)(np.ascontiguousarray(picture[:, :, ::-1]))["instances"].scores, rgb)

@@ -1,0 +1,146 @@
+"""The prediction command line, as users call it."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+import ramses_d2.modeling as _  # noqa: F401  only registration
+from ramses_d2.engine import load_config
+
+from .command_line import ROOT, error_of, run_process
+
+TINY_YAML = str(ROOT / "tests/ramses_tiny.yaml")
+predict = partial(run_process, "predict.py", "--config-file", TINY_YAML)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """A network that finds something everywhere."""
+    torch.manual_seed(0)
+    model = build_model(load_config(TINY_YAML))
+    path = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, path)
+    return str(path)
+
+
+def test_folder(tiny_folder: Callable[..., Path], weights: str, tmp_path: Path) -> None:
+    folder = tiny_folder()
+    arguments = ["--weights", weights, "--input", str(folder / "images"), "--resolution", "2", "--score-threshold", "0"]
+    result = predict(*arguments, "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "out/annotations.csv")
+    assert list(table.columns) == ["baseimg", "label", "res", "class", "x0", "x1", "y0", "y1", "area", "mass", "score"]
+    assert set(table["baseimg"]) == {"img0.png", "img1.png"} and (table["mass"] > 0).all() and (table["res"] == 2).all()
+    for name, rows in table.groupby("baseimg"):
+        labels = np.asarray(Image.open(tmp_path / "out/labels" / name))
+        assert labels.shape == np.asarray(Image.open(folder / "images" / name)).shape[:2] and labels.dtype == np.uint16
+        assert sorted(rows["label"]) == [label for label in np.unique(labels) if label]
+        for row in rows.itertuples():
+            seen_rows, seen_cols = np.nonzero(labels == row.label)
+            assert (row.x0, row.x1, row.y0, row.y1) == (
+                seen_rows.min(), seen_rows.max() + 1, seen_cols.min(), seen_cols.max() + 1,
+            )  # fmt: skip
+            assert row.area == len(seen_rows)
+        assert (tmp_path / "out/overlays" / Path(name).with_suffix(".jpg")).is_file()
+
+
+def test_an_existing_output_is_not_replaced_unasked(
+    tiny_folder: Callable[..., Path], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        "--config-file",
+        TINY_YAML,
+        "--weights",
+        weights,
+        "--input",
+        str(tiny_folder() / "images"),
+        "--output",
+        "out",
+    ]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious.txt").write_text("mine")
+    message = error_of("predict.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "out exists" in message and "--force" in message
+    message = error_of("predict.py", *arguments, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "annotations.csv" in message  # not a folder of predictions: not even with --force
+    assert (tmp_path / "out/precious.txt").read_text() == "mine"
+
+
+def test_uri_resolution_empty_results_force_and_a_broken_picture(
+    tiny_folder: Callable[..., Path], weights: str, tmp_path: Path
+) -> None:
+    folder = tiny_folder(resolution=3.0)
+    common = ["--weights", weights, "--output", "out"]
+    result = predict(*common, "--input", f"ramses://{folder}", "--score-threshold", "0", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (pd.read_csv(tmp_path / "out/annotations.csv")["res"] == 3).all()
+    (folder / "images/broken.jpg").write_bytes(b"not a picture")
+    result = predict(*common, "--force", "--input", str(folder / "images"), "--score-threshold", "0.99", cwd=tmp_path)
+    assert result.returncode == 1 and "broken.jpg" in result.stderr
+    assert len(pd.read_csv(tmp_path / "out/annotations.csv")) == 0
+    assert len(list((tmp_path / "out/labels").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--input": "nowhere"}, "nowhere"),
+        ({"--weights": "nosuch.pth"}, "nosuch.pth"),
+        ({"--resolution": "0"}, "--resolution 0"),
+        ({"--resolution": "nan"}, "--resolution nan"),
+        ({"--input": "broken.jpg"}, "none of the 1 pictures"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    tiny_folder: Callable[..., Path],
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    message: str,
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    options = {
+        "--config-file": TINY_YAML,
+        "--weights": weights,
+        "--input": str(tiny_folder() / "images"),
+        "--resolution": "2",
+        "--output": "out",
+    } | change
+    arguments = [word for pair in options.items() for word in pair]
+    assert message in error_of("predict.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+def test_weights_that_do_not_fit_are_named(
+    tiny_folder: Callable[..., Path], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        "--config-file",
+        TINY_YAML,
+        "--weights",
+        weights,
+        "--input",
+        str(tiny_folder() / "images"),
+        "--output",
+        "out",
+    ]
+    message = error_of("predict.py", *arguments, "MODEL.RAMSES.NUM_CLASSES", "4", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "does not fit this config" in message
+
+
+def test_help_has_an_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["predict.py", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "tools/predict.py"), run_name="__main__")
+    assert "python tools/predict.py --config-file" in capsys.readouterr().out

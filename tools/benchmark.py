@@ -1,0 +1,123 @@
+#!/usr/bin/env python
+"""Time and memory of one training step and one prediction, by number of particles.
+
+Example:
+    python tools/benchmark.py --config-file configs/ramses_femto.yaml --objects 10 768
+
+Prints a table; memory is the peak of the whole process so far (on CUDA: of the device), so give the numbers in
+ascending order. The network is random and predicts as many instances as TEST.DETECTIONS_PER_IMAGE allows, which is the
+worst case for post-processing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+
+from ramses_d2.engine import build_optimizer, load_config
+from ramses_d2.errors import RamsesError, exit_on_error
+
+
+def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
+    """A training example of the config's size with discs on a regular grid."""
+    height, width = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
+    stride = cfg.MODEL.RAMSES.MASK_STRIDE
+    columns = int(np.ceil(np.sqrt(objects * width / height)))
+    cell = width // stride / columns
+    rows, cols = np.ogrid[: height // stride, : width // stride]
+    number = (rows // cell).astype(int) * columns + (cols // cell).astype(int)
+    disc = np.hypot(rows % cell - cell / 2, cols % cell - cell / 2) < 0.45 * cell
+    label_map = np.where(disc & (number < objects), number + 1, 0)
+    if len(np.unique(label_map)) != objects + 1:
+        raise RamsesError(f"--objects {objects}: that many do not fit a picture of {height} x {width}")
+    truth = Instances((height, width))
+    truth.gt_classes = torch.arange(objects) % cfg.MODEL.RAMSES.NUM_CLASSES
+    truth.gt_masses = torch.ones(objects)
+    truth.gt_boxes = Boxes(torch.zeros(objects, 4))
+    grey = np.kron(disc, np.ones((stride, stride))) * 120 + 40
+    image = torch.from_numpy(np.broadcast_to(grey, (3, height, width)).astype(np.uint8).copy())
+    return {
+        "image": image,
+        "instances": truth,
+        "label_map": torch.from_numpy(label_map),
+        "mass_scale": 100.0,
+        "resolution": 10.0,
+        "height": height,
+        "width": width,
+    }
+
+
+def peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def seconds_of(step: Any, device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 0.0
+    cfg.MODEL.RAMSES.TEST.NMS_THRESH = 1.0
+    cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "rle"
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    device = model.device
+    optimizer = build_optimizer(cfg, model)
+    found = 0
+
+    def train_step() -> None:
+        model.train()
+        with EventStorage(), torch.autocast(device.type, enabled=cfg.SOLVER.AMP.ENABLED):
+            losses = model([picture])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    def prediction() -> None:
+        nonlocal found
+        model.eval()
+        with torch.no_grad():
+            found = len(model([picture])[0]["instances"])
+
+    rows = []
+    for objects in args.objects:
+        picture = crowded_picture(cfg, objects)
+        for name, step in (("prediction", prediction), ("training step", train_step)):
+            seconds = sorted(seconds_of(step, device) for _ in range(args.repeat))
+            rows.append(
+                [objects, name, found if name == "prediction" else "", seconds[len(seconds) // 2], peak_gib(device)]
+            )
+            print(f"{objects} particles, {name}: {rows[-1][3]:.2f} s", flush=True)
+    size = f"{cfg.INPUT.MIN_SIZE_TRAIN[0]}x{cfg.INPUT.MAX_SIZE_TRAIN}"
+    print(
+        f"\n{args.config_file}, {size} px, batch 1, {device}, {torch.get_num_threads()} threads, "
+        f"median of {args.repeat}"
+    )
+    print(tabulate(rows, ["particles", "step", "predicted", "seconds", "peak GiB"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--objects", type=int, nargs="+", default=[10, 100, 768], help="numbers of particles")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each step; the median is printed")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
+    with exit_on_error():
+        main(parser.parse_args())
