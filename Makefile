@@ -38,13 +38,17 @@ help:
 
 setup: $(READY)
 
+# Detectron2 0.6 and fvcore warn of torch.jit.script at every start; a newcomer cannot do anything about it
+demo: export PYTHONWARNINGS := ignore::FutureWarning
 demo: $(READY)
 	@test -f $(DEMO_DATA)/split.json || $(PY) tools/prepare_data.py synth --output $(DEMO_DATA) $(DEMO_SYNTH_OPTIONS)
 	$(PY) tools/train_net.py --config-file configs/ramses_demo.yaml OUTPUT_DIR $(DEMO_OUTPUT) $(DEMO_TRAIN_OPTIONS)
 	$(PY) tools/predict.py --config-file $(DEMO_OUTPUT)/config.yaml --weights $(DEMO_OUTPUT)/model_final.pth \
-		--input 'ramses://$(DEMO_DATA)/split.json#valid' --output $(DEMO_OUTPUT)/predictions
-	@echo "Pictures and annotations.csv: $(DEMO_OUTPUT)/predictions"
-	@echo "How good it is:               $(DEMO_OUTPUT)/log.txt (the last table)"
+		--input 'ramses://$(DEMO_DATA)/split.json#valid' --output $(DEMO_OUTPUT)/predictions --force
+	@echo && cat $(DEMO_OUTPUT)/evaluation.txt && echo
+	@echo "Every stone outlined, named and weighed:  $(DEMO_OUTPUT)/predictions/overlays"
+	@echo "One row per stone:                        $(DEMO_OUTPUT)/predictions/annotations.csv"
+	@echo "The table above:                          $(DEMO_OUTPUT)/evaluation.txt"
 
 test: $(READY)
 	$(PY) -m pytest -q tests

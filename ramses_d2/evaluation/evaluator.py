@@ -133,7 +133,7 @@ class RamsesEvaluator(DatasetEvaluator):
         metrics: OrderedDict[str, dict[str, float]] = OrderedDict(
             (task, evaluate_ap(truth, results, task, self._class_names, self._max_dets)) for task in self._tasks
         )
-        logger.info("%s\n%s", self._dataset_name, ap_tables(metrics, self._class_names, self._max_dets))
+        tables = [ap_tables(metrics, self._class_names, self._max_dets)]
         evaluation: dict[str, Any] = {"settings": self._settings(), "results": metrics}
         pairs = None
         particles = truth_table(truth["annotations"])
@@ -147,10 +147,11 @@ class RamsesEvaluator(DatasetEvaluator):
             )
             metrics["mass"] = flatten_masses(masses)
             evaluation["mass"] = masses
-            logger.info("%s\n%s", self._dataset_name, mass_tables(masses, self._report_thresh))
+            tables.append(mass_tables(masses, self._report_thresh))
             pairs = self._name_pairs(pairs, names)
+        logger.info("%s\n%s", self._dataset_name, "\n\n".join(tables))
         if self._output_dir is not None:
-            write_files(self._output_dir, results, evaluation, pairs)
+            write_files(self._output_dir, results, evaluation, pairs, "\n\n".join(tables))
         return metrics
 
     def _gather(self) -> bool:

@@ -1,4 +1,4 @@
-"""What an evaluation shows: tables for the log, and the three files."""
+"""What an evaluation shows: tables for the log, and the files."""
 
 from __future__ import annotations
 
@@ -59,19 +59,22 @@ def write_files(
     results: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
     pairs: pd.DataFrame | None,
+    tables: str,
 ) -> None:
-    """Write coco_instances_results.json, evaluation.json and mass_pairs.csv; older ones are replaced.
+    """Write coco_instances_results.json, evaluation.json, evaluation.txt and mass_pairs.csv; older ones are replaced.
 
     Args:
         output_dir: made if missing.
         results: COCO results, "mass" in g.
         evaluation: settings and figures; NaN becomes null.
         pairs: rows of mass_pairs.csv, or None where masses play no part.
+        tables: the printed tables, for evaluation.txt.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "coco_instances_results.json", json.dumps(list(results), allow_nan=False))
     _write(folder / "evaluation.json", json.dumps(_strict(evaluation), indent=2, allow_nan=False) + "\n")
+    _write(folder / "evaluation.txt", tables + "\n")
     if pairs is not None:
         _write(folder / "mass_pairs.csv", pairs.to_csv(index=False, float_format="%.6g"))
 

@@ -5,30 +5,41 @@ Shape letters: P candidates, Hm Wm mask grid. All functions are pure and take ca
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 NMS_KINDS = ("greedy", "soft", "matrix", "none")
 
 
 def mask_iou(masks: torch.Tensor, block: int = 512) -> torch.Tensor:
-    """Pairwise IoU of binary masks, as matrix products of blocks.
+    """Pairwise IoU of binary masks.
+
+    Particles cover a small part of the picture, and then a sparse product of the masks costs next to nothing. Masks of
+    an untrained network cover half of it; those are multiplied as dense blocks.
 
     Args:
         masks: (P, Hm, Wm) bool.
-        block: masks turned to numbers at a time, which bounds the memory.
+        block: masks turned to numbers at a time in the dense product, which bounds the memory.
 
     Returns:
         (P, P) float32; empty masks have IoU 0 with everything.
     """
     flat = masks.flatten(1)
     area = flat.sum(1).float()
-    inter = torch.empty(len(flat), len(flat), device=flat.device)
-    for i in range(0, len(flat), block):
-        rows = flat[i : i + block].float()
-        for j in range(i, len(flat), block):
-            product = rows @ flat[j : j + block].float().T
-            inter[i : i + block, j : j + block] = product
-            inter[j : j + block, i : i + block] = product.T
+    if area.sum() * 16 < flat.numel():
+        sparse = flat.to_sparse().float()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+            inter = torch.sparse.mm(sparse, sparse.t()).to_dense()
+    else:
+        inter = torch.empty(len(flat), len(flat), device=flat.device)
+        for i in range(0, len(flat), block):
+            rows = flat[i : i + block].float()
+            for j in range(i, len(flat), block):
+                product = rows @ flat[j : j + block].float().T
+                inter[i : i + block, j : j + block] = product
+                inter[j : j + block, i : i + block] = product.T
     return inter / (area[:, None] + area[None, :] - inter + 1e-6)
 
 

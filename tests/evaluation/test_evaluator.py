@@ -22,7 +22,7 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.evaluation import PowerLaw, RamsesEvaluator, fit_power_law
 
 NAME = "evaluator_test"
-FILES = ["coco_instances_results.json", "evaluation.json", "mass_pairs.csv"]
+FILES = ["coco_instances_results.json", "evaluation.json", "evaluation.txt", "mass_pairs.csv"]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path
     saved = json.loads((out / FILES[1]).read_text(), parse_constant=pytest.fail)  # strict: no NaN
     assert saved["results"]["segm"]["APl"] is None
     assert saved["settings"]["max_dets"] == 1000 and saved["settings"]["power_law"]["laws"]
-    with (out / FILES[2]).open(newline="") as file:
+    with (out / FILES[3]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
     assert rows[0]["image_name"] == records[0]["image_name"]
@@ -170,7 +170,7 @@ def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, cap
     assert results["mass"]["TotalError"] == -100
     assert np.isnan(results["mass"]["MAPE"]) and results["mass"]["pairs"] == 0
     assert json.loads((tmp_path / "out" / FILES[0]).read_text()) == []
-    assert (tmp_path / "out" / FILES[2]).read_text().startswith("image_name,label,")
+    assert (tmp_path / "out" / FILES[3]).read_text().startswith("image_name,label,")
 
 
 def test_no_score_high_enough_is_said_with_the_highest(

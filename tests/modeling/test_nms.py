@@ -28,6 +28,16 @@ def test_iou(golden: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert iou[A, C] == 0 and torch.equal(iou, iou.T)
 
 
+@pytest.mark.parametrize("density", [0.02, 0.5])
+def test_sparse_and_dense_products_agree_with_counting(density: float) -> None:
+    masks = torch.rand(9, 30, 40) < density
+    iou = mask_iou(masks, block=4)
+    for i in range(9):
+        for j in range(9):
+            inter, union = (masks[i] & masks[j]).sum(), (masks[i] | masks[j]).sum()
+            assert iou[i, j].item() == pytest.approx((inter / union).item(), abs=1e-5)
+
+
 def test_iou_of_a_mask_inside_another_is_the_ratio_of_areas() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, 2:6, 2:6] = True

@@ -1,0 +1,52 @@
+"""Crowded photographs through the evaluator: the truth as prediction must be perfect, however many objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, Instances
+
+from ramses_d2.data import RLEMasks, encode_label_map, read_label_map, register
+from ramses_d2.evaluation import RamsesEvaluator
+
+DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
+
+
+def truth_as_prediction(record: dict) -> Instances:
+    label_map = read_label_map(record)
+    annotations = [a for a in record["annotations"] if (label_map == a["label"]).any()]
+    instances = Instances((record["height"], record["width"]))
+    rles = encode_label_map(label_map, [a["label"] for a in annotations])
+    instances.pred_masks = RLEMasks(rles)
+    instances.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4))
+    instances.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+    instances.scores = torch.linspace(1.0, 0.6, len(annotations))
+    return instances
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("uri", "most"),
+    [
+        (f"ramses://{DATA}/gravel", 190),
+        (f"coco://{DATA}/mushrooms/_annotations.coco.json?images={DATA}/mushrooms", 241),
+    ],
+    ids=["gravel", "mushrooms"],
+)
+def test_more_than_a_hundred_objects_a_picture(uri: str, most: int, tmp_path: Path) -> None:
+    records = DatasetCatalog.get(register(uri))
+    assert max(len(record["annotations"]) for record in records) == most
+    scores = {}
+    for max_dets in (100, 1000):
+        evaluator = RamsesEvaluator(
+            uri, output_dir=str(tmp_path), max_dets=max_dets, report_thresh=0.5, tasks=("segm",), distributed=False
+        )
+        evaluator.process(records, [{"instances": truth_as_prediction(record)} for record in records])
+        results = evaluator.evaluate()
+        scores[max_dets] = results["segm"]["AP"]
+        assert "mass" not in results  # nothing was weighed, nothing was predicted
+    assert scores[1000] == pytest.approx(100.0) and scores[100] < 80
