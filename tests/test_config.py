@@ -9,7 +9,6 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2 import RamsesError, add_ramses_config
 from ramses_d2.engine import load_config
 

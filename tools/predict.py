@@ -17,7 +17,6 @@ import sys
 from tqdm import tqdm
 
 from ramses_d2.analysis.prediction import PredictionWriter, find_pictures
-from ramses_d2.checkpoint import load_weights
 from ramses_d2.data import read_image
 from ramses_d2.engine import RamsesPredictor, load_config
 from ramses_d2.errors import RamsesError, exit_on_error
@@ -49,9 +48,8 @@ def main(args: argparse.Namespace) -> int:
     threshold = cfg.MODEL.RAMSES.TEST.REPORT_THRESH if args.score_threshold is None else args.score_threshold
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = min(cfg.MODEL.RAMSES.TEST.SCORE_THRESH, threshold)
     cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "rle"
-    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.WEIGHTS = args.weights
     predictor = RamsesPredictor(cfg)
-    load_weights(predictor.model, args.weights)
     class_names = cfg.MODEL.RAMSES.CLASS_NAMES or [f"class_{i}" for i in range(cfg.MODEL.RAMSES.NUM_CLASSES)]
     failed = 0
     with PredictionWriter(args.output, class_names, force=args.force) as writer:

@@ -14,7 +14,6 @@ import argparse
 
 from detectron2.engine import default_argument_parser, launch
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2.checkpoint import load_weights
 from ramses_d2.engine import RamsesTrainer, setup
 from ramses_d2.errors import RamsesError, exit_on_error

@@ -9,19 +9,30 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
+from ..checkpoint import load_weights
+
 
 class RamsesPredictor(DefaultPredictor):
-    """A ``DefaultPredictor`` that can be told the resolution of each picture.
+    """A ``DefaultPredictor`` that can be told the resolution of each picture, and whose weights must all fit.
 
     Example::
 
         predictor = RamsesPredictor(cfg)
         instances = predictor(cv2.imread("belt.jpg"), resolution=28.7)["instances"]
         instances.pred_masses  # grams
+
+    Raises:
+        RamsesError: ``MODEL.WEIGHTS`` is empty, missing, unreadable, or does not fit the config.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg)
+        bare = cfg.clone()
+        bare.defrost()
+        bare.MODEL.WEIGHTS = ""
+        super().__init__(bare)
+        load_weights(self.model, cfg.MODEL.WEIGHTS)
+        if cfg.DATASETS.TEST and cfg.MODEL.RAMSES.CLASS_NAMES and not hasattr(self.metadata, "thing_classes"):
+            self.metadata.thing_classes = list(cfg.MODEL.RAMSES.CLASS_NAMES)  # for Detectron2's Visualizer
 
     def __call__(self, original_image: np.ndarray, resolution: float | None = None) -> dict[str, Any]:
         """Predict one picture.
@@ -37,7 +48,7 @@ class RamsesPredictor(DefaultPredictor):
         if self.input_format == "RGB":
             original_image = original_image[:, :, ::-1]
         image = self.aug.get_transform(original_image).apply_image(original_image)
-        item = {
+        item: dict[str, Any] = {
             "image": torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "height": height,
             "width": width,

@@ -86,6 +86,9 @@ class RamsesTrainer(DefaultTrainer):
         super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
+        weights = self.cfg.MODEL.WEIGHTS
+        if weights and "://" not in weights and not Path(weights).is_file():
+            raise RamsesError(f"MODEL.WEIGHTS: {weights}: no such weights file")
         super().resume_or_load(resume)
         self._trainer.data_loader.start_at(self.start_iter)
 

@@ -13,7 +13,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2.engine import build_optimizer, load_config
 
 from ..modeling.conftest import blocks, training_item

@@ -10,8 +10,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.utils.visualizer import Visualizer
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
+from ramses_d2 import RamsesError
 from ramses_d2.engine import RamsesPredictor, load_config
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
@@ -54,3 +55,20 @@ def test_colour_order(cfg: CfgNode, picture: np.ndarray) -> None:
     rgb = RamsesPredictor(cfg)(picture)["instances"].scores
     cfg.INPUT.FORMAT = "BGR"
     assert torch.equal(RamsesPredictor(cfg)(np.ascontiguousarray(picture[:, :, ::-1]))["instances"].scores, rgb)
+
+
+def test_weights_must_fit(cfg: CfgNode) -> None:
+    cfg.MODEL.RAMSES.NUM_CLASSES = 4
+    with pytest.raises(RamsesError, match="does not fit this config"):
+        RamsesPredictor(cfg)
+
+
+def test_detectron2_draws_the_result(cfg: CfgNode, picture: np.ndarray) -> None:
+    cfg.DATASETS.TEST = ("not registered here",)
+    cfg.MODEL.RAMSES.CLASS_NAMES = ["Ra", "Rb", "Rc"]
+    predictor = RamsesPredictor(cfg)
+    assert predictor.metadata.thing_classes == ["Ra", "Rb", "Rc"]
+    drawn = Visualizer(picture[:, :, ::-1], predictor.metadata).draw_instance_predictions(
+        predictor(picture)["instances"]
+    )
+    assert drawn.get_image().shape == picture.shape and (drawn.get_image() != picture[:, :, ::-1]).any()

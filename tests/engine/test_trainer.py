@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2 import RamsesError
 from ramses_d2.data import register_datasets
 from ramses_d2.engine import RamsesTrainer, load_config

@@ -13,7 +13,6 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2 import add_ramses_config
 from ramses_d2.modeling import RAMSES
 

@@ -14,7 +14,6 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-import ramses_d2.modeling as _  # noqa: F401  only registration
 from ramses_d2.engine import load_config
 
 from .command_line import ROOT, error_of, run_process

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from .command_line import ROOT, error_of, run_process
@@ -128,8 +129,16 @@ def test_wrong_settings_are_one_line(
     overrides: tuple[str, str],
     message: str,
 ) -> None:
-    arguments = on(tiny_folder(), *(["--eval-only"] if "WEIGHTS" in overrides[0] else []))
-    assert message in error_of("train_net.py", *arguments, *overrides, cwd=tmp_path, monkeypatch=monkeypatch)
+    folder = tiny_folder()
+    assert message in error_of("train_net.py", *on(folder), *overrides, cwd=tmp_path, monkeypatch=monkeypatch)
+
+
+def test_weights_that_do_not_fit_are_not_evaluated(
+    tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"model": {"head.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    arguments = [*on(tiny_folder(), "--eval-only"), "MODEL.WEIGHTS", "other.pth"]
+    assert "does not fit this config" in error_of("train_net.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
 
 
 def test_a_broken_picture_in_a_loader_process_is_one_line(
