@@ -11,6 +11,8 @@ from scipy import ndimage
 
 # Long side of an overlay from which on it is not enlarged any more, px
 _LEGIBLE_SIZE = 1100
+# Dark copies of a caption around it: thicker letters would be wider ones
+_RIM = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def class_colors(num_classes: int) -> list[tuple[int, int, int]]:
@@ -58,9 +60,10 @@ def draw_overlay(
 def _draw_outline(
     canvas: np.ndarray, mask: np.ndarray, offset: tuple[int, int], color: tuple[int, int, int], scale: int, width: int
 ) -> None:
-    enlarged = cv2.resize(mask.astype(np.uint8), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    corner = (offset[0] * scale, offset[1] * scale)
-    contours, _ = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
+    # Enlarged as grey values and cut at one half, the stairs of the label image become a line
+    grey = cv2.resize(np.pad(mask, 1).astype(np.float32), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    corner = ((offset[0] - 1) * scale, (offset[1] - 1) * scale)
+    contours, _ = cv2.findContours((grey >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
     cv2.drawContours(canvas, contours, -1, color, width, cv2.LINE_AA)
 
 
@@ -74,5 +77,6 @@ def _draw_caption(canvas: np.ndarray, lines: Sequence[str], center: tuple[float,
         (text_width, text_height), _ = cv2.getTextSize(line, font, size, 1)
         x = round(center[0] - text_width / 2)
         y = round(center[1] + text_height / 2 + (number - (len(lines) - 1) / 2) * step)
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(canvas, line, (x, y), font, size, color, thickness, cv2.LINE_AA)
+        for dx, dy in _RIM:
+            cv2.putText(canvas, line, (x + dx, y + dy), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(canvas, line, (x, y), font, size, (255, 255, 255), 1, cv2.LINE_AA)
