@@ -6,8 +6,10 @@ Shape letters: K instances, H W picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_utils
 
 
 def paint_label_image(masks: Iterable[np.ndarray], scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -34,9 +36,7 @@ def paint_label_image(masks: Iterable[np.ndarray], scores: np.ndarray, shape: tu
     return labels
 
 
-def iterate_masks(masks: object) -> Iterator[np.ndarray]:
-    """Bool (H, W) arrays of ``Instances.pred_masks`` in either format, one at a time."""
-    from pycocotools import mask as mask_utils
-
-    for mask in masks:  # type: ignore[attr-defined]
+def iterate_masks(masks: Iterable[Any]) -> Iterator[np.ndarray]:
+    """Bool (H, W) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, one at a time."""
+    for mask in masks:
         yield mask_utils.decode(mask).astype(bool) if isinstance(mask, dict) else mask.cpu().numpy()

@@ -21,6 +21,9 @@ from .inference_settings import InferenceSettings
 from .mass import instance_masses
 from .nms import point_nms, suppress
 
+# Masks multiplied at a time, which bounds the memory
+_CHUNK = 256
+
 
 class GridFrame(NamedTuple):
     """How the mask grid lies over the original picture.
@@ -112,7 +115,8 @@ def grid_instances(
     binary = masks >= settings.mask_thresh
     area = binary.flatten(1).sum(1)
     if settings.mask_scoring:
-        inside = torch.stack([mask[own].sum() for mask, own in zip(masks, binary, strict=True)]) if len(masks) else area
+        parts = zip(masks.split(_CHUNK), binary.split(_CHUNK), strict=True)
+        inside = torch.cat([(mask * own).flatten(1).sum(1) for mask, own in parts])
         scores = scores * inside / (area + 1e-6)
     big = (area > settings.min_area).nonzero()[:, 0]
     keep, scores = suppress(
