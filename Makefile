@@ -42,6 +42,7 @@ setup: $(READY)
 demo: export PYTHONWARNINGS := ignore::FutureWarning
 demo: $(READY)
 	@test -f $(DEMO_DATA)/split.json || $(PY) tools/prepare_data.py synth --output $(DEMO_DATA) $(DEMO_SYNTH_OPTIONS)
+	@rm -f $(DEMO_OUTPUT)/last_checkpoint  # train anew
 	$(PY) tools/train_net.py --config-file configs/ramses_demo.yaml OUTPUT_DIR $(DEMO_OUTPUT) $(DEMO_TRAIN_OPTIONS)
 	$(PY) tools/predict.py --config-file $(DEMO_OUTPUT)/config.yaml --weights $(DEMO_OUTPUT)/model_final.pth \
 		--input 'ramses://$(DEMO_DATA)/split.json#valid' --output $(DEMO_OUTPUT)/predictions --force

@@ -1,6 +1,6 @@
 """The configuration keys RAMSES adds to Detectron2's: defaults and meaning, no logic.
 
-The defaults are those of the published RAMSES2 model (reference sections 2.1 and 4) wherever it has one.
+Network and target defaults are those of the published RAMSES2 model (reference section 2.1).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_ramses_config(cfg: CN) -> None:
     # Blocks and channels of the four stages; empty = those of the named model
     cfg.MODEL.CONVNEXTV2.DEPTHS = ()
     cfg.MODEL.CONVNEXTV2.DIMS = ()
-    # "patch" (4x4 stride 4, as published) or "overlap" (7x7 stride 4: better from scratch)
+    # "patch" (4x4 stride 4, as published) or "overlap" (two 3x3 of stride 2: better from scratch)
     cfg.MODEL.CONVNEXTV2.STEM = "patch"
     # Stochastic depth
     cfg.MODEL.CONVNEXTV2.DROP_PATH = 0.0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Outline, name and weigh every particle in pictures.
+r"""Outline, name and weigh every particle in pictures.
 
 Examples:
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
@@ -20,6 +20,7 @@ from ramses_d2.analysis.prediction import PredictionWriter, find_pictures
 from ramses_d2.data import read_image
 from ramses_d2.engine import RamsesPredictor, load_config
 from ramses_d2.errors import RamsesError, exit_on_error
+from ramses_d2.modeling.mass import known_resolution
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
     """Predict all pictures; returns the exit status."""
     if args.resolution is not None and not (math.isfinite(args.resolution) and args.resolution > 0):
         raise RamsesError(f"--resolution {args.resolution}: give the px/mm of the pictures, a number above 0")
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        raise RamsesError(f"--score-threshold {args.score_threshold}: give a number from 0 to 1")
     pictures = find_pictures(args.input, args.resolution)
     cfg = load_config(args.config_file, args.opts)
     threshold = cfg.MODEL.RAMSES.TEST.REPORT_THRESH if args.score_threshold is None else args.score_threshold
@@ -61,14 +64,14 @@ def main(args: argparse.Namespace) -> int:
                 failed += 1
                 progress.write(f"skipped: {error}", file=sys.stderr)
                 continue
-            resolution = picture.resolution or cfg.INPUT.RESOLUTION or math.nan
+            resolution = known_resolution(picture.resolution, cfg.INPUT.RESOLUTION)
             instances = predictor(image[:, :, ::-1], resolution=resolution)["instances"]
-            writer.add(picture, image, instances[instances.scores >= threshold], resolution)
+            writer.add(picture, image, instances[instances.scores >= threshold], resolution or math.nan)
             progress.set_postfix(particles=writer.num_particles)
         if failed == len(pictures):
             raise RamsesError(f"{args.input}: none of the {failed} pictures could be read")
     read = len(pictures) - failed
-    print(f"{writer.num_particles} particles, {writer.total_mass:.4g} g in {read} pictures: {args.output}")
+    print(f"{writer.summary()} in {read} picture{'s' if read > 1 else ''}: {args.output}")
     return 1 if failed else 0
 
 

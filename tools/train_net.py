@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Train or evaluate RAMSES.
+r"""Train or evaluate RAMSES.
 
 Examples:
     python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 4 \
         DATASETS.TRAIN "('ramses://data/split.json#train',)" DATASETS.TEST "('ramses://data/split.json#valid',)"
-    python tools/train_net.py --config-file configs/ramses_femto.yaml --resume
-    python tools/train_net.py --config-file configs/ramses_femto.yaml --eval-only MODEL.WEIGHTS output/model_best.pth
+    python tools/train_net.py --config-file output/ramses_femto/config.yaml --resume
+    python tools/train_net.py --config-file output/ramses_femto/config.yaml --eval-only \
+        MODEL.WEIGHTS output/ramses_femto/model_best.pth OUTPUT_DIR output/evaluation
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 from detectron2.engine import default_argument_parser, launch
 
 from ramses_d2.checkpoint import load_weights
-from ramses_d2.engine import RamsesTrainer, setup
+from ramses_d2.engine import RamsesTrainer, prepare, setup
 from ramses_d2.errors import RamsesError, exit_on_error
 
 
@@ -37,6 +38,8 @@ if __name__ == "__main__":
     with exit_on_error():
         if not args.config_file:
             raise RamsesError("--config-file is missing, for example --config-file configs/ramses_femto.yaml")
+        if args.num_gpus > 1:
+            prepare(args)  # here an error is one line, in a launched process it is a traceback
         launch(
             main,
             args.num_gpus,

@@ -1,22 +1,26 @@
 """From overlapping instance masks to one label image in which every pixel has one owner.
 
-Shape letters: K instances, H W picture.
+Shape letters: K instances, H W picture, h w a box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_utils
+
+from ..data.rle import decode_in_box
 
 
-def paint_label_image(masks: Iterable[np.ndarray], scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Paint masks by ascending score, so that the surest instance owns a disputed pixel.
+def paint_label_image(
+    masks: Iterable[np.ndarray], boxes: np.ndarray, scores: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Paint masks by ascending score, so that the surest instance owns a disputed pixel; cost grows with box pixels.
 
     Args:
-        masks: K bool (H, W) arrays; an iterator is fine, one mask at a time is held.
+        masks: K bool (h, w) arrays, each cut to its box.
+        boxes: (K, 4) XYXY of whole pixels, end exclusive.
         scores: (K,).
         shape: (H, W).
 
@@ -29,14 +33,22 @@ def paint_label_image(masks: Iterable[np.ndarray], scores: np.ndarray, shape: tu
     if len(scores) > np.iinfo(np.uint16).max:
         raise ValueError(f"{len(scores)} instances do not fit a 16-bit label image")
     labels = np.zeros(shape, np.uint16)
-    best = np.full(shape, -np.inf, np.float32)
-    for index, (mask, score) in enumerate(zip(masks, scores, strict=True)):
-        wins = mask & (score > best)
-        labels[wins], best[wins] = index + 1, score
+    masks = list(masks)
+    for index in np.argsort(scores, kind="stable"):
+        x0, y0, x1, y1 = (int(edge) for edge in boxes[index])
+        labels[y0:y1, x0:x1][masks[index]] = index + 1
     return labels
 
 
-def iterate_masks(masks: Iterable[Any]) -> Iterator[np.ndarray]:
-    """Bool (H, W) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, one at a time."""
-    for mask in masks:
-        yield mask_utils.decode(mask).astype(bool) if isinstance(mask, dict) else mask.cpu().numpy()
+def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarray]:
+    """Bool (h, w) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, each cut to its box.
+
+    Args:
+        masks: K masks of full pictures.
+        boxes: (K, 4) XYXY of whole pixels, end exclusive, that hold the masks.
+    """
+    for mask, (x0, y0, x1, y1) in zip(masks, np.asarray(boxes).astype(int), strict=True):
+        if isinstance(mask, dict):
+            yield decode_in_box(mask, x0, y0, x1, y1)
+        else:
+            yield mask[y0:y1, x0:x1].cpu().numpy()

@@ -17,12 +17,14 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ..data import register
+from ..data.folder import IMAGE_SUFFIXES
 from ..errors import RamsesError
-from .label_image import iterate_masks, paint_label_image
+from .label_image import masks_in_boxes, paint_label_image
 from .overlay import class_colors, draw_overlay, particle_caption
 from .particles import COLUMNS, particle_table
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+# What a folder of predictions holds: --force replaces nothing else
+_ENTRIES = {"annotations.csv", "labels", "overlays"}
 
 
 class Picture(NamedTuple):
@@ -49,8 +51,7 @@ def find_pictures(source: str, resolution: float | None) -> list[Picture]:
     if "://" in source:
         records = {record["image_id"]: record for record in DatasetCatalog.get(register(source))}.values()
         found = [
-            Picture(Path(r["file_name"]), Path(r["file_name"]).stem, resolution or r["resolution"] or None)
-            for r in records
+            Picture(Path(r["file_name"]), Path(r["file_name"]).stem, resolution or r["resolution"]) for r in records
         ]
     elif Path(source).is_dir():
         paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -91,10 +92,11 @@ class PredictionWriter:
         self.output = Path(output)
         if self.output.exists() and not force:
             raise RamsesError(f"{output} exists: choose another --output, or replace it with --force")
-        if self.output.exists() and not (self.output / "annotations.csv").is_file():
-            raise RamsesError(f"{output} holds no predictions (no annotations.csv) and is not replaced")
+        if self.output.exists() and {path.name for path in self.output.iterdir()} != _ENTRIES:
+            raise RamsesError(f"{output} holds other things than {', '.join(sorted(_ENTRIES))} and is not replaced")
         self.class_names = list(class_names)
         self.num_particles = 0
+        self.num_weighed = 0
         self.total_mass = 0.0
         self._partial = self.output.with_name(f"{self.output.name}.unfinished-{os.getpid()}")
         self._tables: list[pd.DataFrame] = []
@@ -119,7 +121,8 @@ class PredictionWriter:
         masses = instances.pred_masses.numpy() if instances.has("pred_masses") else np.full(len(scores), math.nan)
         classes = instances.pred_classes.tolist()
         names = [self.class_names[index] for index in classes]
-        labels = paint_label_image(iterate_masks(instances.pred_masks), scores, image.shape[:2])
+        boxes = instances.pred_boxes.tensor.numpy()
+        labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, image.shape[:2])
         table = particle_table(picture.path.name, labels, names, masses, scores, resolution)
         captions = [particle_caption(*row) for row in zip(names, scores, masses, strict=True)]
         overlay = draw_overlay(image, labels, captions, [self._colors[index] for index in classes])
@@ -127,7 +130,19 @@ class PredictionWriter:
         Image.fromarray(overlay).save(self._partial / "overlays" / f"{picture.name}.jpg", quality=92)
         self._tables.append(table)
         self.num_particles += len(table)
+        self.num_weighed += int(table["mass"].notna().sum())
         self.total_mass += float(table["mass"].sum())
+
+    def summary(self) -> str:
+        """Particles and grams so far; unknown masses are no grams."""
+        if not self.num_particles:
+            return "no particles"
+        if not self.num_weighed:
+            return f"{self.num_particles} particles, mass unknown"
+        unknown = self.num_particles - self.num_weighed
+        return f"{self.num_particles} particles, {self.total_mass:.4g} g" + (
+            f" ({unknown} not weighed)" if unknown else ""
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -139,5 +154,9 @@ class PredictionWriter:
         everything = pd.concat(filled) if filled else pd.DataFrame(columns=COLUMNS)
         everything.to_csv(self._partial / "annotations.csv", index=False, na_rep="nan", float_format="%.6g")
         if self.output.exists():
-            shutil.rmtree(self.output)
-        self._partial.rename(self.output)
+            old = self._partial.with_name(f"{self._partial.name}.old")
+            self.output.rename(old)
+            self._partial.rename(self.output)
+            shutil.rmtree(old)
+        else:
+            self._partial.rename(self.output)

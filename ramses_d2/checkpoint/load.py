@@ -31,8 +31,8 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise RamsesError(f"{path}: no such weights file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as error:
-        raise RamsesError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:100]})") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, OSError) as error:
+        raise RamsesError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise RamsesError(f"{path}: holds no state dict")

@@ -92,6 +92,10 @@ def _read_text_table(path: Path) -> pd.DataFrame:
         raise RamsesError(f"{path}: the file is empty; it needs at least the header row") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise RamsesError(f"{path}: not a comma-separated UTF-8 table ({' '.join(str(error).split())})") from None
+    if any(";" in name for name in table.columns):
+        raise RamsesError(f"{path}: separated by semicolons; save it with commas between cells and points in numbers")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells for row names
+        raise RamsesError(f"{path}: rows have more cells than the header; numbers need a decimal point, not a comma")
     table.columns = table.columns.str.strip()
     table.index += 2
     table = table.fillna("").apply(lambda column: column.str.strip())

@@ -145,6 +145,8 @@ class ResizeToCanvas(T.Augmentation):
         canvas_h, canvas_w = canvas_size(height, width, self.short, self.long)
         factor = min(canvas_h / height, canvas_w / width) * np.random.uniform(*self.scale)
         new_h, new_w = max(1, round(height * factor)), max(1, round(width * factor))
+        if height > width:
+            new_h = max(new_h, new_w + 1)  # rounding must not make a standing picture square: it keeps its canvas
         return AreaResizeTransform(height, width, new_h, new_w)
 
 

@@ -19,6 +19,8 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import RamsesError
+
 Record = dict[str, Any]
 
 
@@ -104,7 +106,7 @@ class TrainLoader:
         seed: of the whole run, the same on every process.
 
     Raises:
-        ValueError: the batch size is not a multiple of the number of processes.
+        RamsesError: the batch size is not a multiple of the number of processes.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class TrainLoader:
     ) -> None:
         world_size = comm.get_world_size()
         if total_batch_size % world_size:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH {total_batch_size} is not a multiple of {world_size} processes")
+            raise RamsesError(f"SOLVER.IMS_PER_BATCH {total_batch_size} is not a multiple of {world_size} processes")
         self.dataset = SeededDataset(records, mapper, seed)
         portrait = [record["height"] > record["width"] for record in records]
         self.stream = BatchStream(portrait, total_batch_size // world_size, seed, comm.get_rank(), world_size)

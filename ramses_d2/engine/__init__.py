@@ -2,7 +2,7 @@
 
 from .optimizer import build_optimizer
 from .predictor import RamsesPredictor
-from .setup import load_config, setup
+from .setup import load_config, prepare, setup
 from .trainer import RamsesTrainer
 
-__all__ = ["RamsesPredictor", "RamsesTrainer", "build_optimizer", "load_config", "setup"]
+__all__ = ["RamsesPredictor", "RamsesTrainer", "build_optimizer", "load_config", "prepare", "setup"]

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from ..checkpoint import load_weights
+from ..errors import RamsesError
 
 
 class RamsesPredictor(DefaultPredictor):
@@ -43,7 +44,14 @@ class RamsesPredictor(DefaultPredictor):
 
         Returns:
             {"instances": Instances} with pred_boxes, pred_masks, pred_classes, scores and pred_masses (grams).
+
+        Raises:
+            RamsesError: no picture, or a resolution that is not above 0.
         """
+        if not isinstance(original_image, np.ndarray) or original_image.ndim != 3:
+            raise RamsesError("the picture is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
+        if resolution is not None and resolution <= 0:
+            raise RamsesError(f"resolution={resolution}: give the px/mm of the picture, a number above 0")
         height, width = original_image.shape[:2]
         if self.input_format == "RGB":
             original_image = original_image[:, :, ::-1]

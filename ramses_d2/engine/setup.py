@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
@@ -14,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_ramses_config
-from ..data import register_datasets
+from ..data import register
 from ..errors import RamsesError
 
 logger = logging.getLogger(__name__)
@@ -32,9 +34,12 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         raise RamsesError(f"{config_file}: no such config file, see configs/")
     try:
         cfg.merge_from_file(config_file)
+    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        raise RamsesError(f"{config_file}: {_one_line(error)}") from error
+    try:
         cfg.merge_from_list(overrides or [])
     except (KeyError, ValueError, AssertionError) as error:
-        raise RamsesError(f"{config_file}: {str(error).strip(chr(34))}") from error
+        raise RamsesError(f"config override: {_one_line(error)}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")
         cfg.MODEL.DEVICE = "cpu"
@@ -43,13 +48,21 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     return cfg
 
 
-def settle_classes(cfg: CfgNode) -> None:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+
+
+def settle_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     """Check that data sets and network have the same classes, and write their names into the config.
+
+    Args:
+        cfg: config, not frozen.
+        names: of registered data sets.
 
     Raises:
         RamsesError: NUM_CLASSES or CLASS_NAMES do not fit a data set.
     """
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    for name in names:
         classes = list(MetadataCatalog.get(name).thing_classes)
         if len(classes) != cfg.MODEL.RAMSES.NUM_CLASSES:
             raise RamsesError(
@@ -64,20 +77,56 @@ def settle_classes(cfg: CfgNode) -> None:
             )
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Config, data sets, output folder and loggers of a Detectron2 command line.
+def prepare(args: argparse.Namespace) -> CfgNode:
+    """Everything that can be wrong in a command line and its data, checked; writes nothing.
 
     Args:
         args: of ``detectron2.engine.default_argument_parser``.
 
     Raises:
-        RamsesError: a wrong config or data set; nothing has been written then.
+        RamsesError: a wrong config or data set, weights that are missing, a training that would be overwritten.
     """
     cfg = load_config(args.config_file, args.opts)
-    register_datasets(cfg)
-    settle_classes(cfg)
-    for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
-        DatasetCatalog.get(name)  # a wrong row stops here, before anything is written
+    names = list(cfg.DATASETS.TEST)
+    _register(names)
+    if args.eval_only:
+        if not Path(cfg.MODEL.WEIGHTS).is_file():
+            raise RamsesError(f'MODEL.WEIGHTS "{cfg.MODEL.WEIGHTS}": no such weights file; --eval-only needs one')
+        try:
+            _register(cfg.DATASETS.TRAIN)  # only for the power-law baseline
+        except RamsesError as error:
+            logger.warning("Evaluating without the training data: %s", error)
+    else:
+        _register(cfg.DATASETS.TRAIN)
+        names += cfg.DATASETS.TRAIN
+        if not args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+            raise RamsesError(
+                f"{cfg.OUTPUT_DIR} holds a training: continue it with --resume, or choose another OUTPUT_DIR"
+            )
+    settle_classes(cfg, names)
+    for name in names:
+        if not DatasetCatalog.get(name):
+            raise RamsesError(f"{name}: the data set has no picture")
+    return cfg
+
+
+def _register(names: Sequence[str]) -> None:
+    """Register dataset URIs; names that a script has registered itself stay as they are."""
+    for name in names:
+        if "://" in name or name not in DatasetCatalog.list():
+            register(name)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Checked and frozen config, registered data sets, output folder and loggers of a Detectron2 command line.
+
+    Args:
+        args: of ``detectron2.engine.default_argument_parser``.
+
+    Raises:
+        RamsesError: see :func:`prepare`; nothing has been written then.
+    """
+    cfg = prepare(args)
     cfg.freeze()
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ramses_d2")
     default_setup(cfg, args)

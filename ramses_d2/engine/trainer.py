@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import re
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,6 +21,7 @@ from ..data import RamsesDatasetMapper
 from ..data.loader import TrainLoader
 from ..errors import RamsesError
 from ..evaluation import PowerLaw, RamsesEvaluator, fit_power_law
+from .hooks import BestCheckpoint
 from .optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -68,15 +71,26 @@ class RamsesTrainer(DefaultTrainer):
             output_dir=str(folder),
             max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
             report_thresh=cfg.MODEL.RAMSES.TEST.REPORT_THRESH,
-            power_law=_power_law_of(cfg.DATASETS.TRAIN),
+            power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if comm.is_main_process() else None,
         )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, dict[str, float]]:
+        """Evaluate with run lengths: bit masks of a crowded picture at full size would be gigabytes."""
+        network = getattr(model, "module", model)  # DistributedDataParallel
+        settings = network.settings
+        network.settings = dataclasses.replace(settings, mask_format="rle")
+        try:
+            return super().test(cfg, model, evaluators)
+        finally:
+            network.settings = settings
 
     def build_hooks(self) -> list[HookBase]:
         all_hooks = super().build_hooks()
         if comm.is_main_process() and self.cfg.DATASETS.TEST:
-            best = hooks.BestCheckpointer(
-                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, "segm/AP", file_prefix="model_best"
-            )
+            several = len(self.cfg.DATASETS.TEST) > 1
+            metric = f"{self.cfg.DATASETS.TEST[0]}/segm/AP" if several else "segm/AP"
+            best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.model, self.cfg.OUTPUT_DIR, metric)
             all_hooks.insert(-1, best)  # after the evaluation, before the writers
         return all_hooks
 
@@ -100,11 +114,14 @@ class RamsesTrainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "_trainer" not in state_dict:
             raise RamsesError("this checkpoint holds no optimizer state: use it as MODEL.WEIGHTS, without --resume")
+        if hasattr(self._trainer, "grad_scaler"):  # a run that began without mixed precision has no scaler
+            state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
         super().load_state_dict(state_dict)
         if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
             self._trainer.load_state_dict(state_dict["_trainer"])
 
 
+@functools.cache
 def _power_law_of(dataset_names: tuple[str, ...]) -> PowerLaw | None:
     """The area-only baseline of the training truth, or None where that is not at hand or not weighed."""
     try:

@@ -92,7 +92,7 @@ def _iou_row(whole: Mapping[str, Any], threshold: float) -> dict[str, str]:
         "MAE g": _number(errors["MAE"], ".4g"),
         "bias g": _number(errors["BiasGrams"], "+.4g"),
         "R2": _number(errors["R2"], ".4f"),
-        "total %": _number(at["total"]["percent"], "+.2f"),
+        "matched %": _number(at["total"]["percent"], "+.2f"),
     }
 
 

@@ -77,7 +77,8 @@ def mask_loss(
     total = (kernels.sum() + features.sum()) * 0.0
     for start in range(0, len(labels), chunk_size):
         part = slice(start, start + chunk_size)
-        total = total + checkpoint(of_chunk, kernels[part], features, labels[part], use_reentrant=False)
+        inputs = (kernels[part], features, labels[part])
+        total = total + checkpoint(of_chunk, *inputs, use_reentrant=False, preserve_rng_state=False)
     return total
 
 

@@ -8,7 +8,14 @@ Shape letters: K objects, P cells or instances, Hm Wm mask grid.
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+
+def known_resolution(*candidates: float | None) -> float | None:
+    """The first resolution (px/mm) that is a number above 0; None when there is none."""
+    return next((float(value) for value in candidates if value is not None and 0 < value < math.inf), None)
 
 
 def mass_scale(resolution: float) -> float:

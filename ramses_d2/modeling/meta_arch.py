@@ -24,8 +24,8 @@ from ..errors import RamsesError
 from .heads import CellPredictions, MaskHead, SharedHead
 from .inference_settings import InferenceSettings
 from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
-from .mass import geometry_sums, mass_in_grams, mass_scale, normalize_mass
-from .postprocess import GridFrame, grid_instances, to_instances
+from .mass import geometry_sums, known_resolution, mass_in_grams, mass_scale, normalize_mass
+from .postprocess import GridFrame, grid_instances, sampling_offset, to_instances
 from .targets import assign_cells, grid_shape, object_geometry, sample_cells
 
 # Grids are rounded from the picture's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
@@ -249,7 +249,7 @@ class RAMSES(nn.Module):
         logits = cells.class_logits[index]
         background = truth.gt_classes.new_full((1,), logits.shape[1])
         classes = torch.cat((background, truth.gt_classes))[labels]
-        sampled = positive[sample_cells(labels[positive], self.max_pos_per_image)]
+        sampled = positive[sample_cells(labels[positive], max(self.max_pos_per_image, len(truth)))]
         owners = labels[sampled]
         result = {
             "loss_cls": focal_loss(logits, classes, self.focal_alpha, self.focal_gamma),
@@ -267,33 +267,40 @@ class RAMSES(nn.Module):
     def _predict(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
         """Predict pictures of one size."""
         cells, features, geometry, shapes = self._network(self._batch(batched_inputs))
-        probabilities = cells.class_logits.sigmoid()
-        results = []
-        for index, item in enumerate(batched_inputs):
-            found = grid_instances(
-                probabilities[index],
-                cells.kernels[index],
-                None if cells.factors is None else cells.factors[index],
-                features[index],
-                None if geometry is None else geometry[index],
-                shapes,
-                self.settings,
-            )
-            in_height, in_width = item["image"].shape[-2:]
-            height, width = item.get("height", in_height), item.get("width", in_width)
-            frame = GridFrame(height, width, in_height / height / self.mask_stride, in_width / width / self.mask_stride)
-            grams = None
-            if found.masses is not None:
-                resolution = self._resolution(item) * math.sqrt(frame.step_y * frame.step_x)
-                grams = mass_in_grams(found.masses.float(), mass_scale(resolution))
-            results.append(to_instances(found, frame, grams, self.settings))
+        # Areas and masses overflow fp16, so what follows the network is fp32 whatever the caller's autocast says
+        with torch.autocast(device_type=self.device.type, enabled=False):
+            probabilities = cells.class_logits.float().sigmoid()
+            results = []
+            for index, item in enumerate(batched_inputs):
+                found = grid_instances(
+                    probabilities[index],
+                    cells.kernels[index].float(),
+                    None if cells.factors is None else cells.factors[index].float(),
+                    features[index].float(),
+                    None if geometry is None else geometry[index].float(),
+                    shapes,
+                    self.settings,
+                )
+                frame = self._frame(item)
+                grams = None
+                if found.masses is not None:
+                    resolution = self._resolution(item) * math.sqrt(frame.step_y * frame.step_x)
+                    grams = mass_in_grams(found.masses, mass_scale(resolution))
+                results.append(to_instances(found, frame, grams, self.settings))
         return results
+
+    def _frame(self, item: dict[str, Any]) -> GridFrame:
+        """How the mask grid lies over the original picture of an input."""
+        in_height, in_width = item["image"].shape[-2:]
+        height, width = item.get("height", in_height), item.get("width", in_width)
+        stride = self.mask_stride
+        return GridFrame(height, width, in_height / height / stride, in_width / width / stride, sampling_offset(stride))
 
     def _resolution(self, item: dict[str, Any]) -> float:
         """px/mm of the original picture; NaN, and one warning, when nobody knows it."""
-        resolution = item.get("resolution", self.resolution)
-        if resolution > 0:
-            return float(resolution)
+        resolution = known_resolution(item.get("resolution"), self.resolution)
+        if resolution is not None:
+            return resolution
         if not self._warned_of_resolution:
             logger.warning("Resolution unknown, masses are NaN: set INPUT.RESOLUTION (px/mm) or pass resolution=")
             self._warned_of_resolution = True

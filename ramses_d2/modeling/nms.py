@@ -27,7 +27,7 @@ def mask_iou(masks: torch.Tensor, block: int = 512) -> torch.Tensor:
     """
     flat = masks.flatten(1)
     area = flat.sum(1).float()
-    if area.sum() * 16 < flat.numel():
+    if area.sum() * 16 < flat.numel() < 2**31:  # CUDA counts the elements of a sparse tensor's source in 32 bits
         sparse = flat.to_sparse().float()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)

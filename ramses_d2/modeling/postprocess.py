@@ -31,12 +31,14 @@ class GridFrame(NamedTuple):
     Attributes:
         height, width: original picture, px.
         step_y, step_x: mask-grid pixels per original pixel.
+        offset: see :func:`sampling_offset`.
     """
 
     height: int
     width: int
     step_y: float
     step_x: float
+    offset: float = 0.0
 
 
 class GridInstances(NamedTuple):
@@ -137,9 +139,20 @@ def grid_instances(
     return GridInstances(masks[keep], scores, classes[keep], masses)
 
 
-def _lerp(step: float, start: int, stop: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def sampling_offset(stride: int) -> float:
+    """Grid pixels by which masks lie up and left of the truth, because of how label maps are reduced in training.
+
+    Nearest-exact sampling takes pixel ``stride * i + stride // 2`` for grid pixel i. With an even stride that pixel
+    lies half a network pixel below and right of the grid pixel's centre, and a network learns masks shifted by as much.
+    """
+    return 0.5 / stride if stride % 2 == 0 else 0.0
+
+
+def _lerp(
+    step: float, offset: float, start: int, stop: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two neighbours on the mask grid of each original pixel start..stop-1, and the weight of the second one."""
-    position = ((torch.arange(start, stop) + 0.5) * step - 0.5).clamp(min=0)
+    position = ((torch.arange(start, stop) + 0.5) * step - 0.5 - offset).clamp(min=0)
     low = position.long().clamp(max=size - 1)
     return low, (low + 1).clamp(max=size - 1), position - low
 
@@ -162,13 +175,13 @@ def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tupl
         if not len(index):
             return np.zeros((0, 0), bool), 0, 0
         # Between two grid centres the enlarged mask can reach one grid pixel further than the mask itself
-        first = max(int((int(index[0]) - 0.5) / step) - 1, 0)
-        bounds.append((first, min(int((int(index[-1]) + 1.5) / step) + 2, size)))
+        first = max(int((int(index[0]) - 0.5 + frame.offset) / step) - 1, 0)
+        bounds.append((first, min(int((int(index[-1]) + 1.5 + frame.offset) / step) + 2, size)))
     (y0, y1), (x0, x1) = bounds
     if y0 >= y1 or x0 >= x1:
         return np.zeros((0, 0), bool), 0, 0
-    above, below, weight = _lerp(frame.step_y, y0, y1, mask.shape[0])
-    left, right, across = _lerp(frame.step_x, x0, x1, mask.shape[1])
+    above, below, weight = _lerp(frame.step_y, frame.offset, y0, y1, mask.shape[0])
+    left, right, across = _lerp(frame.step_x, frame.offset, x0, x1, mask.shape[1])
     rows = torch.lerp(mask[above], mask[below], weight[:, None])
     crop = (torch.lerp(rows[:, left], rows[:, right], across) >= threshold).numpy()
     rows_used, cols_used = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))

@@ -102,3 +102,14 @@ def test_duplicates(tmp_path: Path) -> None:
     path = write(tmp_path, "1,a,Rc,2,,", "1,b,Rc,2,,", "1,a,Rc,2,,")
     with pytest.raises(RamsesError, match="row 4: label 1 of image a appears a second time"):
         reject_duplicates(read_annotations(path), path)
+
+
+def test_semicolons_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "1;a;Rc;2,5;0,1;True", header=HEADER.replace(",", ";"))
+    with pytest.raises(RamsesError, match="semicolons"):
+        read_annotations(path)
+
+
+def test_decimal_commas_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="more cells than the header"):
+        read_annotations(write(tmp_path, "1,a,Rc,2,5,0,1,True"))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ramses_d2.data.rle import RLEMasks, encode_in_box, encode_label_map
+from ramses_d2.data.rle import RLEMasks, decode_in_box, encode_in_box, encode_label_map
 
 
 @st.composite
@@ -82,3 +82,13 @@ def test_rle_masks_inside_instances() -> None:
     assert best.pred_masks == rles[1:3]
     assert best[torch.tensor([1])].pred_masks == [rles[2]]
     assert best[0].pred_masks == [rles[1]]
+
+
+@settings(deadline=None, max_examples=300)
+@given(boxed_masks())
+def test_decode_in_box_equals_pycocotools(case: tuple[np.ndarray, int, int, int, int]) -> None:
+    mask, x0, y0, height, width = case
+    rle = encode_in_box(mask, x0, y0, height, width)
+    h, w = mask.shape
+    np.testing.assert_array_equal(decode_in_box(rle, x0, y0, x0 + w, y0 + h), mask)
+    np.testing.assert_array_equal(decode_in_box(rle, 0, 0, width, height), mask_utils.decode(rle).astype(bool))

@@ -12,9 +12,11 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from ramses_d2 import RamsesError
-from ramses_d2.data import register_datasets
+from ramses_d2.data import RLEMasks, register, register_datasets
 from ramses_d2.engine import RamsesTrainer, load_config
+from ramses_d2.engine.hooks import BestCheckpoint
 from ramses_d2.engine.setup import settle_classes
+from ramses_d2.evaluation import RamsesEvaluator
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 
@@ -30,7 +32,7 @@ def config(folder: Path, output: Path, *overrides: object) -> CfgNode:
     options = ["DATASETS.TRAIN", uri, "DATASETS.TEST", uri, "OUTPUT_DIR", str(output), *overrides]
     cfg = load_config(TINY_YAML, options)
     register_datasets(cfg)
-    settle_classes(cfg)
+    settle_classes(cfg, cfg.DATASETS.TRAIN)
     output.mkdir(exist_ok=True)
     return cfg
 
@@ -72,6 +74,60 @@ def test_resuming_continues_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     assert a["param_groups"] == b["param_groups"]
     for key in a["state"]:
         assert torch.equal(a["state"][key]["exp_avg_sq"], b["state"][key]["exp_avg_sq"])
+
+
+def test_a_finished_run_resumes_at_its_last_step(folder: Path, tmp_path: Path) -> None:
+    """The best checkpoint, saved after the last step, is not what --resume continues from."""
+    train(config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 2))
+    assert (tmp_path / "out/model_best.pth").is_file()
+    assert (tmp_path / "out/last_checkpoint").read_text() == "model_final.pth"
+    assert train(config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 3), resume=True).start_iter == 2
+
+
+def test_the_best_score_survives_a_resume(folder: Path, tmp_path: Path) -> None:
+    first = train(config(folder, tmp_path / "out", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 2))
+    (hook,) = (hook for hook in first._hooks if isinstance(hook, BestCheckpoint))
+    hook.best_metric = 77.0
+    first.checkpointer.save("model_final", iteration=1)
+    before = (tmp_path / "out/model_best.pth").read_bytes()
+    train(config(folder, tmp_path / "out", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 4), resume=True)
+    assert (tmp_path / "out/model_best.pth").read_bytes() == before
+
+
+def test_two_test_sets_have_files_of_their_own_and_a_best_checkpoint(
+    folder: Path, tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    uris = (f"ramses://{folder}", f"ramses://{tiny_folder(name='other')}")
+    register(uris[1])
+    train(config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", str(uris)))
+    assert len(list((tmp_path / "out").glob("*/evaluation.json"))) == 2
+    assert (tmp_path / "out/model_best.pth").is_file()
+
+
+def test_evaluation_never_holds_full_size_bit_masks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config(folder, tmp_path / "out", "MODEL.RAMSES.TEST.SCORE_THRESH", 0.0)
+    seen = []
+    process = RamsesEvaluator.process
+
+    def spy(self: RamsesEvaluator, inputs: list, outputs: list) -> None:
+        seen.extend(type(output["instances"].pred_masks) for output in outputs)
+        process(self, inputs, outputs)
+
+    monkeypatch.setattr(RamsesEvaluator, "process", spy)
+    trainer = start(cfg)
+    RamsesTrainer.test(cfg, trainer.model)
+    assert set(seen) == {RLEMasks}
+    assert trainer.model.settings.mask_format == "bitmask"
+
+
+def test_a_run_begun_without_mixed_precision_resumes_with_it(folder: Path, tmp_path: Path) -> None:
+    trainer = start(config(folder, tmp_path / "out"))
+    state = trainer.state_dict()
+    trainer._trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer.load_state_dict(state)
+    assert state["_trainer"]["grad_scaler"]["scale"] == 8.0
 
 
 def test_evaluation_reaches_the_metrics_and_the_best_checkpoint(folder: Path, tmp_path: Path) -> None:

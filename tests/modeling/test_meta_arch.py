@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 
 from ramses_d2 import RamsesError
 from ramses_d2.modeling import RAMSES
+from ramses_d2.modeling.postprocess import paste_in_box
 
 from .conftest import blocks, training_item
 
@@ -53,6 +54,16 @@ def test_training_and_inference_with_800_objects(build_tiny: Build) -> None:
     with torch.no_grad():
         instances = model([item])[0]["instances"]
     assert 0 < len(instances) <= 1000
+
+
+def test_more_objects_than_positives_each_keep_a_cell(build_tiny: Build) -> None:
+    model = build_tiny("MODEL.RAMSES.LOSS.MAX_POS_PER_IMAGE", 3)
+    seen = []
+    head = model.shared_head.kernel_out.register_full_backward_hook(lambda *args: seen.append(args[2][0]))
+    losses_and_gradients(model, [training_item(blocks(16, 24, 10, size=3))])
+    head.remove()
+    cells = sum(int((grad.abs().sum(1) > 0).sum()) for grad in seen)
+    assert cells == 10
 
 
 def test_unknown_masses_give_no_mass_loss(build_tiny: Build) -> None:
@@ -145,6 +156,41 @@ def test_unknown_resolution_is_nan_and_one_warning(busy: RAMSES, caplog: pytest.
     assert [record for record in caplog.messages if "INPUT.RESOLUTION" in record] == caplog.messages and len(
         caplog.messages
     ) == 1
+
+
+def test_a_resolution_that_is_no_number_falls_back_to_the_config(build_tiny: Build) -> None:
+    model = build_tiny("MODEL.RAMSES.TEST.SCORE_THRESH", 0.0, "INPUT.RESOLUTION", 4.0).eval()
+    item = training_item(blocks(16, 24, 4))
+    (known,) = predict(model, item | {"resolution": 4.0})
+    for unknown in (math.nan, 0.0, None):
+        (result,) = predict(model, item | {"resolution": unknown})
+        assert len(result) and torch.equal(result.pred_masses, known.pred_masses)
+
+
+def test_inference_under_half_precision_counts_in_fp32(busy: RAMSES) -> None:
+    item = training_item(blocks(16, 24, 4))
+    with torch.autocast("cpu", dtype=torch.float16):
+        (result,) = predict(busy, item)
+    assert len(result) and result.scores.dtype == result.pred_masses.dtype == torch.float32
+    assert result.scores.isfinite().all() and result.pred_masses.isfinite().all()
+    (exact,) = predict(busy, item)
+    assert result.scores[0].item() == pytest.approx(exact.scores[0].item(), abs=0.02)
+
+
+def test_masks_lie_where_the_training_masks_were(build_tiny: Build) -> None:
+    """A particle's mask, reduced for training and drawn perfectly by the network, comes back where it was."""
+    model = build_tiny().eval()
+    frame = model._frame({"image": torch.zeros(3, 128, 192)})
+    rows, cols = np.ogrid[:128, :192]
+    rng = np.random.default_rng(0)
+    shifts = []
+    for row, col in rng.uniform(50, 70, (200, 2)):  # one mask alone is luck: its edge is rounded to the grid
+        truth = np.hypot(rows - row, cols - col) < 40
+        grid = torch.from_numpy(truth[4::8, 4::8]).float()  # nearest-exact, as the mapper does
+        crop, x, y = paste_in_box(grid, frame, 0.5)
+        found = np.nonzero(crop)
+        shifts.append([y + found[0].mean() - row, x + found[1].mean() - col])
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.15  # half a pixel up and left without the offset
 
 
 def test_training_under_autocast(build_tiny: Build) -> None:

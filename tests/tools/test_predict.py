@@ -71,7 +71,7 @@ def test_an_existing_output_is_not_replaced_unasked(
     message = error_of("predict.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     assert "out exists" in message and "--force" in message
     message = error_of("predict.py", *arguments, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
-    assert "annotations.csv" in message  # not a folder of predictions: not even with --force
+    assert "not replaced" in message  # not a folder of predictions: not even with --force
     assert (tmp_path / "out/precious.txt").read_text() == "mine"
 
 

@@ -36,6 +36,9 @@ def test_train_resume_and_evaluate(tiny_folder: Callable[..., Path], tmp_path: P
     assert result.returncode == 0, result.stderr
     assert "Starting training from iteration" in result.stdout
 
+    again = train_net(*on(folder), cwd=tmp_path)
+    assert again.returncode == 1 and "out holds a training" in again.stderr
+
     # The config that training wrote is enough to evaluate
     result = train_net(
         "--config-file",
@@ -157,6 +160,33 @@ def test_the_process_ends_with_one_line_and_status_1(tiny_folder: Callable[..., 
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_does_not_need_the_training_data(
+    tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets past the missing data set and stops at weights that do not fit."""
+    arguments = on(tiny_folder(), "--eval-only")
+    arguments[arguments.index("DATASETS.TRAIN") + 1] = "('ramses://gone',)"
+    torch.save({"model": {}}, tmp_path / "other.pth")
+    message = error_of("train_net.py", *arguments, "MODEL.WEIGHTS", "other.pth", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "does not fit this config" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("SOLVER: [1", "broken.yaml"), ('_BASE_: "nosuch.yaml"', "nosuch.yaml"), ("SOLVER: {X: 1}", "SOLVER.X")],
+)
+def test_a_broken_config_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    assert message in error_of("train_net.py", "--config-file", "broken.yaml", cwd=tmp_path, monkeypatch=monkeypatch)
+
+
+def test_a_name_that_is_no_data_set_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--config-file", str(TINY_YAML), "DATASETS.TEST", "('mine',)"]
+    assert "ramses://FOLDER" in error_of("train_net.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
 
 
 def test_a_missing_config_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

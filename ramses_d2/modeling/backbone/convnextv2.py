@@ -22,7 +22,7 @@ class ConvNeXtV2(Backbone):
         name: a ConvNeXt of timm, such as ``convnextv2_femto``.
         out_features: the stages wanted; later ones are not built.
         depths, dims: blocks and channels of the four stages instead of the named model's.
-        stem: "patch" (4x4, stride 4) or "overlap" (7x7, stride 4).
+        stem: "patch" (4x4, stride 4) or "overlap" (two 3x3 convolutions of stride 2).
         drop_path: largest stochastic-depth rate.
         checkpointing: recompute activations in the backward pass.
 
