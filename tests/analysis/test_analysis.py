@@ -18,7 +18,7 @@ from ramses_d2.analysis import (
     particle_table,
 )
 
-BOXES = np.array([[0, 0, 6, 6], [3, 3, 9, 9], [4, 4, 6, 6]])
+BOXES = np.array([[0, 0, 6, 6], [3, 2, 9, 8], [4, 4, 6, 6]])
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_table_has_rows_as_x(overlapping: np.ndarray) -> None:
     labels = paint(overlapping, BOXES, np.array([0.5, 0.9, 0.7]))
     table = particle_table("a.jpg", labels, ["Ra", "Rb", "Rc"], [1.5, math.nan, 2.0], [0.5, 0.9, 0.7], 2.0)
     assert table["label"].tolist() == [1, 2]  # the hidden one has no row
-    assert table.loc[1, ["x0", "x1", "y0", "y1", "area"]].tolist() == [3, 9, 3, 9, 36]
+    assert table.loc[1, ["x0", "x1", "y0", "y1", "area"]].tolist() == [2, 8, 3, 9, 36]
     assert table["class"].tolist() == ["Ra", "Rb"] and math.isnan(table.loc[1, "mass"])
 
 

@@ -57,6 +57,15 @@ def test_only_the_kernel_branch_knows_where_it_is() -> None:
     assert not torch.allclose(cells.kernels[0, inner], cells.kernels[0, inner[:1]], atol=1e-3)
 
 
+def test_every_branch_sees_the_features() -> None:
+    head = SharedHead(in_channels=4, num_classes=2, kernel_channels=3, channels=4, convs=1, factor_convs=1, norm="")
+    level = torch.rand(1, 4, 6, 6, requires_grad=True)
+    cells = head([level], [(6, 6)])
+    for output in cells:
+        (gradient,) = torch.autograd.grad(output.square().sum(), level, retain_graph=True)
+        assert gradient.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("output_level", "upscale", "shape"),
     [(0, "", (16, 24)), (1, "", (8, 12)), (0, "fused", (32, 48)), (0, "output", (32, 48))],
