@@ -12,11 +12,10 @@ A relative path is looked up in the working directory, then in ``$DETECTRON2_DAT
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ramses_d2.errors import RamsesError
@@ -55,18 +54,21 @@ def register(uri: str) -> str:
     return uri
 
 
-def register_datasets(cfg: CfgNode) -> None:
-    """Register every URI in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; other names are left to Detectron2.
+def register_datasets(names: Sequence[str]) -> None:
+    """Register every URI among the names of a config's data sets; names a script has registered itself stay.
 
     Raises:
-        RamsesError: a wrong URI, or data sets of one config with different class lists.
+        RamsesError: neither a URI nor a registered name, or data sets with different class lists.
     """
-    uris = [register(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if "://" in name]
-    for uri in uris[1:]:
-        first, other = (MetadataCatalog.get(name).thing_classes for name in (uris[0], uri))
+    for name in names:
+        if "://" in name or name not in DatasetCatalog.list():
+            register(name)
+    uris = [name for name in names if "://" in name]
+    for name in uris[1:]:
+        first, other = (MetadataCatalog.get(each).thing_classes for each in (uris[0], name))
         if first != other:
             raise RamsesError(
-                f"data sets {uris[0]} ({', '.join(first)}) and {uri} ({', '.join(other)}) "
+                f"data sets {uris[0]} ({', '.join(first)}) and {name} ({', '.join(other)}) "
                 f"have different class lists; fix the order by a split file or a classes.json in each folder"
             )
 

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_ramses_config
-from ..data import register
+from ..data import register_datasets
 from ..errors import RamsesError
 
 logger = logging.getLogger(__name__)
@@ -88,17 +88,17 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     names = list(cfg.DATASETS.TEST)
-    _register(names)
+    register_datasets(names)
     if args.eval_only:
         if not Path(cfg.MODEL.WEIGHTS).is_file():
             raise RamsesError(f'MODEL.WEIGHTS "{cfg.MODEL.WEIGHTS}": no such weights file; --eval-only needs one')
         try:
-            _register(cfg.DATASETS.TRAIN)  # only for the power-law baseline
+            register_datasets(cfg.DATASETS.TRAIN)  # only for the power-law baseline
         except RamsesError as error:
             logger.warning("Evaluating without the training data: %s", error)
     else:
-        _register(cfg.DATASETS.TRAIN)
         names += cfg.DATASETS.TRAIN
+        register_datasets(names)
         if not args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
             raise RamsesError(
                 f"{cfg.OUTPUT_DIR} holds a training: continue it with --resume, or choose another OUTPUT_DIR"
@@ -110,11 +110,8 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _register(names: Sequence[str]) -> None:
-    """Register dataset URIs; names that a script has registered itself stay as they are."""
-    for name in names:
-        if "://" in name or name not in DatasetCatalog.list():
-            register(name)
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], RamsesError))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -128,6 +125,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = prepare(args)
     cfg.freeze()
+    # Detectron2 logs a traceback of whatever ends a training; wrong input ends it with one line, see exit_on_error
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ramses_d2")
     default_setup(cfg, args)
     return cfg

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ramses_d2.data.dataset_uri import register, register_datasets
@@ -121,11 +120,10 @@ def test_register_datasets(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch)
     folder = tiny_folder()
     write_split(folder, ["glass", "brick", "concrete"])
     monkeypatch.chdir(folder.parent)
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN = ("ramses://demo/split.json#train", "coco_2017_train")
-    cfg.DATASETS.TEST = ("ramses://demo/split.json#valid",)
-    register_datasets(cfg)
+    names = ["ramses://demo/split.json#train", "coco_2017_train", "ramses://demo/split.json#valid"]
+    register_datasets(names)
     assert {"ramses://demo/split.json#train", "ramses://demo/split.json#valid"} <= set(DatasetCatalog.list())
-    cfg.DATASETS.TEST = ("ramses://demo",)
     with pytest.raises(RamsesError, match="different class lists"):
-        register_datasets(cfg)
+        register_datasets([*names, "ramses://demo"])
+    with pytest.raises(RamsesError, match="is not one of"):
+        register_datasets(["nobody registered this"])

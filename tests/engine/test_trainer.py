@@ -31,7 +31,7 @@ def config(folder: Path, output: Path, *overrides: object) -> CfgNode:
     uri = f"('ramses://{folder}',)"
     options = ["DATASETS.TRAIN", uri, "DATASETS.TEST", uri, "OUTPUT_DIR", str(output), *overrides]
     cfg = load_config(TINY_YAML, options)
-    register_datasets(cfg)
+    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     settle_classes(cfg, cfg.DATASETS.TRAIN)
     output.mkdir(exist_ok=True)
     return cfg

@@ -189,5 +189,14 @@ def test_a_name_that_is_no_data_set_is_one_line(tmp_path: Path, monkeypatch: pyt
     assert "ramses://FOLDER" in error_of("train_net.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
 
 
+def test_a_picture_that_breaks_a_training_leaves_no_traceback(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Detectron2 logs one of its own for whatever ends its loop."""
+    folder = tiny_folder()
+    truncated_image(folder)
+    result = train_net(*on(folder), cwd=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stdout + result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
+
+
 def test_a_missing_config_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--config-file is missing" in error_of("train_net.py", cwd=tmp_path, monkeypatch=monkeypatch)
