@@ -27,6 +27,7 @@ from ramses_d2.data.synthetic.scene import Scene, SceneConfig, render_scene
 from ramses_d2.errors import RamsesError
 
 JPEG_QUALITY = 92
+SYNTHETIC_TAG = "SYNTHETIC"
 
 
 def write_dataset(
@@ -156,7 +157,7 @@ def _metadata(annotations: pd.DataFrame) -> dict:
                 "width": int(first["width"]),
                 "camera": "synthetic",
                 "date": "",
-                "tag": "SYNTHETIC",
+                "tag": SYNTHETIC_TAG,
             }
         )
         grams = stones.groupby("class")["mass"].agg(lambda mass: mass.sum(skipna=False))
@@ -183,6 +184,15 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def _is_synthetic(folder: Path) -> bool:
+    """Whether every picture of a data set was rendered here; weighed ones are never thrown away."""
+    try:
+        images = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))["images"]
+        return bool(images) and all(image["tag"] == SYNTHETIC_TAG for image in images)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 @contextmanager
 def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
@@ -192,8 +202,8 @@ def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         if any(output.iterdir()):
             if not overwrite:
                 raise RamsesError(f"{output} already exists: choose another folder or overwrite it with --force")
-            if not (output / "annotations.csv").is_file():
-                raise RamsesError(f"{output} holds no annotations.csv, so it is no data set: refusing to replace it")
+            if not _is_synthetic(output):
+                raise RamsesError(f"{output} is no synthetic data set (see its metadata.json): refusing to replace it")
     unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:

@@ -1,6 +1,8 @@
 """The synthetic data set on disk."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -109,7 +111,7 @@ def test_an_existing_folder_is_kept_unless_told(folder, tmp_path):
 def test_a_folder_that_is_no_data_set_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    with pytest.raises(RamsesError, match="no data set"):
+    with pytest.raises(RamsesError, match="no synthetic data set"):
         write_dataset(tmp_path / "thesis", CONFIG, {"train": 1}, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(RamsesError, match="is a file"):
@@ -136,3 +138,12 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     with pytest.raises(RamsesError, match="no room"):
         write_dataset(tmp_path / "demo", crowded, {"train": 1})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_weighed_data_set_is_never_replaced(tiny_folder: Callable[..., Path]) -> None:
+    """It has an annotations.csv and a metadata.json too, but nobody can render it again."""
+    real = tiny_folder()
+    before = sorted(path.name for path in (real / "images").iterdir())
+    with pytest.raises(RamsesError, match="no synthetic data set"):
+        write_dataset(real, CONFIG, {"train": 1}, overwrite=True)
+    assert sorted(path.name for path in (real / "images").iterdir()) == before
