@@ -14,11 +14,13 @@ def add_ramses_config(cfg: CN) -> None:
     # px/mm of the pictures given to a plain DefaultPredictor, which cannot pass one. 0 = unknown (grams are NaN)
     cfg.INPUT.RESOLUTION = 0.0
     # How a training picture meets the canvas MIN_SIZE_TRAIN x MAX_SIZE_TRAIN: "pad" shows all of it, "crop" (the
-    # original's way) cuts the middle to the canvas' aspect ratio
+    # original's way) cuts the middle to the canvas' aspect ratio, "edge" has no canvas: one of MIN_SIZE_TRAIN for the
+    # shorter side, at most MAX_SIZE_TRAIN for the longer, as Detectron2 and SOLOv2 do
     cfg.INPUT.FIT = "pad"
     cfg.INPUT.AUG = CN()
-    # Flip along each axis with probability 0.5
+    # Flip along each axis with probability 0.5; with VERTICAL_FLIP False only left and right
     cfg.INPUT.AUG.FLIP = True
+    cfg.INPUT.AUG.VERTICAL_FLIP = True
     # Largest rotation, in degrees either way
     cfg.INPUT.AUG.ROTATION = 10.0
     # Largest relative change of brightness and of contrast
@@ -42,8 +44,23 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.CONVNEXTV2.DROP_PATH = 0.0
     # Recompute activations in the backward pass: less memory, about a third more time
     cfg.MODEL.CONVNEXTV2.CHECKPOINTING = False
+    # Pretrained weights: an official ConvNeXt V2 file, one made by tools/convert_weights.py, or
+    # timm://convnextv2_femto.fcmae_ft_in1k. Read when the network is built, unless MODEL.WEIGHTS has all weights
+    cfg.MODEL.CONVNEXTV2.WEIGHTS = ""
+    # Any network of timm that gives feature maps, for build_timm_fpn_backbone
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Which of timm's feature maps to take; empty = those of stride 4 and more
+    cfg.MODEL.TIMM.OUT_INDICES = ()
+    # "" = the network's own normalisation; "FrozenBN" = its batch norms as constants, "SyncBN" = over all GPUs
+    cfg.MODEL.TIMM.NORM = ""
+    # As MODEL.CONVNEXTV2.WEIGHTS: a file of timm or torchvision, or timm://resnet50.a1_in1k
+    cfg.MODEL.TIMM.WEIGHTS = ""
     # Stride-2 convolutions on top of the last FPN level, one more level each
     cfg.MODEL.FPN.EXTRA_LEVELS = 1
+    # "ramses" (bilinear, no biases, extra levels by convolution), or "detectron2" (nearest, biases, MODEL.FPN.NORM, one
+    # extra level by max-pooling)
+    cfg.MODEL.FPN.STYLE = "ramses"
 
     # ---- meta-architecture ----------------------------------------------------------------------------------
     cfg.MODEL.RAMSES = CN()
@@ -55,14 +72,22 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.IN_FEATURES = ["p3", "p4", "p5", "p6"]
     # Cells along the long side of the picture
     cfg.MODEL.RAMSES.GRID_SIZES = [144, 72, 36, 18]
+    # False = grids have the aspect ratio of the picture; True = as many cells along the short side, as in SOLOv2
+    cfg.MODEL.RAMSES.SQUARE_GRIDS = False
     # Object scale sqrt(box height * box width), in network-input pixels, from..to, of each level
     cfg.MODEL.RAMSES.SCALE_RANGES = [[1, 128], [64, 256], [128, 512], [256, 3072]]
+    # "ramses": the first level also takes what is smaller, the last two whatever is larger, thin objects move down;
+    # "range": the ranges and nothing else, as in SOLOv2
+    cfg.MODEL.RAMSES.LEVEL_RULE = "ramses"
     # Share of the box sides, around the centre of mass, whose cells are positive
     cfg.MODEL.RAMSES.OFFSET_FACTOR = 0.75
     # Pixels of the network input per pixel of the mask grid; checked against the network when it is built
     cfg.MODEL.RAMSES.MASK_STRIDE = 8
     # Normalisation ("LN", "RMS", "GN", "BN", "SyncBN", "" = none) and activation ("GELU", "SiLU", "ReLU") of all heads
     cfg.MODEL.RAMSES.NORM = "LN"
+    # What the norms add to the variance, and the groups of "GN"
+    cfg.MODEL.RAMSES.NORM_EPS = 1e-6
+    cfg.MODEL.RAMSES.NORM_GROUPS = 32
     cfg.MODEL.RAMSES.ACTIVATION = "GELU"
 
     # Shared head: class, kernel and class-factor branches on every level
@@ -87,13 +112,15 @@ def add_ramses_config(cfg: CN) -> None:
     # Enlarge by 2: "" = no, "fused" = the fused map (the original's FPN_output_upscaling), "output" = the mask
     # features and the geometry map (by linearity the same as enlarging every mask, and far cheaper)
     cfg.MODEL.RAMSES.MASK_HEAD.UPSCALE = ""
+    # Levels that get coordinate channels: "all" (as published) or "coarsest" (SOLOv2, RAMSES v1)
+    cfg.MODEL.RAMSES.MASK_HEAD.COORDINATES = "all"
     # Append x, y, x^2 + y^2 and 1 to the mask features, so that a 1x1 kernel can draw a disc by itself
     cfg.MODEL.RAMSES.MASK_HEAD.DISC_FEATURES = False
 
     # Mass branch: normalised mass = class factor of the cell * sum of the geometry map over the mask
     cfg.MODEL.RAMSES.MASS = CN()
     # False = plain SOLOv2: no class factor, no geometry map, no masses
-    cfg.MODEL.RAMSES.MASS.ON = True
+    cfg.MODEL.RAMSES.MASS.ENABLED = True
     # "ReLU" (as published; both outputs can die) or "Softplus"
     cfg.MODEL.RAMSES.MASS.ACTIVATION = "ReLU"
 
@@ -118,7 +145,7 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.TEST.REPORT_THRESH = 0.5
     # Keep only cells that are the best of their 2x2 neighbourhood in their class
     cfg.MODEL.RAMSES.TEST.POINT_NMS = False
-    # Best cells for which a mask is computed at all
+    # Best cells for which a mask is computed at all; 0 = all of them, as the original does
     cfg.MODEL.RAMSES.TEST.PRE_NMS_TOPK = 2000
     # A pixel belongs to the instance from this probability on
     cfg.MODEL.RAMSES.TEST.MASK_THRESH = 0.5

@@ -28,13 +28,16 @@ from ramses_d2.engine import build_optimizer, load_config
 from ramses_d2.errors import RamsesError, exit_on_error
 from ramses_d2.modeling.dynamic_conv import mask_logits
 from ramses_d2.modeling.inference_settings import InferenceSettings
+from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY
 from ramses_d2.modeling.nms import suppress
 from ramses_d2.modeling.postprocess import GridFrame, GridInstances, to_instances
 
 
 def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
     """A training example of the config's size with discs on a regular grid."""
-    height, width = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
+    # The sizes of INPUT.FIT "edge" need not be multiples of what the network takes
+    sides = (cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN)
+    height, width = (-(-side // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY for side in sides)
     stride = cfg.MODEL.RAMSES.MASK_STRIDE
     columns = int(np.ceil(np.sqrt(objects * width / height)))
     cell = width // stride / columns

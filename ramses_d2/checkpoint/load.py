@@ -7,14 +7,13 @@ network that is to predict must have every weight from the file: a random head g
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..errors import RamsesError
+from .read import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +26,7 @@ def load_weights(model: nn.Module, path: str) -> None:
     """
     if not path:
         raise RamsesError("MODEL.WEIGHTS is empty: name the weights to load, for example output/model_final.pth")
-    if not Path(path).is_file():
-        raise RamsesError(f"{path}: no such weights file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError, OSError) as error:
-        raise RamsesError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise RamsesError(f"{path}: holds no state dict")
+    state = read_state_dict(path)
     check_keys(model, state, path)
     model.load_state_dict(state)
     logger.info("Loaded all %d tensors of %s", len(state), path)

@@ -1,13 +1,15 @@
 """From a picture on disk to the network's input: Detectron2 augmentations of picture and label map.
 
-The training canvas has the sides ``short`` and ``long``, turned as the picture is. Random numbers come from
-numpy's global generator, which Detectron2 seeds in every worker.
+The training canvas has the sides ``short`` and ``long``, turned as the picture is; only the fit "edge" has none. Random
+numbers come from numpy's global generator, which Detectron2 seeds in every worker.
 
 Inside the chain a label map is shifted by one: 0 = outside the picture, 1 = background, k + 1 = object k.
 Whatever a rotation or padding fills with 0 is thereby known to be no part of the picture.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import detectron2.data.transforms as T
@@ -17,10 +19,12 @@ from fvcore.transforms.transform import CropTransform, NoOpTransform, PadTransfo
 
 def build_augmentation(
     *,
-    short: int,
+    short: int | Sequence[int],
     long: int,
     fit: str = "pad",
+    sampling: str = "choice",
     flip: bool = False,
+    vertical_flip: bool = True,
     rotation: float = 0.0,
     brightness: float = 0.0,
     contrast: float = 0.0,
@@ -30,9 +34,12 @@ def build_augmentation(
     """The training chain: fit to the canvas, flip, rotate, change colours, then crop or pad to the canvas.
 
     Args:
-        short, long: sides of the canvas, px.
-        fit: "pad" = all of the picture fits the canvas; "crop" = its middle, cut to the canvas' aspect ratio.
-        flip: flip along each axis with probability 0.5.
+        short, long: sides of the canvas, px; for "edge" the shorter sides to draw from, and the largest longer side.
+        fit: "pad" = all of the picture fits the canvas; "crop" = its middle, cut to the canvas' aspect ratio; "edge" =
+            as Detectron2 resizes, without a canvas.
+        sampling: how "edge" draws from ``short``, "choice" or "range".
+        flip: flip left and right with probability 0.5.
+        vertical_flip: with ``flip``, flip top and bottom as well with probability 0.5.
         rotation: largest rotation either way, degrees.
         brightness, contrast: largest relative change.
         noise: standard deviation of Gaussian noise, grey levels.
@@ -42,11 +49,15 @@ def build_augmentation(
         augmentation of an ``AugInput`` with uint8 ``image`` (H, W, 3) and int32 ``sem_seg`` (H, W).
     """
     augmentations: list[T.Augmentation] = []
-    if fit == "crop":
-        augmentations.append(CropToAspect(short, long))
-    augmentations.append(ResizeToCanvas(short, long, scale))
+    if fit == "edge":
+        augmentations.append(ResizeShorterSide(short, long, sampling, scale))
+    else:
+        if fit == "crop":
+            augmentations.append(CropToAspect(short, long))
+        augmentations.append(ResizeToCanvas(short, long, scale))
     if flip:
         augmentations.append(T.RandomFlip(prob=0.5, horizontal=True, vertical=False))
+    if flip and vertical_flip:
         augmentations.append(T.RandomFlip(prob=0.5, horizontal=False, vertical=True))
     if rotation:
         augmentations.append(T.RandomRotation([-rotation, rotation], expand=False))
@@ -56,7 +67,8 @@ def build_augmentation(
         augmentations.append(T.RandomContrast(1 - contrast, 1 + contrast))
     if noise:
         augmentations.append(RandomNoise(noise))
-    augmentations.append(PlaceOnCanvas(short, long))
+    if fit != "edge":
+        augmentations.append(PlaceOnCanvas(short, long))
     return T.AugmentationList(augmentations)
 
 
@@ -148,6 +160,31 @@ class ResizeToCanvas(T.Augmentation):
         if height > width:
             new_h = max(new_h, new_w + 1)  # rounding must not make a standing picture square: it keeps its canvas
         return AreaResizeTransform(height, width, new_h, new_w)
+
+
+class ResizeShorterSide(T.Augmentation):
+    """Detectron2's ``ResizeShortestEdge``, averaging pixels, for sizes that a random factor from ``scale`` changes.
+
+    Args:
+        sizes: shorter sides, px: all of them for "choice", the smallest and the largest for "range".
+        max_size: the longer side is never larger, px.
+        sampling: "choice" or "range".
+        scale: range of the factor.
+    """
+
+    def __init__(self, sizes: Sequence[int], max_size: int, sampling: str, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        if self.sampling == "range":
+            size = np.random.randint(self.sizes[0], self.sizes[1] + 1)
+        else:
+            size = np.random.choice(self.sizes)
+        size *= np.random.uniform(*self.scale)
+        new_h, new_w = T.ResizeShortestEdge.get_output_shape(height, width, size, self.max_size)
+        return AreaResizeTransform(height, width, max(1, new_h), max(1, new_w))
 
 
 class RandomNoise(T.Augmentation):

@@ -1,6 +1,7 @@
 """From a dataset record to the network's input: picture, instances, label map, mass scale.
 
-Shape letters: K objects, H W network input, Hm Wm mask grid (H / stride, W / stride).
+Shape letters: K objects, H W network input, Hm Wm mask grid: the pixels of H W that nearest-exact sampling with the
+mask stride takes, H / stride and W / stride where the stride divides them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _MAX_LOST_SHARE = 0.05
 class RamsesDatasetMapper:
     """Maps a record (see datasets/README.md) to a model input; never returns None.
 
+    The fit "edge" gives pictures of any size, which the network pads to multiples of 64 at the right and the bottom, in
+    training as in prediction; their label map is padded with it.
+
     Always: ``image`` uint8 (3, H, W), and of the file ``resolution`` (px/mm), ``height``, ``width``,
     ``file_name``, ``image_id``.
 
@@ -53,7 +57,6 @@ class RamsesDatasetMapper:
         augmentation: T.Augmentation,
         mask_stride: int,
     ) -> None:
-        """The training augmentation must give a canvas that ``mask_stride`` divides."""
         self.is_train = is_train
         self.image_format = image_format
         self.augmentation = augmentation
@@ -67,16 +70,21 @@ class RamsesDatasetMapper:
             RamsesError: sizes that the network cannot take, or an unknown INPUT.FIT.
         """
         if is_train:
-            short, long = training_canvas(
-                cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.MODEL.RAMSES.MASK_STRIDE
-            )
-            if cfg.INPUT.FIT not in ("pad", "crop"):
-                raise RamsesError(f"INPUT.FIT is {cfg.INPUT.FIT!r}; it is 'pad' or 'crop'")
+            sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.MODEL.RAMSES.MASK_STRIDE)
+            if cfg.INPUT.FIT not in ("pad", "crop", "edge"):
+                raise RamsesError(f"INPUT.FIT is {cfg.INPUT.FIT!r}; it is 'pad', 'crop' or 'edge'")
+            short: int | tuple[int, ...]
+            if cfg.INPUT.FIT == "edge":
+                short, long = training_edges(*sizes, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+            else:
+                short, long = training_canvas(*sizes)
             augmentation = build_augmentation(
                 short=short,
                 long=long,
                 fit=cfg.INPUT.FIT,
+                sampling=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
                 flip=cfg.INPUT.AUG.FLIP,
+                vertical_flip=cfg.INPUT.AUG.VERTICAL_FLIP,
                 rotation=cfg.INPUT.AUG.ROTATION,
                 brightness=cfg.INPUT.AUG.BRIGHTNESS,
                 contrast=cfg.INPUT.AUG.CONTRAST,
@@ -129,7 +137,7 @@ class RamsesDatasetMapper:
         }
 
 
-def training_canvas(min_size: Sequence[int], max_size: int, mask_stride: int) -> tuple[int, int]:
+def training_canvas(min_size: int | Sequence[int], max_size: int, mask_stride: int) -> tuple[int, int]:
     """Short and long side of the training canvas, checked.
 
     Args:
@@ -143,7 +151,10 @@ def training_canvas(min_size: Sequence[int], max_size: int, mask_stride: int) ->
     """
     sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
     if len(sizes) != 1:
-        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; give one value, and vary the scale by INPUT.AUG.SCALE")
+        raise RamsesError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; give one value, and vary the scale by INPUT.AUG.SCALE "
+            "(only INPUT.FIT 'edge' draws from several)"
+        )
     short, long = sizes[0], max_size
     for name, size in (("MIN_SIZE_TRAIN", short), ("MAX_SIZE_TRAIN", long)):
         if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
@@ -151,9 +162,43 @@ def training_canvas(min_size: Sequence[int], max_size: int, mask_stride: int) ->
             raise RamsesError(f"INPUT.{name} is {size}, not a multiple of {SIZE_MULTIPLE}; the nearest is {near}")
     if short > long:
         raise RamsesError(f"INPUT.MIN_SIZE_TRAIN ({short}) is above INPUT.MAX_SIZE_TRAIN ({long}); swap them")
+    _check_mask_stride(mask_stride)
+    return short, long
+
+
+def training_edges(
+    min_size: int | Sequence[int], max_size: int, mask_stride: int, sampling: str
+) -> tuple[tuple[int, ...], int]:
+    """Shorter sides to draw from and largest longer side of the fit "edge", checked; any size will do.
+
+    Args:
+        min_size: INPUT.MIN_SIZE_TRAIN.
+        max_size: INPUT.MAX_SIZE_TRAIN.
+        mask_stride: MODEL.RAMSES.MASK_STRIDE.
+        sampling: INPUT.MIN_SIZE_TRAIN_SAMPLING.
+
+    Raises:
+        RamsesError: no size, one that is not above 0 or above the largest longer side; a range that is not given by its
+            two ends; a stride that does not divide 64.
+    """
+    sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+    if sampling not in ("choice", "range"):
+        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is {sampling!r}; it is 'choice' or 'range'")
+    if not sizes or min(sizes) < 1:
+        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; give one or more sizes in px, above 0")
+    if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; a 'range' is the smallest and the largest size")
+    if max(sizes) > max_size:
+        raise RamsesError(
+            f"INPUT.MIN_SIZE_TRAIN has {max(sizes)}, above INPUT.MAX_SIZE_TRAIN; raise it from {max_size}"
+        )
+    _check_mask_stride(mask_stride)
+    return sizes, max_size
+
+
+def _check_mask_stride(mask_stride: int) -> None:
     if mask_stride < 1 or SIZE_MULTIPLE % mask_stride:
         raise RamsesError(f"MODEL.RAMSES.MASK_STRIDE is {mask_stride}; it must divide {SIZE_MULTIPLE}")
-    return short, long
 
 
 def build_targets(
@@ -166,7 +211,7 @@ def build_targets(
         labels: (N,) ascending values in ``label_map``.
         classes: (N,) contiguous class ids.
         masses: (N,) grams.
-        mask_stride: divides H and W.
+        mask_stride: a divisor of 64.
 
     Returns:
         Instances of K <= N objects, and int64 (Hm, Wm) with values 0 ... K in their order.

@@ -21,6 +21,7 @@ class RamsesPredictor(DefaultPredictor):
         predictor = RamsesPredictor(cfg)
         instances = predictor(cv2.imread("belt.jpg"), resolution=28.7)["instances"]
         instances.pred_masses  # grams
+        predictor(image, score_threshold=0.3, min_area=16)  # other settings for one call
 
     Raises:
         RamsesError: ``MODEL.WEIGHTS`` is empty, missing, unreadable, or does not fit the config.
@@ -29,24 +30,26 @@ class RamsesPredictor(DefaultPredictor):
     def __init__(self, cfg: CfgNode) -> None:
         bare = cfg.clone()
         bare.defrost()
-        bare.MODEL.WEIGHTS = ""
+        bare.MODEL.WEIGHTS = bare.MODEL.CONVNEXTV2.WEIGHTS = bare.MODEL.TIMM.WEIGHTS = ""  # load_weights has them all
         super().__init__(bare)
         load_weights(self.model, cfg.MODEL.WEIGHTS)
         if cfg.DATASETS.TEST and cfg.MODEL.RAMSES.CLASS_NAMES and not hasattr(self.metadata, "thing_classes"):
             self.metadata.thing_classes = list(cfg.MODEL.RAMSES.CLASS_NAMES)  # for Detectron2's Visualizer
 
-    def __call__(self, original_image: np.ndarray, resolution: float | None = None) -> dict[str, Any]:
+    def __call__(self, original_image: np.ndarray, resolution: float | None = None, **overrides: Any) -> dict[str, Any]:
         """Predict one picture.
 
         Args:
             original_image: (H, W, 3) uint8 in BGR order, as cv2 reads it.
             resolution: px/mm; None = ``INPUT.RESOLUTION``.
+            overrides: score_threshold, seg_threshold, nms_threshold, max_detections, point_nms, use_binary_masks or
+                min_area, see :meth:`~ramses_d2.modeling.inference_settings.InferenceSettings.override`.
 
         Returns:
             {"instances": Instances} with pred_boxes, pred_masks, pred_classes, scores and pred_masses (grams).
 
         Raises:
-            RamsesError: no picture, or a resolution that is not above 0.
+            RamsesError: no picture, a resolution that is not above 0, or an override out of range.
         """
         if not isinstance(original_image, np.ndarray) or original_image.ndim != 3:
             raise RamsesError("the picture is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
@@ -64,4 +67,4 @@ class RamsesPredictor(DefaultPredictor):
         if resolution is not None:
             item["resolution"] = resolution
         with torch.no_grad():
-            return self.model([item])[0]
+            return self.model.inference([item], self.model.settings.override(**overrides))[0]

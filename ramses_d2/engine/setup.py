@@ -34,11 +34,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         raise RamsesError(f"{config_file}: no such config file, see configs/")
     try:
         cfg.merge_from_file(config_file)
-    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
         raise RamsesError(f"{config_file}: {_one_line(error)}") from error
     try:
         cfg.merge_from_list(overrides or [])
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise RamsesError(f"config override: {_one_line(error)}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")

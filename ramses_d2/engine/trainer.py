@@ -14,9 +14,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..checkpoint import load_initial_weights
 from ..data import RamsesDatasetMapper
 from ..data.loader import TrainLoader
 from ..errors import RamsesError
@@ -66,12 +68,13 @@ class RamsesTrainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR)
         if len(cfg.DATASETS.TEST) > 1:  # each has files of its own
             folder = folder / re.sub(r"\W+", "_", dataset_name)
+        weighs = cfg.MODEL.RAMSES.MASS.ENABLED
         return RamsesEvaluator(
             dataset_name,
             output_dir=str(folder),
             max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
             report_thresh=cfg.MODEL.RAMSES.TEST.REPORT_THRESH,
-            power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if comm.is_main_process() else None,
+            power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if weighs and comm.is_main_process() else None,
         )
 
     @classmethod
@@ -100,10 +103,12 @@ class RamsesTrainer(DefaultTrainer):
         super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        weights = self.cfg.MODEL.WEIGHTS
-        if weights and "://" not in weights and not Path(weights).is_file():
-            raise RamsesError(f"MODEL.WEIGHTS: {weights}: no such weights file")
-        super().resume_or_load(resume)
+        if resume and self.checkpointer.has_checkpoint():
+            super().resume_or_load(resume)
+        elif self.cfg.MODEL.WEIGHTS:
+            # Not by Detectron2's checkpointer: it unpickles whatever the file holds, and only warns of a lost backbone
+            path = PathManager.get_local_path(self.cfg.MODEL.WEIGHTS)
+            load_initial_weights(getattr(self.model, "module", self.model), path)
         self._trainer.data_loader.start_at(self.start_iter)
 
     def state_dict(self) -> dict[str, Any]:

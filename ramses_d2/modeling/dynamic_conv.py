@@ -30,5 +30,7 @@ def mask_logits(kernels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"kernels of {kernels.shape[1]} values do not fit {channels} mask channels")
     if side == 1:
         return (kernels @ features.flatten(1)).view(-1, *features.shape[1:])
+    if not len(kernels):  # torch refuses a convolution without kernels
+        return features.new_zeros(0, *features.shape[1:])
     weight = kernels.view(-1, channels, side, side)
     return F.conv2d(features[None], weight, padding=side // 2)[0]

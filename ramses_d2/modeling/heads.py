@@ -16,12 +16,13 @@ from detectron2.layers import Conv2d, ShapeSpec
 from torch import nn
 
 from ..errors import RamsesError
-from .layers import append_coordinates, conv_block, coordinates, get_activation
+from .layers import DEFAULT_NORM, Norm, append_coordinates, conv_block, coordinates, get_activation
 
 UPSCALE_MODES = ("", "fused", "output")
+COORDINATE_MODES = ("all", "coarsest")
 
 
-def _branch(in_channels: int, channels: int, convs: int, *, norm: str, activation: str) -> nn.Sequential:
+def _branch(in_channels: int, channels: int, convs: int, *, norm: Norm, activation: str) -> nn.Sequential:
     widths = [in_channels] + [channels] * convs
     return nn.Sequential(
         *(conv_block(a, b, 3, norm=norm, activation=activation) for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -70,7 +71,7 @@ class SharedHead(nn.Module):
         factor_convs: int = 2,
         with_mass: bool = True,
         prior_prob: float = 0.01,
-        norm: str = "LN",
+        norm: Norm = DEFAULT_NORM,
         activation: str = "GELU",
         mass_activation: str = "ReLU",
     ) -> None:
@@ -100,9 +101,9 @@ class SharedHead(nn.Module):
             "channels": ramses.HEAD.CHANNELS,
             "convs": ramses.HEAD.CONVS,
             "factor_convs": ramses.HEAD.FACTOR_CONVS,
-            "with_mass": ramses.MASS.ON,
+            "with_mass": ramses.MASS.ENABLED,
             "prior_prob": ramses.HEAD.PRIOR_PROB,
-            "norm": ramses.NORM,
+            "norm": Norm(ramses.NORM, ramses.NORM_EPS, ramses.NORM_GROUPS),
             "activation": ramses.ACTIVATION,
             "mass_activation": ramses.MASS.ACTIVATION,
         }
@@ -142,6 +143,7 @@ class MaskHead(nn.Module):
         geometry_convs, geometry_channels: depth and width of the geometry branch.
         with_mass: build the geometry branch.
         upscale: see ``MODEL.RAMSES.MASK_HEAD.UPSCALE``.
+        coordinate_levels: "all" or "coarsest", the levels that get coordinate channels.
         disc_features: append x, y, x^2 + y^2 and 1 to the mask features.
         norm, activation: of the convolutions.
         mass_activation: of the geometry map.
@@ -160,20 +162,27 @@ class MaskHead(nn.Module):
         geometry_channels: int = 128,
         with_mass: bool = True,
         upscale: str = "",
+        coordinate_levels: str = "all",
         disc_features: bool = False,
-        norm: str = "LN",
+        norm: Norm = DEFAULT_NORM,
         activation: str = "GELU",
         mass_activation: str = "ReLU",
     ) -> None:
         super().__init__()
         if upscale not in UPSCALE_MODES:
             raise RamsesError(f'MODEL.RAMSES.MASK_HEAD.UPSCALE: "{upscale}" is none of {UPSCALE_MODES}')
+        if coordinate_levels not in COORDINATE_MODES:
+            raise RamsesError(f'MODEL.RAMSES.MASK_HEAD.COORDINATES: "{coordinate_levels}", use all or coarsest')
+        if not 0 <= output_level < num_levels:
+            raise RamsesError(f"MODEL.RAMSES.MASK_HEAD.OUTPUT_LEVEL is {output_level}, of {num_levels} IN_FEATURES")
         self.upscale = upscale
+        self.with_coordinates = [coordinate_levels == "all" or level == num_levels - 1 for level in range(num_levels)]
         self.output_level = output_level
         self.disc_features = disc_features
         style = {"norm": norm, "activation": activation}
         self.pipelines = nn.ModuleList(
-            self._pipeline(level - output_level, in_channels + 2, mid_channels, **style) for level in range(num_levels)
+            self._pipeline(level - output_level, in_channels + 2 * with_xy, mid_channels, **style)
+            for level, with_xy in enumerate(self.with_coordinates)
         )
         self.mask_out = conv_block(mid_channels, out_channels, 1, bias=True, **style)
         self.geometry = None
@@ -195,16 +204,17 @@ class MaskHead(nn.Module):
             "out_channels": head.OUT_CHANNELS,
             "geometry_convs": head.GEOMETRY_CONVS,
             "geometry_channels": head.GEOMETRY_CHANNELS,
-            "with_mass": ramses.MASS.ON,
+            "with_mass": ramses.MASS.ENABLED,
             "upscale": head.UPSCALE,
+            "coordinate_levels": head.COORDINATES,
             "disc_features": head.DISC_FEATURES,
-            "norm": ramses.NORM,
+            "norm": Norm(ramses.NORM, ramses.NORM_EPS, ramses.NORM_GROUPS),
             "activation": ramses.ACTIVATION,
             "mass_activation": ramses.MASS.ACTIVATION,
         }
 
     @staticmethod
-    def _pipeline(steps: int, in_channels: int, channels: int, *, norm: str, activation: str) -> nn.Sequential:
+    def _pipeline(steps: int, in_channels: int, channels: int, *, norm: Norm, activation: str) -> nn.Sequential:
         """Bring a level ``steps`` coarser (negative: finer) than the output level to its size."""
         style = {"norm": norm, "activation": activation}
         if steps == 0:
@@ -221,7 +231,10 @@ class MaskHead(nn.Module):
         Returns:
             mask features (N, E, Hm, Wm), and the geometry map (N, Hm, Wm) >= 0, or None without a mass branch.
         """
-        fused = sum(pipeline(append_coordinates(level)) for pipeline, level in zip(self.pipelines, levels, strict=True))
+        fused = sum(
+            pipeline(append_coordinates(level) if with_xy else level)
+            for pipeline, level, with_xy in zip(self.pipelines, levels, self.with_coordinates, strict=True)
+        )
         if self.upscale == "fused":
             fused = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
         features = self.mask_out(fused)

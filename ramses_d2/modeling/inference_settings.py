@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -40,6 +41,53 @@ class InferenceSettings:
         for key, value, allowed in (("NMS", self.nms, NMS_KINDS), ("MASK_FORMAT", self.mask_format, MASK_FORMATS)):
             if value not in allowed:
                 raise RamsesError(f'MODEL.RAMSES.TEST.{key} is "{value}", use one of {", ".join(allowed)}')
+
+    def override(
+        self,
+        *,
+        score_threshold: float | None = None,
+        seg_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
+        point_nms: bool | None = None,
+        use_binary_masks: bool | None = None,
+        min_area: int | None = None,
+    ) -> InferenceSettings:
+        """Settings with some of them replaced, under the names that the calls of RAMSES have; None leaves one as it is.
+
+        Args:
+            score_threshold: smallest class score, inclusive.
+            seg_threshold: probability from which on a pixel belongs to a mask.
+            nms_threshold: greedy NMS: IoU above which the lower score goes; soft and matrix NMS: the decayed score
+                below which an instance goes.
+            max_detections: instances of a picture.
+            point_nms: keep only cells that are the best of their neighbourhood.
+            use_binary_masks: sum the geometry map over the binary mask rather than the soft one.
+            min_area: masks must be larger; pixels of the mask grid.
+
+        Raises:
+            RamsesError: a threshold outside 0..1, or a negative number.
+        """
+        for name, value in (
+            ("score_threshold", score_threshold),
+            ("seg_threshold", seg_threshold),
+            ("nms_threshold", nms_threshold),
+        ):
+            if value is not None and not 0 <= value <= 1:
+                raise RamsesError(f"{name}={value}: give a number from 0 to 1")
+        for name, number in (("max_detections", max_detections), ("min_area", min_area)):
+            if number is not None and number < 0:
+                raise RamsesError(f"{name}={number}: give a number from 0 on")
+        changes = {
+            "score_thresh": score_threshold,
+            "mask_thresh": seg_threshold,
+            "nms_thresh" if self.nms in ("greedy", "none") else "nms_min_score": nms_threshold,
+            "max_detections": max_detections,
+            "use_point_nms": point_nms,
+            "binary_mass_masks": use_binary_masks,
+            "min_area": min_area,
+        }
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> InferenceSettings:

@@ -5,6 +5,8 @@ Shape letters: N images, C channels, H W rows and columns.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from detectron2.layers import Conv2d
 from detectron2.layers import get_norm as get_detectron2_norm
@@ -13,22 +15,55 @@ from torch import nn
 
 from ..errors import RamsesError
 
-ACTIVATIONS = {"GELU": nn.GELU, "SiLU": nn.SiLU, "ReLU": nn.ReLU, "Softplus": nn.Softplus}
+ACTIVATIONS = {
+    activation.__name__: activation
+    for activation in (nn.GELU, nn.SiLU, nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Hardswish)
+}
 CHANNEL_NORMS = {"LN": LayerNorm2d, "RMS": RmsNorm2d}
 
 
-def get_norm(name: str, channels: int) -> nn.Module | None:
-    """Normalisation layer over ``channels`` maps: "LN", "RMS", "GN", "BN", "SyncBN", "FrozenBN" or "" for none."""
-    if name in CHANNEL_NORMS:
-        return CHANNEL_NORMS[name](channels, eps=1e-6)
+class Norm(NamedTuple):
+    """A kind of normalisation.
+
+    Attributes:
+        name: "LN", "RMS" (both over the channels of a pixel), "GN", "BN", "SyncBN", "FrozenBN", or "" for none.
+        eps: added to the variance.
+        groups: of "GN".
+    """
+
+    name: str = "LN"
+    eps: float = 1e-6
+    groups: int = 32
+
+
+DEFAULT_NORM = Norm()
+
+
+def get_norm(norm: Norm, channels: int) -> nn.Module | None:
+    """Normalisation layer over ``channels`` maps, or None.
+
+    Raises:
+        RamsesError: an unknown name, or channels that the groups do not divide.
+    """
+    if norm.name in CHANNEL_NORMS:
+        return CHANNEL_NORMS[norm.name](channels, eps=norm.eps)
+    if norm.name == "GN":
+        if channels % norm.groups:
+            raise RamsesError(f"MODEL.RAMSES.NORM_GROUPS is {norm.groups}, which does not divide {channels} channels")
+        return nn.GroupNorm(norm.groups, channels, eps=norm.eps)
     try:
-        return get_detectron2_norm(name, channels)
+        layer = get_detectron2_norm(norm.name, channels)
     except KeyError:
-        raise RamsesError(f'unknown normalisation "{name}": use LN, RMS, GN, BN, SyncBN, FrozenBN or ""') from None
+        raise RamsesError(
+            f'MODEL.RAMSES.NORM: unknown normalisation "{norm.name}", use LN, RMS, GN, BN, SyncBN, FrozenBN or ""'
+        ) from None
+    if layer is not None:
+        layer.eps = norm.eps
+    return layer
 
 
 def get_activation(name: str) -> nn.Module:
-    """Activation layer by its ``torch.nn`` name: "GELU", "SiLU", "ReLU" or "Softplus"."""
+    """Activation layer by its ``torch.nn`` name, one of ``ACTIVATIONS``."""
     if name not in ACTIVATIONS:
         raise RamsesError(f'unknown activation "{name}": use one of {", ".join(ACTIVATIONS)}')
     return ACTIVATIONS[name]()
@@ -39,7 +74,7 @@ def conv_block(
     out_channels: int,
     kernel_size: int,
     *,
-    norm: str,
+    norm: Norm,
     activation: str,
     stride: int = 1,
     bias: bool = False,

@@ -26,7 +26,7 @@ from .inference_settings import InferenceSettings
 from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
 from .mass import geometry_sums, known_resolution, mass_in_grams, mass_scale, normalize_mass
 from .postprocess import GridFrame, grid_instances, sampling_offset, to_instances
-from .targets import assign_cells, grid_shape, object_geometry, sample_cells
+from .targets import LEVEL_RULES, assign_cells, grid_shape, object_geometry, sample_cells
 
 # Grids are rounded from the picture's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
 SIZE_DIVISIBILITY = 64
@@ -42,6 +42,7 @@ class RAMSES(nn.Module):
         backbone: gives the pyramid levels.
         shared_head, mask_head: see heads.py.
         in_features, grid_sizes, scale_ranges: of the shared head's levels, fine to coarse.
+        square_grids, level_rule: see ``MODEL.RAMSES``.
         mask_in_features: levels of the mask head.
         mask_stride: network-input pixels per mask-grid pixel; must be what the network makes.
         offset_factor: share of the box sides that is positive.
@@ -67,10 +68,12 @@ class RAMSES(nn.Module):
         mask_head: nn.Module,
         in_features: Sequence[str],
         grid_sizes: Sequence[int],
+        square_grids: bool,
         mask_in_features: Sequence[str],
         mask_stride: int,
         # Targets and losses
         scale_ranges: Sequence[Sequence[float]],
+        level_rule: str,
         offset_factor: float,
         max_pos_per_image: int,
         loss_weights: dict[str, float],
@@ -90,7 +93,9 @@ class RAMSES(nn.Module):
         self.mask_head = mask_head
         self.in_features, self.grid_sizes = list(in_features), list(grid_sizes)
         self.mask_in_features, self.mask_stride = list(mask_in_features), mask_stride
+        self.square_grids = square_grids
         self.scale_ranges, self.offset_factor = [list(pair) for pair in scale_ranges], offset_factor
+        self.level_rule = level_rule
         self.max_pos_per_image = max_pos_per_image
         self.loss_weights = loss_weights
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
@@ -119,10 +124,12 @@ class RAMSES(nn.Module):
             "mask_head": MaskHead(cfg, shapes),
             "in_features": ramses.IN_FEATURES,
             "grid_sizes": ramses.GRID_SIZES,
+            "square_grids": ramses.SQUARE_GRIDS,
             "mask_in_features": ramses.MASK_HEAD.IN_FEATURES,
             "mask_stride": ramses.MASK_STRIDE,
             # Targets and losses
             "scale_ranges": ramses.SCALE_RANGES,
+            "level_rule": ramses.LEVEL_RULE,
             "offset_factor": ramses.OFFSET_FACTOR,
             "max_pos_per_image": loss.MAX_POS_PER_IMAGE,
             "loss_weights": {"loss_cls": loss.CLS_WEIGHT, "loss_mask": loss.MASK_WEIGHT, "loss_mass": loss.MASS_WEIGHT},
@@ -151,10 +158,12 @@ class RAMSES(nn.Module):
             raise RamsesError(
                 f"MODEL.RAMSES.MASK_STRIDE is {self.mask_stride}, but this network's mask grid has stride {stride}"
             )
-        if self.mass_loss_type not in MASS_LOSSES:
-            raise RamsesError(
-                f'MODEL.RAMSES.LOSS.MASS_TYPE is "{self.mass_loss_type}", use one of {", ".join(MASS_LOSSES)}'
-            )
+        for key, value, allowed in (
+            ("LOSS.MASS_TYPE", self.mass_loss_type, MASS_LOSSES),
+            ("LEVEL_RULE", self.level_rule, LEVEL_RULES),
+        ):
+            if value not in allowed:
+                raise RamsesError(f'MODEL.RAMSES.{key} is "{value}", use one of {", ".join(allowed)}')
 
     @property
     def device(self) -> torch.device:
@@ -172,8 +181,18 @@ class RAMSES(nn.Module):
             in training the losses, otherwise a list of {"instances": Instances}, see
             :func:`~ramses_d2.modeling.postprocess.to_instances`.
         """
-        if self.training:
-            return self._losses(batched_inputs)
+        return self._losses(batched_inputs) if self.training else self.inference(batched_inputs)
+
+    def inference(
+        self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings | None = None
+    ) -> list[dict[str, Instances]]:
+        """Predict pictures, see :meth:`forward`.
+
+        Args:
+            batched_inputs: as for :meth:`forward`.
+            settings: for this call instead of the network's own.
+        """
+        settings = settings or self.settings
         # Pictures of one size go through together. Mixing sizes would pad some, and padding changes both the grids and
         # ConvNeXt's global response normalisation: a picture's result must not depend on its neighbours in the batch.
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -181,7 +200,8 @@ class RAMSES(nn.Module):
             groups[tuple(item["image"].shape)].append(index)
         results: list[dict[str, Instances]] = [{} for _ in batched_inputs]
         for indices in groups.values():
-            for index, result in zip(indices, self._predict([batched_inputs[i] for i in indices]), strict=True):
+            found = self._predict([batched_inputs[i] for i in indices], settings)
+            for index, result in zip(indices, found, strict=True):
                 results[index] = {"instances": result}
         return results
 
@@ -190,7 +210,11 @@ class RAMSES(nn.Module):
     ) -> tuple[CellPredictions, torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]:
         """(N, 3, H, W) -> cell predictions, mask features (N, E, Hm, Wm), geometry map (N, Hm, Wm), grid shapes."""
         features = self.backbone(images)
-        shapes = [grid_shape(size, *images.shape[-2:]) for size in self.grid_sizes]
+        # From the level's own shape, as in the original: at stride 128 it has another aspect ratio than the picture
+        shapes = [
+            grid_shape(size, *features[name].shape[-2:], square=self.square_grids)
+            for name, size in zip(self.in_features, self.grid_sizes, strict=True)
+        ]
         cells = self.shared_head([features[name] for name in self.in_features], shapes)
         mask_features, geometry = self.mask_head([features[name] for name in self.mask_in_features])
         return cells, mask_features, geometry, shapes
@@ -244,6 +268,7 @@ class RAMSES(nn.Module):
             self.strides,
             self.scale_ranges,
             self.offset_factor,
+            self.level_rule,
         )
         positive = labels.nonzero()[:, 0]
         logits = cells.class_logits[index]
@@ -264,7 +289,7 @@ class RAMSES(nn.Module):
             result["loss_mass"], result["num_mass"] = mass_loss(predicted, target, owners, self.mass_loss_type)
         return result
 
-    def _predict(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
+    def _predict(self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings) -> list[Instances]:
         """Predict pictures of one size."""
         cells, features, geometry, shapes = self._network(self._batch(batched_inputs))
         # Areas and masses overflow fp16, so what follows the network is fp32 whatever the caller's autocast says
@@ -279,14 +304,14 @@ class RAMSES(nn.Module):
                     features[index].float(),
                     None if geometry is None else geometry[index].float(),
                     shapes,
-                    self.settings,
+                    settings,
                 )
                 frame = self._frame(item)
                 grams = None
                 if found.masses is not None:
                     resolution = self._resolution(item) * math.sqrt(frame.step_y * frame.step_x)
                     grams = mass_in_grams(found.masses, mass_scale(resolution))
-                results.append(to_instances(found, frame, grams, self.settings))
+                results.append(to_instances(found, frame, grams, settings))
         return results
 
     def _frame(self, item: dict[str, Any]) -> GridFrame:

@@ -70,7 +70,7 @@ def select_cells(
         probabilities: (G, C).
         grid_shapes: of the levels that make up G.
         score_thresh: smallest score of the best class, inclusive.
-        topk: number of cells to keep at the most.
+        topk: number of cells to keep at the most, 0 = all.
         use_point_nms: see :func:`~ramses_d2.modeling.nms.point_nms`.
 
     Returns:
@@ -85,7 +85,7 @@ def select_cells(
         probabilities = torch.cat(levels)
     scores, classes = probabilities.max(dim=1)
     candidates = (scores >= score_thresh).nonzero()[:, 0]
-    order = scores[candidates].argsort(descending=True, stable=True)[:topk]
+    order = scores[candidates].argsort(descending=True, stable=True)[: topk or None]
     cells = candidates[order]
     return cells, scores[cells], classes[cells]
 

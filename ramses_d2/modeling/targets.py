@@ -53,25 +53,39 @@ def object_geometry(label_map: torch.Tensor, num_objects: int) -> ObjectGeometry
     return ObjectGeometry(centers=total / count[:, None] / extent, sizes=(high - low + 1) / extent)
 
 
-def grid_shape(grid_size: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of a grid with ``grid_size`` cells along the long side (rounded half to even)."""
+LEVEL_RULES = ("ramses", "range")
+
+
+def grid_shape(grid_size: int, height: int, width: int, square: bool = False) -> tuple[int, int]:
+    """Rows and columns of a grid with ``grid_size`` cells along the long side (rounded half to even).
+
+    A square grid, as in SOLOv2, has as many along the short side.
+    """
+    if square:
+        return grid_size, grid_size
     longest = max(height, width)
     return round(grid_size * height / longest), round(grid_size * width / longest)
 
 
 def level_membership(
-    sizes: torch.Tensor, image_size: tuple[int, int], strides: Sequence[int], scale_ranges: Sequence[Sequence[float]]
+    sizes: torch.Tensor,
+    image_size: tuple[int, int],
+    strides: Sequence[int],
+    scale_ranges: Sequence[Sequence[float]],
+    rule: str = "ramses",
 ) -> torch.Tensor:
-    """Which pyramid levels see which object (reference section 1.4).
+    """Which pyramid levels see which object.
 
-    The first level takes everything up to its upper bound, the last two everything from their lower bound on. Levels in
-    between take their range unless the object is thinner than their stride, and long objects as thin as their stride.
+    The rule "range" (SOLOv2) is the ranges alone. In the rule "ramses" (reference section 1.4) the first level takes
+    everything up to its upper bound, the last two everything from their lower bound on. Levels in between take their
+    range unless the object is thinner than their stride, and long objects as thin as their stride.
 
     Args:
         sizes: (K, 2) relative box sizes.
         image_size: height and width of the network input, px.
         strides: L strides, px.
         scale_ranges: L pairs, px, both bounds inclusive.
+        rule: one of ``LEVEL_RULES``.
 
     Returns:
         (L, K) bool.
@@ -81,7 +95,9 @@ def level_membership(
     last = len(scale_ranges) - 1
     levels = []
     for level, (low, high) in enumerate(scale_ranges):
-        if level == 0:
+        if rule == "range":
+            member = (scale >= low) & (scale <= high)
+        elif level == 0:
             member = scale <= high
         elif level >= last - 1:
             member = scale >= low
@@ -135,6 +151,7 @@ def assign_cells(
     strides: Sequence[int],
     scale_ranges: Sequence[Sequence[float]],
     offset_factor: float,
+    rule: str = "ramses",
 ) -> torch.Tensor:
     """Label of the object each cell must predict.
 
@@ -143,12 +160,13 @@ def assign_cells(
         image_size: height and width of the network input, px.
         grid_shapes, strides, scale_ranges: of the L levels, fine to coarse.
         offset_factor: see :func:`paint_grid`.
+        rule: see :func:`level_membership`.
 
     Returns:
         (G,) int64, 0 = background; levels one after another, row-major within each.
     """
     labels = torch.arange(1, len(geometry) + 1, device=geometry.centers.device)
-    membership = level_membership(geometry.sizes, image_size, strides, scale_ranges)
+    membership = level_membership(geometry.sizes, image_size, strides, scale_ranges, rule)
     painted = []
     for member, shape in zip(membership, grid_shapes, strict=True):
         of_level = ObjectGeometry(geometry.centers[member], geometry.sizes[member])

@@ -15,6 +15,7 @@ from ramses_d2.data.augmentation import (
     CropToAspect,
     NoiseTransform,
     PlaceOnCanvas,
+    ResizeShorterSide,
     applied_scale,
     build_augmentation,
     build_test_augmentation,
@@ -134,6 +135,58 @@ def test_scale_range() -> None:
         inputs = T.AugInput(np.zeros((128, 192, 3), dtype=np.uint8), sem_seg=np.ones((128, 192), np.int32))
         found.append(2 * applied_scale(augmentation(inputs))[0])
     assert 0.5 <= min(found) < 0.7 and 1.7 < max(found) <= 2.0
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=sides, width=sides, size=sides, max_size=st.integers(300, 400))
+def test_edge_has_the_sizes_of_detectron2(height: int, width: int, size: int, max_size: int) -> None:
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    expected = T.ResizeShortestEdge([size, size], max_size).get_transform(image).apply_image(image)
+    inputs = T.AugInput(image, sem_seg=np.ones((height, width), np.int32))
+    transforms = build_augmentation(short=(size,), long=max_size, fit="edge", flip=True, rotation=10)(inputs)
+    assert inputs.image.shape == expected.shape and inputs.sem_seg.shape == expected.shape[:2]
+    assert applied_scale(transforms) == (expected.shape[1] / width, expected.shape[0] / height)
+
+
+def test_edge_draws_from_its_sizes() -> None:
+    image = np.zeros((100, 200, 3), dtype=np.uint8)
+
+    def drawn(sizes: tuple[int, ...], sampling: str, max_size: int = 999) -> set[tuple[int, int]]:
+        resize = ResizeShorterSide(sizes, max_size, sampling, (1.0, 1.0))
+        return {resize.get_transform(image).apply_image(image).shape[:2] for _ in range(100)}
+
+    assert drawn((30, 60, 90), "choice") == {(30, 60), (60, 120), (90, 180)}
+    assert drawn((30, 33), "range") == {(30, 60), (31, 62), (32, 64), (33, 66)}
+    assert drawn((30, 90), "choice", max_size=80) == {(30, 60), (40, 80)}
+
+
+def test_edge_follows_the_scale_up_to_the_largest_size() -> None:
+    resize = ResizeShorterSide((100,), 120, "choice", (0.5, 2.0))
+    image = np.zeros((50, 50, 3), dtype=np.uint8)
+    found = [resize.get_transform(image).apply_image(image).shape[0] for _ in range(100)]
+    assert 50 <= min(found) < 60 and max(found) == 120 and len(set(found)) > 10
+
+
+def test_edge_averages_all_pixels() -> None:
+    image = np.random.randint(0, 256, (40, 60, 3), dtype=np.uint8)
+    inputs = T.AugInput(image, sem_seg=np.ones((40, 60), np.int32))
+    build_augmentation(short=(10,), long=100, fit="edge")(inputs)
+    assert np.abs(inputs.image - image.reshape(10, 4, 15, 4, 3).mean(axis=(1, 3))).max() <= 0.5
+
+
+def test_which_axes_are_flipped() -> None:
+    label_map = blocks(30, 60)
+    for options, expected in (
+        ({"flip": True}, {(1, 4), (4, 1), (3, 6), (6, 3)}),
+        ({"flip": True, "vertical_flip": False}, {(1, 4), (3, 6)}),
+        ({"flip": False, "vertical_flip": True}, {(1, 4)}),
+    ):
+        corners = set()
+        for _ in range(40):
+            inputs = T.AugInput(grey(label_map, 40), sem_seg=label_map)
+            build_augmentation(short=(30,), long=60, fit="edge", **options)(inputs)
+            corners.add((int(inputs.sem_seg[0, 0]), int(inputs.sem_seg[-1, 0])))
+        assert corners == expected
 
 
 def test_place_on_canvas_is_random() -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from ramses_d2.config import add_ramses_config
 from ramses_d2.data.augmentation import build_augmentation
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.mapper import RamsesDatasetMapper, training_canvas
+from ramses_d2.data.mapper import RamsesDatasetMapper, training_canvas, training_edges
 from ramses_d2.errors import RamsesError
 
 Record = dict[str, Any]
@@ -28,7 +28,9 @@ LEVEL = 11  # grey levels from one label to the next in `numbered`
 BLOCK = np.ones((3, 3), dtype=np.uint8)
 
 
-def mapper(short: int = 64, long: int = 128, mask_stride: int = 4, **options: Any) -> RamsesDatasetMapper:
+def mapper(
+    short: int | tuple[int, ...] = 64, long: int = 128, mask_stride: int = 4, **options: Any
+) -> RamsesDatasetMapper:
     return RamsesDatasetMapper(
         is_train=True,
         image_format="RGB",
@@ -66,11 +68,17 @@ def test_targets_follow_their_objects(
     np.random.seed(seed)
     record = numbered[index]
     output = mapper(mask_stride=mask_stride, **options)(record)
+    height, width = output["image"].shape[1:]
+    assert (height, width) == ((64, 128) if record["height"] <= record["width"] else (128, 64))
+    assert output["label_map"].shape == (height // mask_stride, width // mask_stride)
+    check_targets(output, mask_stride)
+
+
+def check_targets(output: Record, mask_stride: int) -> None:
+    """Picture, label map, boxes, classes and masses of ``numbered`` agree."""
     instances, grid, image = output["instances"], output["label_map"], output["image"]
     height, width = image.shape[1:]
-    assert (height, width) == ((64, 128) if record["height"] <= record["width"] else (128, 64))
     assert instances.image_size == (height, width)
-    assert grid.shape == (height // mask_stride, width // mask_stride)
     # values are exactly 1..K, in label order
     assert set(grid.unique().tolist()) - {0} == set(range(1, len(instances) + 1))
     classes = instances.gt_classes.tolist()
@@ -89,6 +97,49 @@ def test_targets_follow_their_objects(
         x0, y0, x1, y1 = instances.gt_boxes.tensor[k].tolist()
         assert x0 <= xs.min() and xs.max() < x1 and y0 <= ys.min() and ys.max() < y1
         assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    index=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+    mask_stride=st.sampled_from([2, 4, 8, 16]),
+    short=st.sampled_from([(64,), (70, 101, 150), (97, 131)]),
+    sampling=st.sampled_from(["choice", "range"]),
+    flip=st.booleans(),
+    rotation=st.sampled_from([0.0, 40.0]),
+)
+def test_targets_follow_their_objects_at_any_size(
+    numbered: list[Record], index: int, seed: int, mask_stride: int, short: tuple[int, ...], **options: Any
+) -> None:
+    np.random.seed(seed)
+    record = numbered[index]
+    options["sampling"] = options["sampling"] if len(short) == 2 else "choice"
+    output = mapper(short, 190, mask_stride, fit="edge", **options)(record)
+    height, width = output["image"].shape[1:]
+    assert max(height, width) <= 190 and min(height, width) >= 63
+    assert height / width == pytest.approx(record["height"] / record["width"], rel=0.02)
+    # The grid pixels whose sample lies in the picture; those of the padded picture only follow
+    assert output["label_map"].shape == tuple((side + mask_stride // 2 - 1) // mask_stride for side in (height, width))
+    check_targets(output, mask_stride)
+
+
+def test_edge_without_a_resize_changes_nothing(numbered: list[Record]) -> None:
+    record = numbered[4]  # 90 x 90, no multiple of the stride
+    output = mapper((90,), 90, mask_stride=4, fit="edge")(record)
+    label_map = np.asarray(Image.open(record["label_file_name"])).astype(np.int64)
+    assert np.array_equal(output["image"][0], label_map * LEVEL)
+    padded = np.pad(label_map, ((0, 38), (0, 38)))[2::4, 2::4]
+    assert np.array_equal(np.pad(output["label_map"], ((0, 10), (0, 10))), padded)
+    assert not output["instances"].gt_masses.isnan().any()
+
+
+def test_edge_changes_the_mass_scale_and_cuts_nothing(numbered: list[Record]) -> None:
+    record = numbered[2] | {"resolution": 5.0}  # 200 x 300
+    for short, long, factor in (((100,), 999, 0.5), ((400,), 999, 2.0), ((400,), 450, 1.5)):
+        output = mapper(short, long, mask_stride=2, fit="edge", flip=True)(record)
+        assert output["mass_scale"] == pytest.approx((10 * 5 * factor / 2) ** 2)
+        assert not output["instances"].gt_masses.isnan().any() and len(output["instances"]) == 20
 
 
 def test_without_augmentation_nothing_changes(numbered: list[Record]) -> None:
@@ -180,6 +231,17 @@ def test_an_object_cut_by_the_rotation_loses_its_mass(tiny_folder: Callable[...,
             is_train=True, image_format="RGB", augmentation=T.AugmentationList(augmentations), mask_stride=2
         )(record)
         assert output["instances"].gt_masses.isnan().tolist() == [cut]
+
+
+def test_an_object_turned_out_of_an_edge_picture_loses_its_mass(tiny_folder: Callable[..., Path]) -> None:
+    (record,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=2))
+    label_map = np.zeros((96, 128), dtype=np.uint16)
+    label_map[0:20, 0:20] = 1
+    label_map[40:60, 50:70] = 2
+    Image.fromarray(label_map).save(record["label_file_name"])
+    np.random.seed(5)  # by 26 degrees
+    output = mapper((99,), 150, mask_stride=2, fit="edge", rotation=30.0)(record)
+    assert output["instances"].gt_masses.isnan().tolist() == [True, False]
 
 
 def test_an_object_at_the_border_of_the_picture_keeps_its_mass(tiny_folder: Callable[..., Path]) -> None:
@@ -308,6 +370,7 @@ def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
     assert plain["image"].shape == (3, 64, 128) and plain["label_map"].shape == (8, 16)
     for key, value in (
         ("INPUT.FIT", "crop"),
+        ("INPUT.FIT", "edge"),
         ("INPUT.AUG.FLIP", True),
         ("INPUT.AUG.ROTATION", 30.0),
         ("INPUT.AUG.BRIGHTNESS", 0.3),
@@ -327,6 +390,47 @@ def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
             or output["label_map"].shape != plain["label_map"].shape
             for output in outputs
         ), key
+
+
+def test_keys_of_the_edge_fit(numbered: list[Record], cfg: CfgNode) -> None:
+    record = numbered[2]  # 200 x 300
+    cfg.INPUT.FIT, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.AUG.SCALE = "edge", (50, 60), (1.0, 1.0)
+
+    def sizes() -> set[tuple[int, int]]:
+        return {tuple(RamsesDatasetMapper(cfg, is_train=True)(record)["image"].shape[1:]) for _ in range(30)}
+
+    assert sizes() == {(50, 75), (60, 90)}
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    assert len(sizes()) > 5
+    cfg.INPUT.MAX_SIZE_TRAIN = 66
+    assert (44, 66) in sizes()
+
+    cfg.INPUT.AUG.merge_from_list(["ROTATION", 0.0, "BRIGHTNESS", 0.0, "CONTRAST", 0.0, "NOISE", 0.0])
+    cfg.INPUT.MIN_SIZE_TRAIN = (44, 44)
+    flips = {}
+    for cfg.INPUT.AUG.VERTICAL_FLIP in (True, False):
+        outputs = [RamsesDatasetMapper(cfg, is_train=True)(record) for _ in range(30)]
+        flips[cfg.INPUT.AUG.VERTICAL_FLIP] = len({output["image"].numpy().tobytes() for output in outputs})
+    assert flips == {True: 4, False: 2}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_size", "stride", "sampling", "message"),
+    [
+        ((), 100, 4, "choice", "give one or more sizes"),
+        ((50, 0), 100, 4, "choice", "above 0"),
+        ((50, 101), 100, 4, "choice", "has 101, above INPUT.MAX_SIZE_TRAIN; raise it from 100"),
+        ((50,), 100, 4, "range", "smallest and the largest"),
+        ((60, 50), 100, 4, "range", "smallest and the largest"),
+        ((50,), 100, 6, "choice", "MASK_STRIDE is 6; it must divide 64"),
+        ((50,), 100, 4, "random", "MIN_SIZE_TRAIN_SAMPLING is 'random'"),
+    ],
+)
+def test_edges_that_make_no_sense(
+    sizes: tuple[int, ...], max_size: int, stride: int, sampling: str, message: str
+) -> None:
+    with pytest.raises(RamsesError, match=message):
+        training_edges(sizes, max_size, stride, sampling)
 
 
 @pytest.mark.parametrize(

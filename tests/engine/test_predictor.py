@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from ramses_d2 import RamsesError
 from ramses_d2.engine import RamsesPredictor, load_config
+from ramses_d2.modeling.inference_settings import InferenceSettings
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 
@@ -55,6 +57,39 @@ def test_colour_order(cfg: CfgNode, picture: np.ndarray) -> None:
     rgb = RamsesPredictor(cfg)(picture)["instances"].scores
     cfg.INPUT.FORMAT = "BGR"
     assert torch.equal(RamsesPredictor(cfg)(np.ascontiguousarray(picture[:, :, ::-1]))["instances"].scores, rgb)
+
+
+def test_one_call_can_have_settings_of_its_own(cfg: CfgNode, picture: np.ndarray) -> None:
+    predictor = RamsesPredictor(cfg)
+    everything = predictor(picture)["instances"]
+    assert len(everything) > 1 and len(predictor(picture, score_threshold=0.9)["instances"]) == 0
+    assert len(predictor(picture, max_detections=1)["instances"]) == 1
+    assert len(predictor(picture, min_area=10**6)["instances"]) == 0
+    assert len(predictor(picture, seg_threshold=1.0)["instances"]) == 0
+    assert len(predictor(picture, score_threshold=1e-6, point_nms=True, nms_threshold=1.0)["instances"]) < len(
+        predictor(picture, score_threshold=1e-6, nms_threshold=1.0)["instances"]
+    )
+    soft = predictor(picture, resolution=4.0, use_binary_masks=False)["instances"]
+    assert not torch.equal(soft.pred_masses, predictor(picture, resolution=4.0)["instances"].pred_masses)
+    assert torch.equal(predictor(picture)["instances"].scores, everything.scores)  # for one call only
+
+
+@pytest.mark.parametrize(("name", "value"), [("score_threshold", 1.5), ("nms_threshold", -0.1), ("min_area", -1)])
+def test_an_override_out_of_range_is_one_line(cfg: CfgNode, picture: np.ndarray, name: str, value: float) -> None:
+    with pytest.raises(RamsesError, match=name):
+        RamsesPredictor(cfg)(picture, **{name: value})
+
+
+def test_the_nms_threshold_of_matrix_nms_is_a_score(cfg: CfgNode) -> None:
+    settings = InferenceSettings.from_config(cfg)
+    assert settings.override(nms_threshold=0.3).nms_thresh == 0.3
+    matrix = dataclasses.replace(settings, nms="matrix").override(nms_threshold=0.3)
+    assert matrix.nms_min_score == 0.3 and matrix.nms_thresh == settings.nms_thresh
+
+
+def test_the_file_of_a_backbone_is_not_needed_to_predict(cfg: CfgNode, picture: np.ndarray) -> None:
+    cfg.MODEL.CONVNEXTV2.WEIGHTS = "gone.pth"
+    assert len(RamsesPredictor(cfg)(picture)["instances"])
 
 
 def test_weights_must_fit(cfg: CfgNode) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ramses_d2 import RamsesError
 from ramses_d2.modeling.heads import MaskHead, SharedHead
-from ramses_d2.modeling.layers import append_coordinates, get_activation, get_norm
+from ramses_d2.modeling.layers import Norm, append_coordinates, get_activation, get_norm
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -49,7 +49,9 @@ def test_shared_head_shapes_and_prior() -> None:
 
 
 def test_only_the_kernel_branch_knows_where_it_is() -> None:
-    head = SharedHead(in_channels=4, num_classes=2, kernel_channels=3, channels=4, convs=1, factor_convs=1, norm="")
+    head = SharedHead(
+        in_channels=4, num_classes=2, kernel_channels=3, channels=4, convs=1, factor_convs=1, norm=Norm("")
+    )
     cells = head([torch.ones(1, 4, 9, 9)], [(9, 9)])
     inner = torch.arange(81).view(9, 9)[3:6, 3:6].flatten()
     assert torch.allclose(cells.class_logits[0, inner], cells.class_logits[0, inner[:1]], atol=1e-6)
@@ -58,7 +60,9 @@ def test_only_the_kernel_branch_knows_where_it_is() -> None:
 
 
 def test_every_branch_sees_the_features() -> None:
-    head = SharedHead(in_channels=4, num_classes=2, kernel_channels=3, channels=4, convs=1, factor_convs=1, norm="")
+    head = SharedHead(
+        in_channels=4, num_classes=2, kernel_channels=3, channels=4, convs=1, factor_convs=1, norm=Norm("")
+    )
     level = torch.rand(1, 4, 6, 6, requires_grad=True)
     cells = head([level], [(6, 6)])
     for output in cells:
@@ -102,7 +106,7 @@ def test_without_mass_there_are_no_mass_outputs() -> None:
 
 def test_unknown_names_are_errors() -> None:
     with pytest.raises(RamsesError, match="nosuchnorm"):
-        get_norm("nosuchnorm", 8)
+        get_norm(Norm("nosuchnorm"), 8)
     with pytest.raises(RamsesError, match="Swoosh"):
         get_activation("Swoosh")
     with pytest.raises(RamsesError, match="UPSCALE"):
@@ -111,5 +115,5 @@ def test_unknown_names_are_errors() -> None:
 
 @pytest.mark.parametrize("norm", ["LN", "RMS", "GN", "BN", ""])
 def test_every_norm_runs(norm: str) -> None:
-    head = SharedHead(in_channels=32, num_classes=2, kernel_channels=3, channels=32, convs=1, norm=norm)
+    head = SharedHead(in_channels=32, num_classes=2, kernel_channels=3, channels=32, convs=1, norm=Norm(norm))
     assert head([torch.rand(2, 32, 4, 4)], [(4, 4)]).class_logits.isfinite().all()

@@ -77,7 +77,7 @@ def test_unknown_resolution_in_training_gives_no_mass_loss(build_tiny: Build) ->
 
 
 def test_plain_solov2_has_no_masses(build_tiny: Build) -> None:
-    model = build_tiny("MODEL.RAMSES.MASS.ON", False, "MODEL.RAMSES.TEST.SCORE_THRESH", 0.0)
+    model = build_tiny("MODEL.RAMSES.MASS.ENABLED", False, "MODEL.RAMSES.TEST.SCORE_THRESH", 0.0)
     item = training_item(blocks(16, 24, 2))
     assert losses_and_gradients(model, [item]).keys() == LOSSES - {"loss_mass"}
     model.eval()

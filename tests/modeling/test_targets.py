@@ -174,3 +174,14 @@ def test_800_objects_are_assigned_at_once() -> None:
     shapes = [grid_shape(g, 2048, 3072) for g in (144, 72, 36, 18)]
     flat = assign_cells(geometry, (2048, 3072), shapes, STRIDES, RANGES, 0.75)
     assert math.isclose(len(flat[flat > 0].unique()), 800)
+
+
+def test_the_rule_of_solov2_is_the_ranges_alone() -> None:
+    """Below the first range, above the last, and thinner than the stride: no exceptions."""
+    ranges, strides = [[10, 32], [16, 64], [32, 128]], [8, 16, 32]
+    sides = [(4, 4), (20, 20), (500, 500), (4, 900)]  # scale 4, 20, 500, 60
+    sizes = torch.tensor(sides, dtype=torch.float64) / 1023
+    seen = level_membership(sizes, (1024, 1024), strides, ranges, "range").T.tolist()
+    assert seen == [[False] * 3, [True, True, False], [False] * 3, [False, True, True]]
+    own = level_membership(sizes, (1024, 1024), strides, ranges, "ramses").T.tolist()
+    assert own == [[True, False, False], [True, True, False], [False, True, True], [False, True, True]]

@@ -168,7 +168,7 @@ def test_evaluation_does_not_need_the_training_data(
     """It gets past the missing data set and stops at weights that do not fit."""
     arguments = on(tiny_folder(), "--eval-only")
     arguments[arguments.index("DATASETS.TRAIN") + 1] = "('ramses://gone',)"
-    torch.save({"model": {}}, tmp_path / "other.pth")
+    torch.save({"model": {"head.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     message = error_of("train_net.py", *arguments, "MODEL.WEIGHTS", "other.pth", cwd=tmp_path, monkeypatch=monkeypatch)
     assert "does not fit this config" in message
 

@@ -50,13 +50,15 @@ class ConvNeXtV2(Backbone):
                 f"MODEL.FPN.IN_FEATURES: no feature {sorted(unknown)}, ConvNeXt has res2, res3, res4, res5"
             )
         overrides = {key: tuple(value) for key, value in (("depths", depths), ("dims", dims)) if value}
+        # What rebuilds the whole timm network: checkpoint/backbone.py reads its parameter names and shapes there
+        self.timm_name = name
+        self.timm_arguments = {"stem_type": stem, **overrides}
         self.network = timm.create_model(
             name,
             features_only=True,
             out_indices=[int(feature[-1]) - 2 for feature in sorted(out_features)],
-            stem_type=stem,
             drop_path_rate=drop_path,
-            **overrides,
+            **self.timm_arguments,
         )
         self.network.set_grad_checkpointing(checkpointing)
         info = self.network.feature_info

@@ -1,4 +1,4 @@
-"""The feature pyramid of RAMSES (reference section 2.4) and its registered builder.
+"""The feature pyramid of RAMSES (reference section 2.4) and the registered builders.
 
 Unlike Detectron2's FPN it enlarges bilinearly, has neither biases nor norms, and makes the extra levels from the last
 *output* without an activation in between. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
@@ -14,9 +14,13 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone import fpn as detectron2_fpn
 from torch import nn
 
+from ...checkpoint.backbone import load_backbone
+from ...errors import RamsesError
 from .convnextv2 import ConvNeXtV2
+from .timm_backbone import TimmBackbone
 
 
 class FPN(Backbone):
@@ -71,9 +75,55 @@ class FPN(Backbone):
         }
 
 
+def _pyramid(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
+    """The pyramid of ``MODEL.FPN`` on a backbone.
+
+    Raises:
+        RamsesError: features the backbone does not have, an unknown style, or extra levels that it cannot make.
+    """
+    fpn = cfg.MODEL.FPN
+    missing = sorted(set(fpn.IN_FEATURES) - set(bottom_up.output_shape()))
+    if missing:
+        raise RamsesError(f"MODEL.FPN.IN_FEATURES: no feature {missing}, it has {sorted(bottom_up.output_shape())}")
+    if fpn.STYLE == "ramses":
+        return FPN(
+            bottom_up=bottom_up,
+            in_features=fpn.IN_FEATURES,
+            out_channels=fpn.OUT_CHANNELS,
+            extra_levels=fpn.EXTRA_LEVELS,
+        )
+    if fpn.STYLE != "detectron2":
+        raise RamsesError(f'MODEL.FPN.STYLE is "{fpn.STYLE}", use ramses or detectron2')
+    if fpn.EXTRA_LEVELS not in (0, 1):
+        raise RamsesError(f"MODEL.FPN.EXTRA_LEVELS is {fpn.EXTRA_LEVELS}: the detectron2 style has 0 or 1")
+    return detectron2_fpn.FPN(
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=_MaxPoolLevel(fpn.IN_FEATURES[-1]) if fpn.EXTRA_LEVELS else None,
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+class _MaxPoolLevel(detectron2_fpn.LastLevelMaxPool):
+    """Detectron2's level by max-pooling, on whichever level is the last one."""
+
+    def __init__(self, last_feature: str) -> None:
+        super().__init__()
+        self.in_feature = last_feature.replace("res", "p")
+
+
+def _load(bottom_up: Backbone, cfg: CfgNode, source: str, key: str) -> None:
+    """Pretrained weights, unless ``MODEL.WEIGHTS`` brings those of the whole network anyway."""
+    if source and not cfg.MODEL.WEIGHTS:
+
+        load_backbone(bottom_up, source, key=key)
+
+
 @BACKBONE_REGISTRY.register()
-def build_convnextv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """ConvNeXt V2 with the RAMSES pyramid, from ``MODEL.CONVNEXTV2`` and ``MODEL.FPN``."""
+def build_convnextv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """ConvNeXt V2 with a pyramid, from ``MODEL.CONVNEXTV2`` and ``MODEL.FPN``."""
     del input_shape  # ConvNeXt always reads three channels
     options = cfg.MODEL.CONVNEXTV2
     bottom_up = ConvNeXtV2(
@@ -85,9 +135,16 @@ def build_convnextv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         drop_path=options.DROP_PATH,
         checkpointing=options.CHECKPOINTING,
     )
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        extra_levels=cfg.MODEL.FPN.EXTRA_LEVELS,
-    )
+    _load(bottom_up, cfg, options.WEIGHTS, "MODEL.CONVNEXTV2.WEIGHTS")
+    return _pyramid(cfg, bottom_up)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """Any timm network that gives feature maps, with a pyramid, from ``MODEL.TIMM`` and ``MODEL.FPN``."""
+    del input_shape
+    options = cfg.MODEL.TIMM
+
+    bottom_up = TimmBackbone(name=options.NAME, out_indices=options.OUT_INDICES, norm=options.NORM)
+    _load(bottom_up, cfg, options.WEIGHTS, "MODEL.TIMM.WEIGHTS")
+    return _pyramid(cfg, bottom_up)

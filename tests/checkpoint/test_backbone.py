@@ -1,0 +1,440 @@
+"""A pretrained backbone computes what the network it comes from computes, or does not load at all.
+
+No file is downloaded: the generators below write the names and shapes of the published ones, with random values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from torch import nn
+
+from ramses_d2 import RamsesError
+from ramses_d2.checkpoint.backbone import PREFIX, convert_convnextv2, load_backbone
+from ramses_d2.modeling.backbone import ConvNeXtV2
+from ramses_d2.modeling.backbone.timm_backbone import TimmBackbone
+
+KEY = "MODEL.CONVNEXTV2.WEIGHTS"
+ALL = ("res2", "res3", "res4", "res5")
+TINY, ATTO, FEMTO = (
+    ((1, 1, 2, 1), (8, 16, 24, 40)),
+    ((2, 2, 6, 2), (40, 80, 160, 320)),
+    ((2, 2, 6, 2), (48, 96, 192, 384)),
+)
+State = dict[str, torch.Tensor]
+
+
+def official(depths: Sequence[int], dims: Sequence[int], head: bool = True) -> State:
+    """The tensors of an official ConvNeXt V2 file; without ``head``, those of an FCMAE one."""
+    state: State = {}
+
+    def layer(name: str, *shape: int) -> None:
+        fan_in = max(1, torch.Size(shape[1:]).numel())
+        state[f"{name}.weight"] = torch.randn(shape) * fan_in**-0.5
+        state[f"{name}.bias"] = 0.1 * torch.randn(shape[0])
+
+    def norm(name: str, channels: int) -> None:
+        state[f"{name}.weight"] = 1 + 0.2 * torch.randn(channels)
+        state[f"{name}.bias"] = 0.2 * torch.randn(channels)
+
+    layer("downsample_layers.0.0", dims[0], 3, 4, 4)
+    norm("downsample_layers.0.1", dims[0])
+    for stage in range(1, 4):
+        norm(f"downsample_layers.{stage}.0", dims[stage - 1])
+        layer(f"downsample_layers.{stage}.1", dims[stage], dims[stage - 1], 2, 2)
+    for stage, (depth, channels) in enumerate(zip(depths, dims, strict=True)):
+        for block in (f"stages.{stage}.{index}" for index in range(depth)):
+            layer(f"{block}.dwconv", channels, 1, 7, 7)
+            norm(f"{block}.norm", channels)
+            layer(f"{block}.pwconv1", 4 * channels, channels)
+            state[f"{block}.grn.gamma"] = 0.5 * torch.randn(1, 1, 1, 4 * channels)
+            state[f"{block}.grn.beta"] = 0.5 * torch.randn(1, 1, 1, 4 * channels)
+            layer(f"{block}.pwconv2", channels, 4 * channels)
+    if head:
+        norm("norm", dims[-1])
+        layer("head", 1000, dims[-1])
+    return state
+
+
+def sparse(dense: Mapping[str, torch.Tensor]) -> State:
+    """The same network as FCMAE pretraining stores it: MinkowskiEngine's layers and a decoder."""
+    state = {"mask_token": torch.zeros(1, 512, 1, 1), "proj.weight": torch.zeros(512, 320, 1, 1)}
+    state |= {"pred.bias": torch.zeros(3072), "decoder.0.pwconv1.weight": torch.zeros(2048, 512)}
+    for key, tensor in dense.items():
+        layer, _, kind = key.rpartition(".")
+        name = f"encoder.{key}"
+        if key.startswith("downsample_layers.0"):
+            state[name] = tensor
+        elif "dwconv" in key or key.startswith("downsample_layers") and layer.endswith(".1"):
+            if kind == "bias":
+                state[name] = tensor[None]
+                continue
+            out_channels, in_channels, height, width = tensor.shape
+            kernel = torch.empty(height * width, in_channels, out_channels)
+            for row in range(height):
+                for column in range(width):
+                    kernel[column * height + row] = tensor[:, :, row, column].T
+            state[f"encoder.{layer}.kernel"] = kernel[:, 0] if "dwconv" in key else kernel
+        elif "pwconv" in key:
+            state[f"encoder.{layer}.linear.{kind}"] = tensor
+        elif "grn" in key:
+            state[name] = tensor.reshape(1, -1)
+        else:
+            state[f"encoder.{layer}.ln.{kind}"] = tensor
+    return state
+
+
+def convnextv2(state: Mapping[str, torch.Tensor], depths: Sequence[int], image: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of the four stages, from the paper: figure 5, section 3.2 and algorithm 1, in double precision."""
+    weights = {key: tensor.double() for key, tensor in state.items()}
+
+    def normalise(x: torch.Tensor, name: str) -> torch.Tensor:  # over the channels of (N, H, W, C)
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def convolve(x: torch.Tensor, name: str, **options: int) -> torch.Tensor:
+        x = F.conv2d(x.permute(0, 3, 1, 2), weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+        return x.permute(0, 2, 3, 1)
+
+    x, outputs = image.double().permute(0, 2, 3, 1), []
+    for stage, depth in enumerate(depths):
+        if stage == 0:
+            x = normalise(convolve(x, "downsample_layers.0.0", stride=4), "downsample_layers.0.1")
+        else:
+            x = convolve(normalise(x, f"downsample_layers.{stage}.0"), f"downsample_layers.{stage}.1", stride=2)
+        for block in (f"stages.{stage}.{index}" for index in range(depth)):
+            y = normalise(convolve(x, f"{block}.dwconv", padding=3, groups=x.shape[-1]), f"{block}.norm")
+            y = F.gelu(linear(y, f"{block}.pwconv1"))
+            energy = (y**2).sum((1, 2), keepdim=True).sqrt()
+            share = energy / (energy.mean(-1, keepdim=True) + 1e-6)
+            y = weights[f"{block}.grn.gamma"] * (y * share) + weights[f"{block}.grn.beta"] + y
+            x = x + linear(y, f"{block}.pwconv2")
+        outputs.append(x.permute(0, 3, 1, 2).float())
+    return outputs
+
+
+def save(path: Path, content: object) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+def build(name: str = "convnextv2_atto", size: tuple = TINY, **options: object) -> ConvNeXtV2:
+    return ConvNeXtV2(**{"name": name, "depths": size[0], "dims": size[1], "out_features": ALL, **options}).eval()
+
+
+def build_published(name: str) -> ConvNeXtV2:
+    return ConvNeXtV2(name=name, out_features=ALL).eval()
+
+
+def assert_same_features(backbone: nn.Module, expected: Sequence[torch.Tensor], image: torch.Tensor) -> None:
+    with torch.no_grad():
+        found = backbone(image)
+    assert len(found) == len(expected)
+    for name, (feature, wanted) in zip(found, zip(found.values(), expected, strict=True), strict=True):
+        torch.testing.assert_close(feature, wanted, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def refusal(backbone: nn.Module, source: str, key: str = KEY) -> str:
+    """The one-line refusal of a source, which must have left the backbone as it was."""
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    with pytest.raises(RamsesError) as error:
+        load_backbone(backbone, source, key=key)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(f"{key}: ") and source in message
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+    return message
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["fine-tuned", "fcmae"])
+def test_an_official_file_gives_the_features_of_the_paper(
+    tmp_path: Path, head: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    depths, dims = FEMTO
+    state = official(depths, dims, head)
+    image = torch.randn(2, 3, 64, 96)
+    backbone = build_published("convnextv2_femto")
+    with caplog.at_level(logging.INFO, "ramses_d2"):
+        load_backbone(backbone, save(tmp_path / "official.pt", {"model": state}), key=KEY)
+    assert_same_features(backbone, convnextv2(state, depths, image), image)
+    count = len(backbone.state_dict())
+    assert [f"all {count} tensors" in record.message for record in caplog.records] == [True]
+
+
+def test_a_checkpoint_of_fcmae_pretraining_gives_the_same_network(tmp_path: Path) -> None:
+    state = official(*TINY, head=False)
+    image = torch.randn(1, 3, 64, 96)
+    backbone = build()
+    load_backbone(backbone, save(tmp_path / "checkpoint-799.pth", {"model": sparse(state), "epoch": 799}), key=KEY)
+    assert_same_features(backbone, convnextv2(state, TINY[0], image), image)
+
+
+def test_later_stages_may_be_left_out(tmp_path: Path) -> None:
+    state = official(*TINY)
+    image = torch.randn(1, 3, 64, 64)
+    backbone = build(out_features=("res3", "res4"))
+    load_backbone(backbone, save(tmp_path / "official.pt", {"model": state}), key=KEY)
+    assert_same_features(backbone, convnextv2(state, TINY[0], image)[1:3], image)
+
+
+def test_another_size_is_taken_when_the_config_gives_its_dims(tmp_path: Path) -> None:
+    state = official(*TINY)
+    backbone = build("convnextv2_huge")
+    load_backbone(backbone, save(tmp_path / "tiny.pt", {"model": state}), key=KEY)
+    assert torch.equal(backbone.network.state_dict()["stem_0.weight"], state["downsample_layers.0.0.weight"])
+
+
+def test_converted_files_load_as_checkpoints_of_ours(tmp_path: Path) -> None:
+    state = official(*ATTO)
+    image = torch.randn(1, 3, 64, 64)
+    output = tmp_path / "new" / "atto.pth"
+    line = convert_convnextv2(save(tmp_path / "official.pt", {"model": state}), str(output))
+    assert "convnextv2_atto" in line and str(output) in line and os.listdir(output.parent) == ["atto.pth"]
+    content = torch.load(output, weights_only=True)["model"]
+    assert set(content) == {f"{PREFIX}{key}" for key in build_published("convnextv2_atto").network.state_dict()}
+    # the heads of a whole network beside it do not disturb
+    path = save(tmp_path / "model_final.pth", {"model": {**content, "backbone.lateral.0.weight": torch.zeros(1)}})
+    for source in (str(output), path):
+        for features in (ALL, ("res2", "res3")):
+            backbone = build(size=ATTO, out_features=features)
+            load_backbone(backbone, source, key=KEY)
+            assert_same_features(backbone, convnextv2(state, ATTO[0], image)[: len(features)], image)
+
+
+def test_converting_never_overwrites_unasked(tmp_path: Path) -> None:
+    weights = save(tmp_path / "official.pt", {"model": official(*ATTO)})
+    output = tmp_path / "atto.pth"
+    output.write_text("precious")
+    with pytest.raises(RamsesError, match="--force"):
+        convert_convnextv2(weights, str(output))
+    assert output.read_text() == "precious"
+    convert_convnextv2(weights, str(output), force=True)
+    assert "model" in torch.load(output, weights_only=True)
+
+
+def test_converting_names_what_it_cannot_convert(tmp_path: Path) -> None:
+    odd = save(tmp_path / "odd.pt", {"model": official(*TINY)})
+    atto = save(tmp_path / "atto.pt", {"model": official(*ATTO)})
+    other = save(tmp_path / "other.pt", {"weight": torch.zeros(1)})
+    first = {key: tensor for key, tensor in official(*ATTO).items() if "grn" not in key}  # ConvNeXt V1 has these sizes
+    version1 = save(tmp_path / "convnext_atto.pt", {"model": first})
+    output = tmp_path / "out.pth"
+    for weights, name, message in (
+        (odd, None, "no published ConvNeXt V2"),
+        (version1, None, "no published ConvNeXt V2"),
+        (odd, "convnextv2_femto", r"--name says convnextv2_femto"),
+        (atto, "convnextv2_femto", r"is convnextv2_atto .*--name says convnextv2_femto"),
+        (other, None, "no ConvNeXt V2"),
+        (atto, "resnet18", "not a ConvNeXt"),
+    ):
+        with pytest.raises(RamsesError, match=message):
+            convert_convnextv2(weights, str(output), name=name)
+    assert not output.exists()
+
+
+def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
+    for name, state in (("plain", official(*FEMTO)), ("sparse", sparse(official(*FEMTO)))):
+        message = refusal(build_published("convnextv2_pico"), save(tmp_path / f"{name}.pt", {"model": state}))
+        assert "is convnextv2_femto with depths [2, 2, 6, 2], dims [48, 96, 192, 384]" in message
+        assert "MODEL.CONVNEXTV2.NAME says convnextv2_pico" in message
+
+
+def test_other_stems_and_dims_cannot_take_official_weights(tmp_path: Path) -> None:
+    path = save(tmp_path / "official.pt", {"model": official(*TINY)})
+    assert 'MODEL.CONVNEXTV2.STEM, the published weights need "patch"' in refusal(build(stem="overlap"), path)
+    assert "dims [8, 16, 32, 64]" in refusal(build(dims=(8, 16, 32, 64)), path)
+    ours = {f"{PREFIX}{key}": tensor for key, tensor in build(stem="overlap").network.state_dict().items()}
+    backbone = build(stem="overlap")
+    load_backbone(backbone, save(tmp_path / "ours.pth", {"model": ours}), key=KEY)
+    assert torch.equal(backbone.network.state_dict()["stem_1.weight"], ours[f"{PREFIX}stem_1.weight"])
+    assert "a stem of 3x3 px" in refusal(build(), str(tmp_path / "ours.pth"))
+
+
+def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
+    state = official(*TINY)
+    lost = state.pop("stages.2.1.pwconv2.bias")
+    state["stages.2.1.extra"] = torch.zeros(1)
+    state["stages.0.0.norm.weight"] = torch.ones(7)
+    message = refusal(build(), save(tmp_path / "official.pt", {"model": state}))
+    for problem in (
+        "stages.2.blocks.1.mlp.fc2.bias is missing",
+        "stages.2.blocks.1.extra is unknown",
+        "stages.0.blocks.0.norm.weight is (7,) instead of (8,)",
+    ):
+        assert problem in message
+    assert lost.shape == (24,)
+    state["stages.0.0.dwconv.weight"] = torch.tensor(1.0)
+    refusal(build(), save(tmp_path / "official.pt", {"model": state}))
+
+
+def test_what_no_backbone_has_may_be_in_the_file(tmp_path: Path) -> None:
+    state = official(*TINY)
+    state |= {"head.weight": torch.zeros(21841, 40), "head.bias": torch.zeros(21841)}
+    state |= {"decoder.0.dwconv.weight": torch.zeros(8, 1, 7, 7), "mask_token": torch.zeros(1, 8, 1, 1)}
+    backbone = build()
+    load_backbone(backbone, save(tmp_path / "all.pt", state), key=KEY)
+    assert torch.equal(backbone.network.state_dict()["stem_0.weight"], state["downsample_layers.0.0.weight"])
+    del state["mask_token"]
+    load_backbone(backbone, save(tmp_path / "all.pt", state), key=KEY)
+
+
+def test_a_stage_that_is_not_built_must_still_be_of_this_network(tmp_path: Path) -> None:
+    state = official(*TINY)
+    state["stages.3.0.norm.weight"] = torch.ones(39)
+    message = refusal(build(out_features=("res2",)), save(tmp_path / "official.pt", {"model": state}))
+    assert "stages.3.blocks.0.norm.weight is (39,) instead of (40,)" in message
+
+
+def test_the_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    mask_rcnn = {
+        "backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7),
+        "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(64, 64, 1, 1),
+        "roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024),
+        "head.norm.weight": torch.zeros(320),
+    }
+    path = save(tmp_path / "model_final.pkl.pth", {"model": mask_rcnn})
+    assert "stem.0.weight is missing" in refusal(build(), path)
+    resnet = save(tmp_path / "resnet18.pth", torchvision.models.resnet18().state_dict())
+    assert "is missing" in refusal(build(), resnet)
+    message = refusal(TimmBackbone(name="resnet34"), resnet, key="MODEL.TIMM.WEIGHTS")
+    assert "does not fit resnet34: layer1.2.conv1.weight is missing" in message and "more" in message
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "official.pt", {"model": official(*TINY)})
+    content = Path(path).read_bytes()
+    for length in (0, 100, len(content) // 2):
+        (tmp_path / "truncated.pt").write_bytes(content[:length])
+        assert "not a readable checkpoint" in refusal(build(), str(tmp_path / "truncated.pt"))
+    (tmp_path / "broken.safetensors").write_bytes(content[:100])
+    refusal(build(), str(tmp_path / "broken.safetensors"))
+    assert "no such weights file" in refusal(build(), str(tmp_path / "absent.pt"))
+    assert "no such weights file" in refusal(build(), str(tmp_path / "absent.safetensors"))
+    refusal(build(), save(tmp_path / "empty.pt", {"model": {}}))
+
+
+class _Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
+    evidence = tmp_path / "it-ran"
+    state = official(*TINY)
+    zipped = save(tmp_path / "zipped.pt", {"model": state, "args": _Trap(evidence)})
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": state, "args": _Trap(evidence)}, protocol=2))
+    for path in (zipped, str(tmp_path / "plain.pt")):
+        refusal(build(), path)
+        with pytest.raises(RamsesError):
+            convert_convnextv2(path, str(tmp_path / "out.pth"))
+    assert not evidence.exists()
+    torch.load(zipped, weights_only=False)  # the trap does work
+    assert evidence.exists()
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Random values everywhere, norm statistics included, so that no two tensors of a network are equal."""
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif tensor.is_floating_point():
+            tensor.add_(0.05 * torch.randn_like(tensor))
+    return network.eval()
+
+
+@pytest.mark.parametrize("norm", ["", "FrozenBN", "SyncBN"])
+def test_torchvision_files_give_torchvision_features(tmp_path: Path, norm: str) -> None:
+    source = randomise(torchvision.models.resnet18())
+    state = {
+        key: tensor for key, tensor in source.state_dict().items() if norm or "num_batches" not in key
+    }  # old files
+    backbone = TimmBackbone(name="resnet18", norm=norm).eval()
+    load_backbone(backbone, save(tmp_path / "resnet18.pth", state), key="MODEL.TIMM.WEIGHTS")
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        x = source.maxpool(source.relu(source.bn1(source.conv1(image))))
+        expected = [x := layer(x) for layer in (source.layer1, source.layer2, source.layer3, source.layer4)]
+    assert_same_features(backbone, expected, image)
+
+
+# One of each way in which timm makes feature networks: renamed, kept, own classes, hooks, wrapped
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("convnextv2_atto", ""),
+        ("regnety_002", "FrozenBN"),
+        ("mobilenetv3_small_050", "FrozenBN"),
+        ("efficientnet_lite0", ""),
+        ("hrnet_w18_small", "FrozenBN"),
+        ("cspnext_tiny", "FrozenBN"),
+    ],
+)
+def test_files_of_timm_fill_every_tensor(tmp_path: Path, name: str, norm: str) -> None:
+    source = randomise(timm.create_model(name, features_only=True))
+    whole = timm.create_model(name, num_classes=7)
+    # the feature network is a part of the whole one: give both the same values, in order, where shapes agree
+    values = list(source.state_dict().items())
+    position = 0
+    for tensor in whole.state_dict().values():
+        if position < len(values) and tensor.shape == values[position][1].shape:
+            tensor.copy_(values[position][1])
+            position += 1
+    assert position == len(values), "the order of the tensors differs, this test cannot tell"
+    backbone = TimmBackbone(name=name, norm=norm).eval()
+    save_file(whole.state_dict(), tmp_path / "model.safetensors")
+    load_backbone(backbone, str(tmp_path / "model.safetensors"), key="MODEL.TIMM.WEIGHTS")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps = source(image)
+    assert_same_features(backbone, maps[-len(backbone.output_shape()) :], image)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hugging Face hub, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_timm_weights_come_from_the_hub(hub_cache: Path) -> None:
+    state = official(*TINY)
+    folder = hub_cache / "models--timm--convnextv2_atto.fcmae_ft_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    backbone, image = build(), torch.randn(1, 3, 64, 64)
+    load_backbone(backbone, "timm://convnextv2_atto.fcmae_ft_in1k", key=KEY)
+    assert_same_features(backbone, convnextv2(state, TINY[0], image), image)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm://convnextv2_atto.fcmae_ft_in1k", "cannot download timm://convnextv2_atto.fcmae_ft_in1k"),
+        ("timm://convnextv2_femto.fcmae_ft_in1k", "another network than convnextv2_atto"),
+        ("timm://convnextv2_atto.nothing", "it has convnextv2_atto.fcmae, convnextv2_atto.fcmae_ft_in1k"),
+        ("timm://", "another network"),
+    ],
+)
+def test_what_timm_cannot_give_is_one_line(hub_cache: Path, source: str, message: str) -> None:
+    assert message in refusal(build(), source)
