@@ -19,8 +19,8 @@ from PIL import Image
 from ..data import register
 from ..data.folder import IMAGE_SUFFIXES
 from ..errors import RamsesError
+from .drawing import draw_instances
 from .label_image import masks_in_boxes, paint_label_image
-from .overlay import class_colors, draw_overlay, particle_caption
 from .particles import COLUMNS, particle_table
 
 # What a folder of predictions holds: --force replaces nothing else
@@ -97,10 +97,10 @@ class PredictionWriter:
         self.class_names = list(class_names)
         self.num_particles = 0
         self.num_weighed = 0
+        self._weighs = False
         self.total_mass = 0.0
         self._partial = self.output.with_name(f"{self.output.name}.unfinished-{os.getpid()}")
         self._tables: list[pd.DataFrame] = []
-        self._colors = class_colors(len(self.class_names))
 
     def __enter__(self) -> PredictionWriter:
         for name in ("labels", "overlays"):
@@ -118,14 +118,15 @@ class PredictionWriter:
         """
         instances = instances.to("cpu")
         scores = instances.scores.numpy()
-        masses = instances.pred_masses.numpy() if instances.has("pred_masses") else np.full(len(scores), math.nan)
+        has_masses = instances.has("pred_masses")
+        self._weighs |= has_masses
+        masses = instances.pred_masses.numpy() if has_masses else np.full(len(scores), math.nan)
         classes = instances.pred_classes.tolist()
         names = [self.class_names[index] for index in classes]
         boxes = instances.pred_boxes.tensor.numpy()
         labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, image.shape[:2])
         table = particle_table(picture.path.name, labels, names, masses, scores, resolution)
-        captions = [particle_caption(*row) for row in zip(names, scores, masses, strict=True)]
-        overlay = draw_overlay(image, labels, captions, [self._colors[index] for index in classes])
+        overlay = draw_instances(image, labels, classes, scores, masses, class_names=self.class_names, alpha=0)
         Image.fromarray(labels).save(self._partial / "labels" / f"{picture.name}.png")
         Image.fromarray(overlay).save(self._partial / "overlays" / f"{picture.name}.jpg", quality=92)
         self._tables.append(table)
@@ -134,9 +135,11 @@ class PredictionWriter:
         self.total_mass += float(table["mass"].sum())
 
     def summary(self) -> str:
-        """Particles and grams so far; unknown masses are no grams."""
+        """Particles so far, and their grams where the network weighs; unknown masses are no grams."""
         if not self.num_particles:
             return "no particles"
+        if not self._weighs:
+            return f"{self.num_particles} particles"
         if not self.num_weighed:
             return f"{self.num_particles} particles, mass unknown"
         unknown = self.num_particles - self.num_weighed

@@ -130,3 +130,23 @@ class RLEMasks(list):
                 raise IndexError(f"a bool index of length {len(index)} for {len(self)} masks")
             index = np.flatnonzero(index)
         return RLEMasks(super(RLEMasks, self).__getitem__(int(i)) for i in index)
+
+    def any(self, dim: int) -> torch.Tensor:
+        """Union of the masks, as ``any(dim=0)`` of the (K, H, W) tensor; nothing but the union is ever decoded.
+
+        Detectron2's Visualizer asks for it in ``ColorMode.IMAGE_BW``.
+
+        Args:
+            dim: 0.
+
+        Returns:
+            bool (H, W); of no masks, which know no size, a single False that broadcasts to any.
+
+        Raises:
+            ValueError: another ``dim``.
+        """
+        if dim != 0:
+            raise ValueError(f"any(dim={dim}): run lengths can be joined over the masks only, dim=0")
+        if not self:
+            return torch.tensor(False)
+        return torch.from_numpy(mask_utils.decode(mask_utils.merge(list(self))).astype(bool))

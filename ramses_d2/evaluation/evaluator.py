@@ -116,8 +116,8 @@ class RamsesEvaluator(DatasetEvaluator):
         """Evaluate, log the tables and write the files.
 
         Returns:
-            On the main process, task -> metric -> float: "segm", "bbox", and "mass" unless neither
-            predictions nor truth have masses. Empty on the others.
+            On the main process, task -> metric -> float: "segm", "bbox", and "mass" where the model weighs (plain
+            SOLOv2 does not). Empty on the others.
 
         Raises:
             RamsesError: predictions for a picture the data set does not have.
@@ -136,10 +136,9 @@ class RamsesEvaluator(DatasetEvaluator):
         tables = [ap_tables(metrics, self._class_names, self._max_dets)]
         evaluation: dict[str, Any] = {"settings": self._settings(), "results": metrics}
         pairs = None
-        particles = truth_table(truth["annotations"])
-        if self._weighs or particles["mass"].notna().any():
+        if self._weighs:
             masses, pairs = evaluate_masses(
-                particles,
+                truth_table(truth["annotations"]),
                 prediction_table(truth["annotations"], results),
                 self._class_names,
                 self._report_thresh,
@@ -206,7 +205,7 @@ class RamsesEvaluator(DatasetEvaluator):
             "max_dets": self._max_dets,
             "report_thresh": self._report_thresh,
             "iou_thresholds": IOU_THRESHOLDS,
-            "power_law": None if self._power_law is None else asdict(self._power_law),
+            "power_law": asdict(self._power_law) if self._weighs and self._power_law is not None else None,
         }
 
     def _name_pairs(self, pairs: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:

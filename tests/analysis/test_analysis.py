@@ -1,4 +1,4 @@
-"""Label images, the particle table and overlays."""
+"""Label images and the particle table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 
-from ramses_d2.analysis import (
-    class_colors,
-    draw_overlay,
-    masks_in_boxes,
-    paint_label_image,
-    particle_caption,
-    particle_table,
-)
+from ramses_d2.analysis import masks_in_boxes, paint_label_image, particle_table
 
 BOXES = np.array([[0, 0, 6, 6], [3, 2, 9, 8], [4, 4, 6, 6]])
 
@@ -67,27 +60,3 @@ def test_table_has_rows_as_x(overlapping: np.ndarray) -> None:
 def test_empty_picture() -> None:
     labels = paint_label_image([], np.zeros((0, 4)), np.zeros(0), (4, 5))
     assert not labels.any() and len(particle_table("a.jpg", labels, [], [], [], 2.0)) == 0
-    overlay = draw_overlay(np.zeros((400, 500, 3), np.uint8), np.zeros((400, 500), np.uint16), [], [])
-    assert not overlay.any()
-
-
-def test_caption() -> None:
-    assert particle_caption("Rb", 0.934, 4.1234) == ["Rb 0.93", "4.12 g"]
-    assert particle_caption("Rb", None, math.nan) == ["Rb"]
-
-
-def test_overlay_draws_the_outline_in_the_class_colour_and_keeps_the_rest() -> None:
-    image = np.full((400, 600, 3), 90, np.uint8)
-    labels = np.zeros((400, 600), np.uint16)
-    labels[100:300, 100:300] = 1
-    overlay = draw_overlay(image, labels, [["Rb"]], [(255, 0, 0)])
-    assert overlay.shape == (800, 1200, 3)
-    red, green, blue = overlay[200, 400].tolist()  # upper edge, anti-aliased
-    assert red > 200 and max(green, blue) < 40
-    assert overlay[100, 100].tolist() == [90, 90, 90] and overlay[300, 300].tolist() == [90, 90, 90]
-    assert (overlay[380:420, 350:450] > 240).all(axis=-1).any()  # white letters in the middle
-    assert (image == 90).all()
-
-
-def test_colours_differ() -> None:
-    assert len(set(class_colors(20))) == 20

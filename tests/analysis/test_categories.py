@@ -1,0 +1,146 @@
+"""EN 12620 categories against the table of the standard and hand-computed certainties."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ramses_d2.analysis.bootstrap import Resampling
+from ramses_d2.analysis.categories import Categories, categorise
+from ramses_d2.analysis.composition import compose
+
+
+def categories_of(grams: dict[str, float], copies: int = 1, resampling: Resampling | None = None) -> Categories:
+    """Categories of ``copies`` particles of each class that share its grams."""
+    rows = [(name, mass / copies) for name, mass in grams.items() for _ in range(copies)]
+    table = pd.DataFrame(rows, columns=["class", "mass"]).assign(baseimg="a.jpg")
+    return categorise(compose(table, resampling=resampling))
+
+
+def category(grams: dict[str, float], group: str) -> str | None:
+    return categories_of(grams).summary.set_index("group").loc[group, "category"]
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [(100, "Rc90"), (90, "Rc90"), (89.9, "Rc80"), (80, "Rc80"), (70, "Rc70"), (50, "Rc50"), (49.9, "RcDeclared")],
+)
+def test_rc(percent, expected):
+    assert category({"Rc": percent, "Ru": 100 - percent}, "Rc") == expected
+
+
+@pytest.mark.parametrize(
+    ("rc", "ru", "expected"),
+    # 70 + 20 and 85 + 10 reach their limits although 0.7 + 0.2 is not 0.9 in floats
+    [
+        (85, 10, "Rcu95"),
+        (70, 24.9, "Rcu90"),
+        (70, 20, "Rcu90"),
+        (40, 30, "Rcu70"),
+        (20, 30, "Rcu50"),
+        (9, 9, "RcuDeclared"),
+    ],
+)
+def test_rcu(rc, ru, expected):
+    assert category({"Rc": rc, "Ru01": ru, "Rb01": 100 - rc - ru}, "Rcu") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "percent", "expected"),
+    [
+        ("Rb01", "Rb", 10, "Rb10-"),
+        ("Rb01", "Rb", 10.1, "Rb30-"),
+        ("Rb01", "Rb", 30.1, "Rb50-"),
+        ("Rb01", "Rb", 50, "Rb50-"),
+        ("Rb01", "Rb", 50.1, "RbDeclared"),
+        ("Ra", "Ra", 1, "Ra1-"),
+        ("Ra", "Ra", 5, "Ra5-"),
+        ("Ra", "Ra", 10, "Ra10-"),
+        ("Ra", "Ra", 10.1, None),
+        ("Rg", "XRg", 0.5, "XRg0.5-"),
+        ("X01", "XRg", 1, "XRg1-"),
+        ("X01", "XRg", 1.1, "XRg2-"),
+        ("X01", "XRg", 2.1, None),
+    ],
+)
+def test_upper_limits(name, group, percent, expected):
+    assert category({"Rc": 100 - percent, name: percent}, group) == expected
+
+
+def test_x_and_glass_are_added():
+    assert category({"Rc": 99, "X02": 0.6, "Rg": 0.4}, "XRg") == "XRg1-"
+
+
+def test_every_category_of_the_table_is_listed():
+    found = categories_of({"Rc": 92, "Rb01": 8})
+    assert found.table["category"].tolist() == (
+        ["Rc90", "Rc80", "Rc70", "Rc50", "RcDeclared", "RcNR"]
+        + ["Rcu95", "Rcu90", "Rcu70", "Rcu50", "RcuDeclared", "RcuNR"]
+        + ["Rb10-", "Rb30-", "Rb50-", "RbDeclared", "RbNR"]
+        + ["Ra1-", "Ra5-", "Ra10-", "XRg0.5-", "XRg1-", "XRg2-", "FL0.2-", "FL2-", "FL5-"]
+    )
+    met = found.table.set_index("category")["met"]
+    assert met[["Rc90", "Rc50", "RcNR"]].all() and not met["RcDeclared"] and not met["Rcu95"]
+    assert met[["FL0.2-", "FL2-", "FL5-"]].isna().all()
+    floating = found.summary.set_index("group").loc["FL"]
+    assert floating["category"] is None and floating["remark"] == "not assessable: not visible in pictures"
+
+
+def test_certainty_is_the_share_of_replicates():
+    # 2 of 4 equal particles are Rc. A replicate draws Binomial(4, 1/2) of them:
+    # 4 with 1/16 (Rc90, Rc80), 3 or more with 5/16 (Rc70), 2 or more with 11/16 (Rc50), fewer than 2 with 5/16
+    found = categories_of({"Rc": 2, "Ru": 2}, copies=2, resampling=Resampling(replicates=20_000))
+    certainty = found.table.set_index("category")["certainty"]
+    assert certainty[["Rc90", "Rc80", "Rc70", "Rc50", "RcDeclared", "RcNR"]].tolist() == pytest.approx(
+        [1 / 16, 1 / 16, 5 / 16, 11 / 16, 5 / 16, 1], abs=0.01
+    )
+    rc = found.summary.set_index("group").loc["Rc"]
+    # Estimate 50 %: Rc50, but neither that nor a declared value below 50 is 95 % certain
+    assert (rc["category"], rc["certain_category"]) == ("Rc50", "RcNR")
+    assert rc["certainty"] == pytest.approx(11 / 16, abs=0.01)
+
+
+def test_certain_category_is_looser_than_that_of_the_estimate():
+    # 91 of 100 equal particles: sd of the share 2.9 %, so Rc90 about 2 in 3, Rc80 beyond doubt
+    table = pd.DataFrame({"class": ["Rc"] * 91 + ["Ru"] * 9, "mass": 1.0, "baseimg": "a.jpg"})
+    rc = categorise(compose(table)).summary.set_index("group").loc["Rc"]
+    assert (rc["category"], rc["certain_category"]) == ("Rc90", "Rc80")
+    assert 0.6 < rc["certainty"] < 0.8
+
+
+def test_nothing_seen_is_only_as_certain_as_the_sample_is_large():
+    # No Ra among 20 equal particles: 1 - 0.99^20 = 18 % for 1 %, 1 - 0.95^20 = 64 % for 5 %, 1 - 0.9^20 = 88 % for 10 %
+    found = categories_of({"Rc": 1}, copies=20, resampling=Resampling(replicates=200))
+    certainty = found.table.set_index("category")["certainty"]
+    assert certainty[["Ra1-", "Ra5-", "Ra10-"]].tolist() == pytest.approx(
+        [1 - 0.99**20, 1 - 0.95**20, 1 - 0.9**20], rel=1e-9
+    )
+    # All of them Rc: up to 10 % of something else, 1 - 0.9^20 = 88 %; up to 20 %, 1 - 0.8^20 = 99 %
+    assert certainty[["Rc90", "Rc80"]].tolist() == pytest.approx([1 - 0.9**20, 1 - 0.8**20], rel=1e-9)
+    summary = found.summary.set_index("group")
+    assert (summary.loc["Rc", "category"], summary.loc["Rc", "certain_category"]) == ("Rc90", "Rc80")
+    assert (summary.loc["Ra", "category"], summary.loc["Ra", "certain_category"]) == ("Ra1-", None)
+    assert certainty["RcDeclared"] == 0  # all of it is Rc
+
+
+def test_no_intervals_no_certainty():
+    found = categories_of({"Rc": 90, "Ru": 10})
+    assert found.table["certainty"].isna().all()
+    assert found.summary.loc[0, ["category", "certain_category", "remark"]].tolist() == ["Rc90", None, "no intervals"]
+
+
+def test_empty_sample():
+    found = categories_of({})
+    assert found.table["met"].isna().all() and found.summary["category"].isna().all()
+    assert found.summary.loc[0, "remark"] == "no particle of known mass"
+    written = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert written["standard"].startswith("EN 12620:2002+A1:2008") and written["table"][0]["met"] is None
+
+
+def test_remark_beyond_every_limit():
+    summary = categories_of({"Rc": 50, "Ra": 50}).summary.set_index("group")
+    assert summary.loc["Ra", "category"] is None or np.isnan(summary.loc["Ra", "category"])
+    assert summary.loc["Ra", "remark"] == "above every limit (10 %)"

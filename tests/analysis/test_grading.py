@@ -1,0 +1,242 @@
+"""Gradings against hand-computed ones; conventions at the openings; what holds for every table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ramses_d2.analysis.bootstrap import Resampling
+from ramses_d2.analysis.grading import grade, grade_groups
+from ramses_d2.analysis.sieves import SIEVE_SERIES, SieveSize, sieve_series
+from ramses_d2.errors import RamsesError
+
+QUICK = Resampling(replicates=200)
+
+
+def particles(sizes, grams, classes="Rc", **columns) -> pd.DataFrame:
+    table = pd.DataFrame({"class": classes, "feret_min_mm": sizes, "mass": grams})
+    return table.assign(baseimg="a.jpg", **columns)
+
+
+def sample() -> pd.DataFrame:
+    # 20 g: 2 g of 1 mm, 4 g of 4 mm, 6 g of 6 mm, 5 g of 10 mm, 3 g of 80 mm; a coin and an unweighed one apart
+    return particles(
+        [6.0, 1.0, 80.0, 4.0, 10.0, 21.0, 5.0],
+        [6.0, 2.0, 3.0, 4.0, 5.0, 3.92, np.nan],
+        ["Rc", "Ru01", "Rc", "Rb01", "Ru01", "Coin", "Rc"],
+    )
+
+
+def test_passing_and_retained_by_hand():
+    found = grade(sample(), [2, 4, 8, 16, 63], resampling=None)
+    assert found.sieves["sieve_mm"].tolist() == [2, 4, 8, 16, 63]
+    # 2: 2 g; 4: + 4 g (exactly as large: passes); 8: + 6 g; 16: + 5 g; 63: the same; of 20 g
+    assert found.sieves["passing"].tolist() == pytest.approx([0.1, 0.3, 0.6, 0.85, 0.85])
+    # On 2: 4 g; on 4: 6 g; on 8: 5 g; on 16: none; on 63: 3 g
+    assert found.sieves["retained_amount"].tolist() == pytest.approx([4, 6, 5, 0, 3])
+    assert found.sieves["retained"].tolist() == pytest.approx([0.2, 0.3, 0.25, 0, 0.15])
+    assert found.sieves["retained_particles"].tolist() == [1, 1, 1, 0, 1]
+    assert (found.particles, found.amount, found.unit) == (5, 20, "g")
+
+
+def test_tails_by_hand():
+    tails = grade(sample(), [2, 4, 8], resampling=None).tails.set_index("name")
+    assert tails.loc["below smallest sieve", ["limit_mm", "fraction", "amount", "particles"]].tolist() == [2, 0.1, 2, 1]
+    # 5 g of 10 mm and 3 g of 80 mm stay on 8
+    assert tails.loc["oversize", ["limit_mm", "fraction", "amount", "particles"]].tolist() == pytest.approx(
+        [8, 0.4, 8, 2]
+    )
+    assert tails.loc["fines", ["limit_mm", "fraction", "amount", "particles"]].tolist() == [0.063, 0, 0, 0]
+    dust = pd.concat([sample(), particles([0.063, 0.064], [3.0, 2.0])])  # 3 of 25 g pass 0.063
+    assert grade(dust, [2], resampling=None).tails.set_index("name").loc["fines", "fraction"] == pytest.approx(3 / 25)
+
+
+def test_characteristic_sizes_by_hand():
+    # Cumulative: 1 mm 10 %, 4 mm 30 %, 6 mm 60 %, 10 mm 85 %, 80 mm 100 %
+    expected = {
+        "D10": 1,
+        "D30": 4,
+        "D50": 4 * (6 / 4) ** (20 / 30),  # 20 of the 30 % between 4 and 6 mm, in log(size): 5.2415
+        "D60": 6,
+        "D90": 10 * 8 ** (5 / 15),  # 5 of the 15 % between 10 and 80 mm: 20
+        "Cu": 6.0,  # 6 / 1
+        "Cc": 16 / 6,  # 4^2 / (1 * 6)
+    }
+    sizes = grade(sample(), "en-basic", resampling=None).sizes
+    assert dict(zip(sizes["name"], sizes["value"], strict=True)) == pytest.approx(expected)
+    assert expected["D90"] == pytest.approx(20) and expected["D50"] == pytest.approx(5.2415, abs=1e-4)
+    assert sizes["unit"].tolist() == ["mm"] * 5 + ["", ""]
+
+
+def test_level_that_the_smallest_particle_reaches_alone_is_its_size():
+    # 3 mm holds 40 %: D10 and D30 are 3 mm; D50 a sixth of the way to 12 mm
+    sizes = grade(particles([12.0, 3.0], [6.0, 4.0]), resampling=None).sizes["value"]
+    assert sizes[:3].tolist() == pytest.approx([3, 3, 3 * 4 ** (1 / 6)])
+
+
+def test_sizes_come_from_the_particles_not_from_the_sieves():
+    one, other = (grade(sample(), sieves, resampling=None).sizes for sieves in ([3], "astm"))
+    pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize("opening", [0.1 * 3, 229.6 / 28.7, 6.3])
+def test_particle_as_large_as_the_opening_passes(opening):
+    table = particles([opening * (1 - 1e-15), opening * (1 + 1e-15), opening * 1.001], 1.0)
+    assert grade(table, [opening], resampling=None).sieves["passing"].tolist() == pytest.approx([2 / 3])
+
+
+def test_sizes_of_an_old_table_and_other_measures():
+    table = pd.DataFrame(
+        {
+            "class": "Rc",
+            "mass": 1.0,
+            "res": [10.0, 20.0, np.nan],
+            "min_feret_diameter": [60, 60, 60],  # 6 and 3 mm
+            "max_inscribed_radius": [25, 25, 25],  # 5 and 2.5 mm
+            "axis_minor_length": [55, 55, 55],  # 5.5 and 2.75 mm
+        }
+    )
+    np.testing.assert_allclose(SieveSize().of(table), [6, 3, np.nan])
+    np.testing.assert_allclose(SieveSize("inscribed").of(table), [5, 2.5, np.nan])
+    np.testing.assert_allclose(SieveSize("ellipse_minor", 0.8).of(table), [4.4, 2.2, np.nan])
+    found = grade(table, [4], size=SieveSize("inscribed", 0.75), resampling=None)  # 3.75 and 1.875 mm
+    assert found.sieves["passing"].tolist() == [1]
+    # Weighed but of unknown size: not in the denominator, listed apart
+    assert found.left_out[["reason", "particles", "mass_g"]].to_numpy().tolist() == [["unknown size", 1, 1.0]]
+    with pytest.raises(RamsesError, match="needs feret_min_mm, or min_feret_diameter and res"):
+        grade(table.drop(columns="res"))
+
+
+def test_weight_by_count_and_area():
+    table = sample().assign(area_mm2=[30.0, 1.0, 5000.0, 9.0, 60.0, 350.0, np.nan])
+    by_count = grade(table, [4, 8], weight="count", resampling=None)
+    # 6 particles but the coin, the unweighed one of 5 mm among them: 2 up to 4 mm, 4 up to 8 mm
+    assert by_count.sieves["passing"].tolist() == pytest.approx([2 / 6, 4 / 6])
+    assert (by_count.unit, by_count.amount) == ("particles", 6)
+    by_area = grade(table, [4, 8], weight="area", resampling=None)
+    assert by_area.sieves["passing"].tolist() == pytest.approx([10 / 5100, 40 / 5100])
+    assert by_area.left_out["reason"].tolist() == ["scale object", "unknown area"]
+    with pytest.raises(RamsesError, match="weight 'volume'"):
+        grade(table, weight="volume")
+
+
+def test_left_out_and_notes():
+    found = grade(sample(), resampling=None)
+    assert found.left_out[["reason", "class", "particles"]].to_numpy().tolist() == [
+        ["scale object", "Coin", 1],
+        ["unknown mass", "Rc", 1],
+    ]
+    assert found.notes == ("unknown mass: 1 particles (16.7% by number) are in no figure",)
+
+
+def test_per_constituent_and_per_class():
+    by_constituent = grade_groups(sample(), "constituent", [2, 8], resampling=None)
+    assert list(by_constituent) == ["Rc", "Ru", "Rb"]
+    # Rc 6 g of 6 mm and 3 g of 80 mm; Ru 2 g of 1 mm and 5 g of 10 mm; Rb 4 g of 4 mm
+    passing = {name: grading.sieves["passing"].tolist() for name, grading in by_constituent.items()}
+    assert passing == {
+        "Rc": pytest.approx([0, 6 / 9]),
+        "Ru": pytest.approx([2 / 7, 2 / 7]),
+        "Rb": pytest.approx([0, 1]),
+    }
+    assert by_constituent["Rc"].left_out["particles"].tolist() == [1]
+    assert sum(grading.amount for grading in by_constituent.values()) == 20
+    assert list(grade_groups(sample(), "class", resampling=None)) == ["Rc", "Ru01", "Rb01"]
+    only_unknown = grade_groups(sample()[-1:], resampling=None)["Rc"]
+    assert only_unknown.particles == 0 and only_unknown.sieves["passing"].isna().all()
+    with pytest.raises(RamsesError, match="constituent or class"):
+        grade_groups(sample(), "colour")
+
+
+def random_table(seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    sizes = np.round(rng.lognormal(2, 1, 150), 1) + 0.1  # with ties
+    return particles(sizes, rng.lognormal(0, 1, 150), rng.choice(["Rc", "Ru01", "Coin"], 150)).assign(
+        baseimg=rng.choice(["a", "b", "c"], 150)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("over", ["particles", "pictures"])
+def test_what_holds_for_every_table(seed, over):
+    table = random_table(seed)
+    resampling = Resampling(over, replicates=200)
+    found = grade(table, "en-set1", resampling=resampling)
+    passing, tails = found.sieves["passing"], found.tails.set_index("name")["fraction"]
+    assert (np.diff(passing) >= 0).all() and (np.diff(found.sieves["low"]) >= 0).all()
+    assert passing.iloc[-1] == pytest.approx(1 - tails["oversize"])
+    assert found.sieves["retained"].sum() + tails["below smallest sieve"] == pytest.approx(1)
+    assert found.sieves["retained_particles"].sum() + found.tails["particles"][0] == found.particles
+    for frame, column in ((found.sieves, "passing"), (found.tails, "fraction"), (found.sizes, "value")):
+        assert (frame["low"] <= frame[column]).all() and (frame[column] <= frame["high"]).all()
+    assert found.curve["passing"].iloc[-1] == pytest.approx(1) and found.curve["size_mm"].is_monotonic_increasing
+    shuffled = grade(table.sample(frac=1, random_state=1), "en-set1", resampling=resampling)
+    pd.testing.assert_frame_equal(found.sieves, shuffled.sieves)
+    pd.testing.assert_frame_equal(found.sizes, shuffled.sizes)
+    larger = grade(table.assign(feret_min_mm=table["feret_min_mm"] * 2), "en-set1", resampling=resampling)
+    np.testing.assert_allclose(larger.sizes["value"][:5], 2 * found.sizes["value"][:5])
+    np.testing.assert_allclose(larger.sizes["value"][5:], found.sizes["value"][5:])
+
+
+def test_bootstrap_sizes_are_those_of_the_drawn_particles():
+    """The sizes of a replicate equal the sizes of a table that holds each particle as often as it was drawn."""
+    from ramses_d2.analysis.cumulative_curve import LEVELS, sizes_at
+
+    rng = np.random.default_rng(2)
+    sizes, grams = np.sort(rng.lognormal(1, 1, 12)), rng.random(12)
+    counts = rng.multinomial(12, np.full(12, 1 / 12), size=20)
+    shares = np.cumsum(counts * grams, axis=1) / (counts * grams).sum(axis=1, keepdims=True)
+    for count, found in zip(counts, sizes_at(LEVELS, shares, sizes), strict=True):
+        drawn = particles(np.repeat(sizes, count), np.repeat(grams, count))
+        assert grade(drawn, resampling=None).sizes["value"][:5].tolist() == pytest.approx(found.tolist())
+
+
+def test_band_of_equal_particles_is_binomial():
+    # 30 of 100 equal particles pass 8 mm: quantiles of Binomial(100, 0.3) / 100 are 0.21 and 0.39
+    table = particles([5.0] * 30 + [12.0] * 70, 1.0)
+    found = grade(table, [8], resampling=Resampling(replicates=20_000))
+    assert found.sieves.loc[0, ["low", "high"]].tolist() == pytest.approx([0.21, 0.39], abs=0.011)
+    oversize = found.tails.set_index("name").loc["oversize"]
+    assert oversize[["low", "fraction", "high"]].tolist() == pytest.approx([0.61, 0.7, 0.79], abs=0.011)
+
+
+def test_one_particle_and_none():
+    alone = grade(particles([5.0], [2.0]), [4, 8])
+    assert alone.sieves["passing"].tolist() == [0, 1] and alone.sieves["low"].isna().all()
+    assert alone.sizes["value"].tolist() == pytest.approx([5] * 5 + [1, 1])
+    assert alone.notes == ("no intervals: the bootstrap needs 2 particles, there is 1",)
+    for table in (sample()[:0], sample().assign(mass=0.0), sample().assign(mass=np.nan)):
+        empty = grade(table, [4, 8], resampling=QUICK)
+        assert empty.sieves[["passing", "low", "high", "retained"]].isna().all(axis=None)
+        assert empty.sizes["value"].isna().all()
+        json.dumps(empty.to_json(), allow_nan=False)
+
+
+def test_to_json():
+    written = json.loads(json.dumps(grade(sample(), [4, 8], resampling=QUICK).to_json(), allow_nan=False))
+    assert written["sieves"][0]["passing"] == pytest.approx(0.3)
+    assert written["size"] == {"measure": "feret_min", "factor": 1.0}
+    assert "curve" not in written
+
+
+def test_sieve_series():
+    assert sieve_series("8, 4,16") == sieve_series([16, 8, 4, 4]) == (4, 8, 16)
+    assert sieve_series("en-basic") == (1, 2, 4, 8, 16, 31.5, 63)
+    assert set(SIEVE_SERIES["en-basic"]) < set(SIEVE_SERIES["en-set1"]) & set(SIEVE_SERIES["en-set2"])
+    assert all(list(series) == sorted(set(series)) for series in SIEVE_SERIES.values())
+    # The list of the original's graphical interface
+    assert SIEVE_SERIES["ramses"] == (0.5, 1, 2, 4, 8, 10, 12.5, 16, 20, 31.5, 63, 100)
+    for wrong in ("en-set3", "", [], [0, 4], [4, np.nan], [None]):
+        with pytest.raises(RamsesError, match="give one of en-fine, en-basic"):
+            sieve_series(wrong)
+
+
+def test_wrong_measures():
+    with pytest.raises(RamsesError, match="give one of feret_min, inscribed, ellipse_minor"):
+        SieveSize("feret_max")
+    for factor in (0, -1, np.nan):
+        with pytest.raises(RamsesError, match="number above 0"):
+            SieveSize(factor=factor)
