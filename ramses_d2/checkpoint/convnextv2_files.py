@@ -72,7 +72,7 @@ def dense_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     Args:
         state: official names.
     """
-    if not any(key.startswith((_ENCODER, "mask_token")) or key.endswith(".kernel") for key in state):
+    if not any(key.startswith((_ENCODER, "decoder.", "mask_token")) or key.endswith(".kernel") for key in state):
         return dict(state)
     dense = {}
     for name, tensor in state.items():

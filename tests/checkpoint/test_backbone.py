@@ -283,7 +283,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None
 def test_what_no_backbone_has_may_be_in_the_file(tmp_path: Path) -> None:
     state = official(*TINY)
     state |= {"head.weight": torch.zeros(21841, 40), "head.bias": torch.zeros(21841)}
-    state |= {"decoder.0.dwconv.weight": torch.zeros(8, 1, 7, 7), "mask_token": torch.zeros(1, 8, 1, 1)}
+    state |= {"decoder.0.pwconv1.weight": torch.zeros(32, 8), "mask_token": torch.zeros(1, 8, 1, 1)}
     backbone = build()
     load_backbone(backbone, save(tmp_path / "all.pt", state), key=KEY)
     assert torch.equal(backbone.network.state_dict()["stem_0.weight"], state["downsample_layers.0.0.weight"])

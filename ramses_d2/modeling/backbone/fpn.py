@@ -117,7 +117,6 @@ class _MaxPoolLevel(detectron2_fpn.LastLevelMaxPool):
 def _load(bottom_up: Backbone, cfg: CfgNode, source: str, key: str) -> None:
     """Pretrained weights, unless ``MODEL.WEIGHTS`` brings those of the whole network anyway."""
     if source and not cfg.MODEL.WEIGHTS:
-
         load_backbone(bottom_up, source, key=key)
 
 
@@ -145,6 +144,11 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     del input_shape
     options = cfg.MODEL.TIMM
 
-    bottom_up = TimmBackbone(name=options.NAME, out_indices=options.OUT_INDICES, norm=options.NORM)
+    bottom_up = TimmBackbone(
+        name=options.NAME,
+        out_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_indices=options.OUT_INDICES,
+        norm=options.NORM,
+    )
     _load(bottom_up, cfg, options.WEIGHTS, "MODEL.TIMM.WEIGHTS")
     return _pyramid(cfg, bottom_up)
