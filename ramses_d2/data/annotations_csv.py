@@ -5,12 +5,18 @@ Row numbers in messages are those of a text editor or spreadsheet: the header is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ramses_d2.errors import RamsesError
+
+# What becomes of wrong values: (rows of the column that are wrong, the column, what would put them right)
+Reject = Callable[[pd.Series, pd.Series, str], None]
 
 REQUIRED_COLUMNS = ("label", "baseimg", "class", "res")
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
@@ -35,35 +41,53 @@ def read_annotations(path: Path) -> pd.DataFrame:
     Raises:
         RamsesError: file missing or not a CSV; column missing; a value that cannot be used.
     """
-    table = _read_text_table(path)
-    missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
+    table = read_text_table(path)
+    missing = missing_columns(table)
     if missing:
         raise RamsesError(
             f"{path}: column {', '.join(missing)} is missing (found: {', '.join(table.columns) or 'none'}); "
             f"add it, see datasets/README.md"
         )
+    table = convert_columns(table, partial(_raise_first, path))
+    table["label"] = table["label"].astype(np.int64)
+    return table
+
+
+def missing_columns(table: pd.DataFrame) -> list[str]:
+    """The columns that every ``annotations.csv`` must have and this one lacks."""
+    return [name for name in REQUIRED_COLUMNS if name not in table.columns]
+
+
+def convert_columns(table: pd.DataFrame, reject: Reject) -> pd.DataFrame:
+    """Give every column its type.
+
+    Args:
+        table: from :func:`read_text_table`, with the required columns.
+        reject: called with the values that cannot be used, perhaps twice for one value; where it returns, they become
+            NaN, "" or False.
+
+    Returns:
+        the columns that :func:`read_annotations` describes; ``label`` is float.
+    """
+    table = table.copy()
     for name in _NUMBER_COLUMNS:
         if name in table.columns:
-            table[name] = _numbers(table[name], path)
+            table[name] = _numbers(table[name], reject)
     for name in ("mass", "area"):
         if name not in table.columns:
             table[name] = np.nan
-    table["gt_mass"] = _truths(table["gt_mass"], path) if "gt_mass" in table.columns else False
+    table["gt_mass"] = _truths(table["gt_mass"], reject) if "gt_mass" in table.columns else False
 
-    _reject(table["baseimg"] == "", table["baseimg"], path, "give the image's base name")
-    _reject(table["class"] == "", table["class"], path, "give the class name")
-    label = table["label"]
-    is_label = label.between(1, MAX_LABEL) & (label % 1 == 0)
-    _reject(~is_label, label, path, f"a label is a whole number from 1 to {MAX_LABEL}")
-    _reject(
-        ~(table["res"] > 0) | np.isinf(table["res"]),
-        table["res"],
-        path,
-        "the resolution is px per mm, above 0",
-    )
-    mass = table["mass"]
-    _reject((mass <= 0) | np.isinf(mass), mass, path, "a mass is in grams, above 0, or NaN where unknown")
-    table["label"] = label.astype(np.int64)
+    reject(table["baseimg"] == "", table["baseimg"], "give the image's base name")
+    reject(table["class"] == "", table["class"], "give the class name")
+    label, res, mass = table["label"], table["res"], table["mass"]
+    for column, wrong, remedy in (
+        (label, ~(label.between(1, MAX_LABEL) & (label % 1 == 0)), f"a label is a whole number from 1 to {MAX_LABEL}"),
+        (res, ~(res > 0) | np.isinf(res), "the resolution is px per mm, above 0"),
+        (mass, (mass <= 0) | np.isinf(mass), "a mass is in grams, above 0, or NaN where unknown"),
+    ):
+        reject(wrong, column, remedy)
+        table[column.name] = column.mask(wrong)
     return table
 
 
@@ -82,12 +106,21 @@ def reject_duplicates(table: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _read_text_table(path: Path) -> pd.DataFrame:
-    """All cells as stripped text, blank lines dropped, index = row number in the file."""
+def read_text_table(path: Path, content: str | None = None) -> pd.DataFrame:
+    """All cells as stripped text, blank lines dropped, index = row number in the file.
+
+    Args:
+        path: the file.
+        content: read this instead of the file's content.
+
+    Raises:
+        RamsesError: file missing or not a comma-separated table.
+    """
     if not path.is_file():
         raise RamsesError(f"{path}: no such file; a RAMSES folder holds annotations.csv, images/ and labels/")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+        source = path if content is None else StringIO(content)
+        table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError:
         raise RamsesError(f"{path}: the file is empty; it needs at least the header row") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -102,27 +135,26 @@ def _read_text_table(path: Path) -> pd.DataFrame:
     return table[(table != "").any(axis=1)].copy()
 
 
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
+def describe_value(name: str, value: str | float, remedy: str) -> str:
+    """What is wrong with a value of column ``name``, and what to do."""
+    return f"{name} is {f'{value:g}' if isinstance(value, float) else repr(value)}; {remedy}"
+
+
+def _numbers(column: pd.Series, reject: Reject) -> pd.Series:
     """Text to float; an unknown value ("", "NaN" ...) becomes NaN."""
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    _reject(
-        numbers.isna() & ~column.str.lower().isin(_UNKNOWN),
-        column,
-        path,
-        "write a number, with a decimal point",
-    )
+    reject(numbers.isna() & ~column.str.lower().isin(_UNKNOWN), column, "write a number, with a decimal point")
     return numbers
 
 
-def _truths(column: pd.Series, path: Path) -> pd.Series:
+def _truths(column: pd.Series, reject: Reject) -> pd.Series:
     truths = column.str.lower().map(_TRUTH)
-    _reject(truths.isna(), column, path, "write True or False")
-    return truths.astype(bool)
+    reject(truths.isna(), column, "write True or False")
+    return truths.eq(True)
 
 
-def _reject(wrong: pd.Series, column: pd.Series, path: Path, remedy: str) -> None:
+def _raise_first(path: Path, wrong: pd.Series, column: pd.Series, remedy: str) -> None:
     """Raise for the first row in which ``wrong`` is true."""
     if wrong.any():
         row = wrong.idxmax()
-        value = f"{column[row]:g}" if isinstance(column[row], float) else repr(column[row])
-        raise RamsesError(f"{path}, row {row}: {column.name} is {value}; {remedy}")
+        raise RamsesError(f"{path}, row {row}: {describe_value(column.name, column[row], remedy)}")

@@ -1,12 +1,15 @@
 """Split files: which pictures of which folders are for training and for validation, and the class order.
 
-Two formats are read: ours (``"format": "ramses-split"``) and the original's JSON + CSV pair (reference
+Two formats are read and written: ours (``"format": "ramses-split"``) and the original's JSON + CSV pair (reference
 section 6.4). A name that is listed several times is used several times (oversampling), with one ``image_id``.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +38,13 @@ def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
         RamsesError: file, subset, folder or picture missing; content wrong.
     """
     path = Path(path)
-    split = _read_split(path)
+    split = read_split(path)
     subsets = _subsets(split)
     if subset not in subsets:
         raise RamsesError(f"{path}: no subset {subset!r}; it has {', '.join(subsets) or 'none'}")
     names = subsets[subset]
     class_names = _class_names(split, path)
-    load = _load_original if _is_original(split) else _load_ours
+    load = _load_original if is_original(split) else _load_ours
     by_name: dict[str, list[Record]] = load(path, split, names, class_names)
     missing = [name for name in names if name not in by_name]
     if missing:
@@ -58,17 +61,22 @@ def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
 
 def split_class_names(path: str | Path) -> list[str]:
     """Class order of a split file."""
-    return _class_names(_read_split(Path(path)), Path(path))
+    return _class_names(read_split(Path(path)), Path(path))
 
 
 def subset_names(path: str | Path) -> list[str]:
     """Names of the subsets of a split file."""
-    return list(_subsets(_read_split(Path(path))))
+    return list(_subsets(read_split(Path(path))))
 
 
-def _read_split(path: Path) -> dict[str, Any]:
+def read_split(path: Path) -> dict[str, Any]:
+    """The content of a split file, ours or the original's.
+
+    Raises:
+        RamsesError: no such file, or not a split.
+    """
     split = read_json(path)
-    if isinstance(split, dict) and _is_original(split):
+    if isinstance(split, dict) and is_original(split):
         return split
     if not isinstance(split, dict) or (split.get("format"), split.get("version")) != (FORMAT, VERSION):
         raise RamsesError(
@@ -80,18 +88,19 @@ def _read_split(path: Path) -> dict[str, Any]:
     return split
 
 
-def _is_original(split: dict[str, Any]) -> bool:
+def is_original(split: dict[str, Any]) -> bool:
+    """Whether a split is in the original's format."""
     return "cls_to_idx" in split
 
 
 def _subsets(split: dict[str, Any]) -> dict[str, list[str]]:
-    if _is_original(split):
+    if is_original(split):
         return {name: split[name] for name in _ORIGINAL_SUBSETS if name in split}
     return split["subsets"]
 
 
 def _class_names(split: dict[str, Any], path: Path) -> list[str]:
-    return class_names_from_ids(split["cls_to_idx"], path) if _is_original(split) else list(split["classes"])
+    return class_names_from_ids(split["cls_to_idx"], path) if is_original(split) else list(split["classes"])
 
 
 def _load_ours(path: Path, split: dict[str, Any], names: list[str], class_names: list[str]) -> dict[str, list[Record]]:
@@ -125,7 +134,7 @@ def _load_original(
     table = table[table["baseimg"].isin(names)]
     by_name = defaultdict(list)
     for (folder, rows), key in zip(table.groupby("folder"), _folder_keys(table), strict=True):
-        found = _find_folder(folder, path, csv_path)
+        found = find_folder(folder, path, csv_path)
         wanted = set(rows["baseimg"])
         for record in build_records(found, rows, csv_path, class_names, key=key, only=wanted):
             by_name[record["image_name"].rpartition("/")[2]].append(record)
@@ -141,8 +150,12 @@ def _folder_keys(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _find_folder(folder: str, path: Path, csv_path: Path) -> Path:
-    """The folder as written, else (a path of another machine) its last part beside the split file."""
+def find_folder(folder: str, path: Path, csv_path: Path) -> Path:
+    """The folder as written, else (a path of another machine) its last part beside the split file.
+
+    Raises:
+        RamsesError: neither exists.
+    """
     candidates = [path.parent / folder, path.parent / _parts(folder)[-1]]
     for candidate in candidates:
         if candidate.is_dir():
@@ -155,3 +168,84 @@ def _find_folder(folder: str, path: Path, csv_path: Path) -> Path:
 def _parts(folder: str) -> list[str]:
     """Parts of a path written on Windows or elsewhere."""
     return [part for part in folder.replace("\\", "/").split("/") if part] or ["."]
+
+
+def write_split(
+    path: str | Path,
+    folders: Mapping[str, str | Path],
+    class_names: Sequence[str],
+    subsets: Mapping[str, Sequence[str]],
+    other: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write a split file in our format.
+
+    Args:
+        path: JSON file.
+        folders: key -> data set folder; written relative to the file.
+        class_names: class order.
+        subsets: subset -> pictures ``<folder key>/<base name>``, with repeats.
+        other: further keys.
+        force: replace an existing split file.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        RamsesError: ``path`` exists (and is not to be replaced, or is no split file), or its folder does not.
+    """
+    path = Path(path)
+    _check_replaceable(path, force)
+    root = path.parent.resolve()
+    relative = {key: Path(os.path.relpath(Path(folder).resolve(), root)).as_posix() for key, folder in folders.items()}
+    split = {"format": FORMAT, "version": VERSION, "folders": relative, "classes": list(class_names)}
+    split |= {"subsets": {name: list(pictures) for name, pictures in subsets.items()}} | dict(other or {})
+    _write_text(path, json.dumps(split, indent=1) + "\n")
+    return path
+
+
+def write_original_split(
+    path: str | Path, split: Mapping[str, Any], table: pd.DataFrame | None, *, force: bool = False
+) -> Path:
+    """Write a split as the original does: a JSON, and the annotations in the CSV of the same name.
+
+    Args:
+        path: the JSON file.
+        split: its content, keys of reference section 6.4.
+        table: all annotations, with ``folder`` and ``VALID``; None: no CSV is written.
+        force: replace an existing split of the original's format.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        RamsesError: a file exists (and is not to be replaced), or the folder does not.
+    """
+    path = Path(path)
+    csv_path = path.with_suffix(".csv")
+    _check_replaceable(path, force)
+    if table is not None:
+        if csv_path.exists() and not (path.exists() and is_original(read_split(path))):
+            raise RamsesError(f"{csv_path} exists and belongs to no split: choose another name")
+        _write_text(csv_path, table.to_csv(index=False, na_rep="nan"))
+    _write_text(path, json.dumps(dict(split), indent=4))
+    return path
+
+
+def _check_replaceable(path: Path, force: bool) -> None:
+    if not path.parent.is_dir() or path.is_dir():
+        raise RamsesError(f"{path}: name a JSON file in an existing folder")
+    if path.exists():
+        if not force:
+            raise RamsesError(f"{path} exists: choose another name, or replace it with --force")
+        read_split(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def write_dataset(
         raise RamsesError(f"picture counts {dict(counts)}: give at least one picture and no negative number")
     if workers < 1 or seed < 0:
         raise RamsesError(f"workers {workers}, seed {seed}: workers must be at least 1 and the seed not negative")
-    with _new_folder(Path(output), overwrite) as folder:
+    with new_folder(Path(output), overwrite) as folder:
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         total = sum(counts.values())
@@ -71,8 +71,8 @@ def write_dataset(
             tables = list(tqdm(pictures, total=total, desc="rendering", unit="picture", disable=not progress))
         annotations = pd.concat(tables, ignore_index=True)
         annotations.to_csv(folder / "annotations.csv", index=False, na_rep="nan", float_format="%.6g")
-        _write_json(folder / "metadata.json", _metadata(annotations))
-        _write_json(folder / "split.json", _split(Path(output).resolve().name, config, counts))
+        write_json(folder / "metadata.json", _metadata(annotations))
+        write_json(folder / "split.json", _split(Path(output).resolve().name, config, counts))
     return Path(output)
 
 
@@ -133,12 +133,13 @@ def _write_picture(folder: Path, config: SceneConfig, seed: int, index: int) -> 
     scene = render_scene(config, np.random.default_rng([seed, index]))
     name = picture_name(index)
     image = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-    _write_image(folder / "images" / f"{name}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    _write_image(folder / "labels" / f"{name}.png", scene.labels, [])
+    write_image(folder / "images" / f"{name}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    write_image(folder / "labels" / f"{name}.png", scene.labels, [])
     return annotate(scene, name)
 
 
-def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
+def write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
+    """Write a BGR or label image, or raise :class:`RamsesError`."""
     if not cv2.imwrite(str(path), image, options):
         raise RamsesError(f"cannot write {path}: is the disk full?")
 
@@ -180,7 +181,8 @@ def _split(key: str, config: SceneConfig, counts: Mapping[str, int]) -> dict:
     }
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -194,7 +196,7 @@ def _is_synthetic(folder: Path) -> bool:
 
 
 @contextmanager
-def _new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
     if output.exists():
         if not output.is_dir():

@@ -1,0 +1,254 @@
+"""Share the grams of a batch among its particles (reference section 7.1).
+
+Particles of one class that were weighed together, a batch, get masses in proportion to a proxy of their volume,
+
+    v = area * 2 * radius / res^3        (px2 * px / (px/mm)3 = mm3; radius of the largest inscribed circle)
+    F = grams of the batch / sum of v    (g/mm3: the density times a shape factor)
+    mass = F * v
+
+as in doi 10.1016/j.compind.2023.103889 and 10.1016/j.autcon.2020.103204. Particles that were weighed one by one keep
+their mass, which counts towards their batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ramses_d2.errors import RamsesError
+
+from .folder import IMAGE_SUFFIXES
+
+COIN_CLASS, COIN_MASS = "Coin", 3.92  # g; 5 euro cents, which lie on the belt as a check
+MAX_RESIDUAL = 1e-6  # relative, of grams that were shared out
+# Particles weighed one by one and all together: two weighings may differ by this share
+WEIGHING_TOLERANCE = 0.01
+# How the particles of one batch and class get their masses
+SHARED, ONE_BY_ONE, COIN = "shared", "weighed one by one", "mass of a coin"
+NOT_WEIGHED, NOT_IN_BATCH = "not weighed", "class not in the batch"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures whose particles were weighed together.
+
+    Attributes:
+        number: from 1, in the order of metadata.json.
+        pictures: base names.
+        grams: class -> g of all its particles, NaN = not weighed.
+    """
+
+    number: int
+    pictures: tuple[str, ...]
+    grams: Mapping[str, float]
+
+
+def share_batch_masses(
+    table: pd.DataFrame,
+    batches: Sequence[Mapping[str, Any]],
+    *,
+    coin_class: str = COIN_CLASS,
+    coin_mass: float = COIN_MASS,
+    source: str | Path = "metadata.json",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Share the grams of every batch among those of its particles that were not weighed one by one.
+
+    Rows of no batch keep their mass. In a batch, a mass that was not weighed one by one (``gt_mass`` False, or no
+    number) is replaced: by its share, by the coin's mass, or by NaN where its class was not weighed.
+
+    Args:
+        table: rows of annotations.csv: ``baseimg``, ``class``, ``res`` (px/mm), ``area`` (px2), ``radius`` (px), and
+            if known ``mass`` (g) and ``gt_mass``. Its index names the rows in messages.
+        batches: the ``batches`` of metadata.json: ``image_names`` (with extension) and ``mass`` (class -> g; null,
+            NaN, "NaN" and 0 = not weighed).
+        coin_class: every particle of this class that is still without a mass gets ``coin_mass``.
+        coin_mass: g.
+        source: where the batches come from, for messages.
+
+    Returns:
+        a copy of the table with new ``mass`` (g), ``gt_mass`` and ``F`` (g/mm3, NaN where nothing was shared), and a
+        report, one row per batch and class: ``batch``, ``class``, ``how`` the particles got their masses, ``grams_in``,
+        ``grams_weighed`` (one by one), ``grams_out`` (sum of the masses), ``F``, ``particles``, ``shared`` and
+        ``weighed`` (numbers of particles), ``residual`` (out / in - 1).
+
+    Raises:
+        RamsesError: a batch is wrong, holds a picture of another batch, or does not agree with its particles.
+    """
+    if not 0 < coin_mass < np.inf:
+        raise RamsesError(f"coin mass {coin_mass:g} g: give the grams of one coin, above 0")
+    parsed = parse_batches(batches, source)
+    index, table = table.index, table.reset_index(drop=True)
+    mass = _numbers(table, "mass")
+    is_true = table["gt_mass"].astype(str).str.lower().isin(("true", "1", "1.0")) if "gt_mass" in table else False
+    table["mass"], table["F"] = mass, _numbers(table, "F")
+    table["gt_mass"] = is_true & mass.notna()
+
+    batch = table["baseimg"].map(base_name).map(batch_of_pictures(parsed, source)).astype(float)
+    rows = table[["class", "gt_mass", "mass"]].assign(batch=batch)
+    report = _plan(rows, parsed, coin_class, source)
+    rows = rows.merge(report, on=["batch", "class"], how="left")
+
+    is_shared = (rows["how"] == SHARED) & ~table["gt_mass"]
+    volume = _volumes(table[is_shared], index[is_shared])
+    left = (rows["grams_in"] - rows["grams_weighed"])[is_shared]
+    factor = left / volume.groupby([batch[is_shared], table.loc[is_shared, "class"]]).transform("sum")
+    table.loc[batch.notna(), "F"] = np.nan
+    table.loc[batch.notna() & ~table["gt_mass"], "mass"] = np.nan
+    table.loc[is_shared, "F"] = factor
+    table.loc[is_shared, "mass"] = factor * volume
+    table.loc[(table["class"] == coin_class) & table["mass"].isna(), "mass"] = coin_mass
+    report = _balance(report, table, batch, source)
+    return table.set_index(index), report
+
+
+def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "metadata.json") -> list[Batch]:
+    """Check the ``batches`` of a metadata.json.
+
+    Raises:
+        RamsesError: key missing, no number of grams, or a picture in two batches; with the number of the batch.
+    """
+    if not isinstance(batches, (list, tuple)):
+        raise RamsesError(f"{source}: batches must be a list, see datasets/README.md")
+    parsed: list[Batch] = []
+    for number, batch in enumerate(batches, start=1):
+        where = f"{source}, batch {number}"
+        names, grams = (batch.get(key) if isinstance(batch, Mapping) else None for key in ("image_names", "mass"))
+        if not isinstance(names, (list, tuple)) or not isinstance(grams, Mapping):
+            raise RamsesError(f"{where}: needs image_names (a list) and mass (class: grams), see datasets/README.md")
+        pictures = tuple(dict.fromkeys(base_name(str(name)) for name in names))
+        parsed.append(Batch(number, pictures, {name: _grams(value, where, name) for name, value in grams.items()}))
+    batch_of_pictures(parsed, source)
+    return parsed
+
+
+def batch_of_pictures(batches: Sequence[Batch], source: str | Path = "metadata.json") -> dict[str, int]:
+    """Base name -> number of the picture's batch.
+
+    Raises:
+        RamsesError: a picture is in two batches.
+    """
+    numbers: dict[str, int] = {}
+    for batch in batches:
+        for name in batch.pictures:
+            if name in numbers:
+                raise RamsesError(
+                    f"{source}: picture {name} is in batches {numbers[name]} and {batch.number}; its particles were "
+                    f"weighed with one of them: remove it from the other"
+                )
+            numbers[name] = batch.number
+    return numbers
+
+
+def base_name(name: str) -> str:
+    """File name of a picture without folder and extension; a name without extension may have dots."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = last.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else last
+
+
+def _grams(value: Any, where: str, class_name: str) -> float:
+    """Grams of a class in a batch; NaN where it was not weighed."""
+    if value is None:
+        return np.nan
+    try:
+        grams = np.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        grams = np.inf
+    if isinstance(value, bool) or np.isinf(grams) or grams < 0:
+        raise RamsesError(f"{where}: mass of {class_name} is {value!r}; give grams, or null where it was not weighed")
+    return grams if grams > 0 else np.nan
+
+
+def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column as float, NaN where it is no number or there is no such column."""
+    if name not in table:
+        return pd.Series(np.nan, table.index)
+    return pd.to_numeric(table[name], errors="coerce").astype(float)
+
+
+def _plan(rows: pd.DataFrame, batches: Sequence[Batch], coin_class: str, source: str | Path) -> pd.DataFrame:
+    """The report before anything is shared; stops where a batch does not agree with its particles."""
+    keys = ["batch", "class"]
+    counted = rows.assign(weighed=rows["gt_mass"], grams_weighed=rows["mass"].where(rows["gt_mass"], 0.0))
+    counted = counted.groupby(keys).agg(
+        particles=("weighed", "size"), weighed=("weighed", "sum"), grams_weighed=("grams_weighed", "sum")
+    )
+    listed = [(batch.number, name, grams) for batch in batches for name, grams in batch.grams.items()]
+    given = (
+        pd.DataFrame(listed, columns=[*keys, "grams_in"])
+        .astype({"batch": float, "class": str, "grams_in": float})
+        .assign(listed=True)
+    )
+    report = given.merge(counted.reset_index(), on=keys, how="outer").sort_values(keys, ignore_index=True)
+    numbers = ["particles", "weighed", "grams_weighed"]
+    report[numbers] = report[numbers].fillna(0).astype({"particles": int, "weighed": int})
+    report = report[(report["particles"] > 0) | report["grams_in"].notna()].reset_index(drop=True)
+    for group in report[report["grams_in"].notna()].itertuples():
+        _reject_contradiction(group, report.at[group.Index, "class"], source)
+
+    report["how"] = np.select(
+        [
+            (report["weighed"] == report["particles"]),
+            report["grams_in"].notna(),
+            report["class"] == coin_class,
+            report["listed"].notna(),
+        ],
+        [ONE_BY_ONE, SHARED, COIN, NOT_WEIGHED],
+        NOT_IN_BATCH,
+    )
+    report["shared"] = (report["particles"] - report["weighed"]).where(report["how"] == SHARED, 0)
+    return report
+
+
+def _reject_contradiction(group: Any, class_name: str, source: str | Path) -> None:
+    """Stop where the grams of a batch cannot be those of its particles."""
+    where = f"{source}, batch {group.batch:.0f}: {group.grams_in:g} g of {class_name}"
+    others = group.particles - group.weighed
+    if group.particles == 0:
+        raise RamsesError(f"{where}, but its pictures have no such particle; correct the classes, or write null")
+    if others and group.grams_weighed >= group.grams_in:
+        raise RamsesError(
+            f"{where}, but its {group.weighed} particles weighed one by one are {group.grams_weighed:g} g, which "
+            f"leaves nothing for {others} more; correct the batch or the masses in annotations.csv"
+        )
+    if not others and abs(group.grams_weighed / group.grams_in - 1) > WEIGHING_TOLERANCE:
+        raise RamsesError(
+            f"{where}, but all its {group.weighed} particles, weighed one by one, are {group.grams_weighed:g} g; "
+            f"correct the batch or the masses in annotations.csv"
+        )
+
+
+def _volumes(table: pd.DataFrame, index: pd.Index) -> pd.Series:
+    """Proxy of the particles' volumes in mm3; ``index`` names the rows."""
+    sizes = {name: _numbers(table, name) for name in ("area", "radius", "res")}
+    for name, values in sizes.items():
+        wrong = ~(values > 0) | np.isinf(values)
+        if wrong.any():
+            position = int(np.flatnonzero(wrong)[0])
+            raise RamsesError(
+                f"annotations.csv, row {index[position]}: {name} is {values.iloc[position]:g}, so its share of the "
+                f"batch is unknown; measure the particles in their label images (--measure)"
+            )
+    return sizes["area"] * 2 * sizes["radius"] / sizes["res"] ** 3
+
+
+def _balance(report: pd.DataFrame, table: pd.DataFrame, batch: pd.Series, source: str | Path) -> pd.DataFrame:
+    """Complete the report with what came out, and check it."""
+    groups = table.groupby([batch.rename("batch"), "class"])
+    out = pd.DataFrame({"grams_out": groups["mass"].sum(min_count=1), "F": groups["F"].max()})
+    report = report.merge(out.reset_index(), on=["batch", "class"], how="left")
+    report["residual"] = report["grams_out"] / report["grams_in"] - 1
+    lost = (report["how"] == SHARED) & ~(report["residual"].abs() < MAX_RESIDUAL)
+    if lost.any():
+        first = report[lost].iloc[0]
+        raise RamsesError(
+            f"{source}, batch {first['batch']:.0f}: {first['grams_in']:g} g of {first['class']} became "
+            f"{first['grams_out']:g} g; the areas and radii of its particles differ too much to share them"
+        )
+    columns = ["batch", "class", "how", "grams_in", "grams_weighed", "grams_out", "F"]
+    return report.astype({"batch": int})[[*columns, "particles", "shared", "weighed", "residual"]]

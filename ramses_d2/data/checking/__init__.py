@@ -1,0 +1,28 @@
+"""Check data sets before an hour of training is spent on them, and mend what can be mended.
+
+:func:`check_folders` decodes every picture once (:mod:`.pixels`, :mod:`.components`) and compares the files of every
+picture (:mod:`.pictures`), rows and pixels (:mod:`.rows`, :mod:`.values`) and the pictures with each other
+(:mod:`.across`). :func:`repair_folder` writes a mended copy.
+"""
+
+from .check import CheckedFolder, CheckReport, check_folders
+from .findings import Finding, Kind
+from .repair import check_output, repair_folder
+from .repair_pictures import Change
+from .report import kinds_table, refuse_to_overwrite, report_json, report_text, write_report
+
+__all__ = [
+    "Change",
+    "CheckReport",
+    "CheckedFolder",
+    "Finding",
+    "Kind",
+    "check_folders",
+    "check_output",
+    "kinds_table",
+    "refuse_to_overwrite",
+    "repair_folder",
+    "report_json",
+    "report_text",
+    "write_report",
+]

@@ -1,0 +1,160 @@
+"""Write a mended copy of a checked folder, with a log of every change.
+
+What the pixels say wins: boxes, areas and sizes are recomputed, rows without pixels and pixels without rows go. What
+they do not say (a missing picture, an unknown class, a mass) stays as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ramses_d2.errors import RamsesError
+
+from .check import CheckedFolder
+from .repair_pictures import Change, mend_picture
+from .repair_rows import mend_rows
+
+LOG = "fixes.csv"
+_LOG_HEADER = ("file", "row", "label", "what", "from", "to")
+
+
+def repair_folder(
+    checked: CheckedFolder,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 4,
+    progress: bool = False,
+) -> list[Change]:
+    """Write a mended copy of a folder and ``fixes.csv``, the log of what was changed.
+
+    Copied are annotations.csv, images/, labels/ and the other files of the folder, not other folders in it. Boxes are
+    written as the original does: rows in x0, x1, columns in y0, y1.
+
+    Args:
+        checked: one of :attr:`ramses_d2.data.checking.CheckReport.folders`.
+        output: folder to create.
+        overwrite: replace an earlier mended copy.
+        workers: pictures written at once.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        the changes.
+
+    Raises:
+        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy), or is in the folder itself.
+    """
+    source, output = checked.contents.folder, Path(output)
+    check_output(source, output, overwrite)
+    with _new_folder(output) as folder:
+        for path in sorted(source.iterdir()):
+            if path.is_file():
+                shutil.copy2(path, folder / path.name)
+        changes, particles = _mend_pictures(checked, folder, workers, progress)
+        if checked.contents.scan is not None:
+            changes += mend_rows(checked, particles, folder / "annotations.csv")
+        changes += _mend_split(source, output, folder)
+        _write_log(changes, folder / LOG)
+    return changes
+
+
+def _mend_pictures(checked: CheckedFolder, folder: Path, workers: int, progress: bool) -> tuple[list[Change], dict]:
+    """Copy or mend the pictures and label images; returns the changes and the particles of mended label images."""
+    for name in ("images", "labels"):
+        if (checked.contents.folder / name).is_dir():
+            (folder / name).mkdir()
+            mended = {path.name for path in getattr(checked.contents, name).values()}
+            for path in sorted((checked.contents.folder / name).iterdir()):
+                if path.is_file() and path.name not in mended:
+                    shutil.copy2(path, folder / name / path.name)
+    bases = checked.contents.base_names
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(partial(mend_picture, checked, folder), bases)
+        bar = tqdm(results, total=len(bases), desc="mending", unit="picture", disable=None if progress else True)
+        results = list(bar)
+    changes = [change for made, _ in results for change in made]
+    return changes, {base: found for base, (_, found) in zip(bases, results, strict=True) if found is not None}
+
+
+def _mend_split(source: Path, output: Path, folder: Path) -> list[Change]:
+    """Make the folders that a split.json names as seen from the copy; its own folder is the copy."""
+    path = folder / "split.json"
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+        folders = dict(split["folders"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []  # there is none, the original's has none, or it is broken
+    changes = []
+    for key, root in folders.items():
+        target = (source / root).resolve()
+        seen = "." if target == source.resolve() else os.path.relpath(target, output.resolve())
+        if seen != os.path.normpath(root):
+            split["folders"][key] = seen
+            changes.append(Change(path.name, f"folder {key} as seen from here", str(root), seen))
+    if changes:
+        path.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+    return changes
+
+
+def _write_log(changes: list[Change], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_LOG_HEADER)
+        writer.writerows((each.file, each.row, each.label, each.what, each.old, each.new) for each in changes)
+
+
+def _is_mended_copy(folder: Path) -> bool:
+    try:
+        return (folder / LOG).read_text(encoding="utf-8").splitlines()[0] == ",".join(_LOG_HEADER)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def check_output(source: Path, output: Path, overwrite: bool) -> None:
+    """Stop where a mended copy must not be written; to be called before long work, too.
+
+    Args:
+        source: the folder to mend.
+        output: folder to create.
+        overwrite: replace an earlier mended copy.
+
+    Raises:
+        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy), or is in the folder itself.
+    """
+    if output.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(output.resolve()):
+        raise RamsesError(f"{output}: choose a folder outside {source}, whose mended copy it is to hold")
+    if output.exists() and not output.is_dir():
+        raise RamsesError(f"{output} is a file: name a folder to write the mended copy to")
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
+        if not _is_mended_copy(output):
+            raise RamsesError(f"{output} is no mended copy (it has no {LOG}): refusing to replace it")
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
+    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if output.exists():
+            replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
+            output.rename(replaced)
+            unfinished.rename(output)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""Label images with a class table, as Cellpose, StarDist, ImageJ and others write them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ramses_d2.data.folder import read_json
+from ramses_d2.errors import RamsesError
+
+from .source import Picture, Source, index_files, label_values, read_index_image
+
+_LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_IMAGE_COLUMNS = ("image", "baseimg", "file_name", "filename")
+
+
+def read_label_images(
+    label_folder: str | Path,
+    image_folder: str | Path,
+    *,
+    class_table: str | Path | None = None,
+    class_name: str | None = None,
+    label_suffix: str = "",
+) -> Source:
+    """Read pictures with one label image each: 0 = background, every object a value of its own.
+
+    Args:
+        label_folder: PNG, TIF or BMP of 1 to 32-bit whole numbers, or with a palette.
+        image_folder: the pictures; ``a.jpg`` belongs to the label image ``a<label_suffix>.png``.
+        class_table: CSV with the columns ``image`` (or ``baseimg``, ``file_name``; with or without extension),
+            ``label`` and ``class``, or JSON ``{"a": {"1": "brick", "2": "glass"}}``.
+        class_name: the class of every object that the table does not name; without a table, of all.
+        label_suffix: what the label image's base name has in addition, for example "_cp_masks".
+
+    Returns:
+        the pictures that have a label image; the table's classes sorted by name.
+
+    Raises:
+        RamsesError: a file missing or unreadable; an object without a class.
+    """
+    label_folder = Path(label_folder)
+    if class_table is None and class_name is None:
+        raise RamsesError(f"{label_folder}: label images do not say classes; give a class table, or one class for all")
+    images = index_files(Path(image_folder))
+    labels = index_files(label_folder, _LABEL_SUFFIXES)
+    labels = {name.removesuffix(label_suffix): labels[name] for name in labels if name.endswith(label_suffix)}
+    lonely = sorted(set(labels) - set(images))
+    if lonely or not labels:
+        hint = f"{lonely[0]}.* is missing in {image_folder}" if lonely else f"none ends in {label_suffix!r}"
+        raise RamsesError(
+            f"{label_folder}: every label image needs the picture of its name, but {hint}; "
+            f"say by a label suffix what the name of a label image has in addition"
+        )
+    table = _class_table(Path(class_table), set(images), images) if class_table is not None else {}
+    classes = sorted({name for rows in table.values() for name in rows.values()} | ({class_name} - {None}))
+    notes: Counter[str] = Counter()
+    notes["pictures without a label image left out"] = len(set(images) - set(labels))
+
+    def pictures() -> Iterator[Picture]:
+        for name, path in labels.items():
+            label_map = read_index_image(path)
+            rows = _classes_of(label_map, table.get(name, {}), class_name, path)
+            yield Picture(name, images[name], label_map, rows)
+
+    return Source(str(label_folder), classes, pictures(), len(labels), notes=notes)
+
+
+def _classes_of(label_map: np.ndarray, table: dict[int, str], class_name: str | None, path: Path) -> pd.DataFrame:
+    """One row per value of the label image, and per row of the table without a pixel."""
+    present = label_values(label_map).tolist()
+    unnamed = [label for label in present if label not in table]
+    if unnamed and class_name is None:
+        raise RamsesError(
+            f"{path}: label {unnamed[0]} ({len(unnamed)} of {len(present)}) has no class; add it to the class table, "
+            f"or give a class for all that it does not name"
+        )
+    classes = dict.fromkeys(present, class_name) | table
+    return pd.DataFrame({"label": list(classes), "class": list(classes.values())}).astype({"label": np.int64})
+
+
+def _class_table(path: Path, names: set[str], images: dict[str, Path]) -> dict[str, dict[int, str]]:
+    """Base name -> label -> class."""
+    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
+    by_file_name = {image.name: name for name, image in images.items()}
+    table: dict[str, dict[int, str]] = {}
+    for where, image, label, class_name in rows:
+        if not label.isdecimal() or int(label) == 0:
+            raise RamsesError(f"{where}: label is {label!r}; it is a whole number from 1")
+        if not class_name:
+            raise RamsesError(f"{where}: label {label} has no class; give the class name")
+        name = image if image in names else by_file_name.get(image, Path(image).stem)
+        if name not in names:
+            raise RamsesError(f"{where}: there is no picture {image!r}; correct the name or remove the row")
+        if int(label) in table.setdefault(name, {}):
+            raise RamsesError(f"{where}: label {label} of {image} appears a second time; one class per object")
+        table[name][int(label)] = class_name
+    return table
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    content = read_json(path)
+    for image, classes in content.items() if isinstance(content, dict) else [("", None)]:
+        if not isinstance(classes, dict):
+            raise RamsesError(f'{path}: write {{"picture": {{"1": "class of label 1"}}}}')
+        for label, class_name in classes.items():
+            yield str(path), image, label, str(class_name)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    if not path.is_file():
+        raise RamsesError(f"{path}: no such file")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise RamsesError(f"{path}: not a comma-separated table ({' '.join(str(error).split())})") from None
+    table = table.rename(columns=str.strip).fillna("")
+    image_columns = [name for name in _IMAGE_COLUMNS if name in table]
+    if not image_columns or not {"label", "class"} <= set(table):
+        raise RamsesError(f"{path}: columns image, label and class are needed (found: {', '.join(table)})")
+    for row, cells in enumerate(table[[image_columns[0], "label", "class"]].itertuples(index=False), start=2):
+        image, label, name = (cell.strip() for cell in cells)
+        if image or label or name:
+            yield f"{path}, row {row}", image, label, name

@@ -1,0 +1,244 @@
+"""Write a converted data set to a temporary name, then rename it; say what was written.
+
+A folder gets ``conversion.json``: what it was made from, what was changed on the way, and a checksum by which a later
+``--force`` knows that it throws nothing away but its own work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ramses_d2.errors import RamsesError
+
+from .source import Picture, Source, stored_size
+
+PICTURE_MODES = ("copy", "link", "none")
+RECORD_NAME = "conversion.json"
+_FORMAT, _VERSION = "ramses-conversion", 1
+
+
+@dataclass
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        origin: what was read.
+        output: the file or folder written.
+        target: its format.
+        pictures: their number.
+        objects: number of objects per class, unused classes included.
+        notes: what was changed or left out, and how often.
+        findings: per-picture remarks.
+        address: the data set's address in a config; None if it cannot be trained on.
+    """
+
+    origin: str
+    output: Path
+    target: str
+    pictures: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    address: str | None = None
+
+    def lines(self) -> list[str]:
+        """The report as text, one fact a line."""
+        classes = ", ".join(f"{name} {count}" for name, count in self.objects.items())
+        lines = [f"wrote {self.pictures} pictures, {sum(self.objects.values())} objects ({classes}) to {self.output}"]
+        lines += [f"  {count} {note}" for note, count in self.notes.items() if count]
+        return lines + ([f"  use {self.address}"] if self.address else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "source": self.origin,
+            "target": self.target,
+            "pictures": self.pictures,
+            "objects": dict(self.objects),
+            "notes": {note: count for note, count in self.notes.items() if count},
+            "findings": self.findings,
+        }
+
+
+def reported(source: Source, report: Report, progress: bool = False) -> Iterator[Picture]:
+    """The pictures of ``source``, counted into ``report``; notes and findings follow after the last one."""
+    report.objects.update(dict.fromkeys(source.classes, 0))
+    bar = tqdm(source, total=source.count, desc="converting", unit="picture", disable=None if progress else True)
+    for picture in bar:
+        _check_outside(picture.path, report.output)
+        report.pictures += 1
+        report.objects.update(picture.objects["class"].tolist())
+        yield picture
+    report.notes.update(source.notes)
+    report.findings.extend(source.findings)
+
+
+@contextmanager
+def new_folder(output: str | Path, report: Report, force: bool) -> Iterator[Path]:
+    """A folder to fill beside ``output``, renamed to it at the end and removed on failure.
+
+    Args:
+        output: the folder to write.
+        report: written into it.
+        force: replace a folder that a conversion wrote and nobody changed since.
+
+    Raises:
+        RamsesError: it exists and is not to be, or must not be, replaced.
+    """
+    output = Path(output)
+    _check_replaceable(output, force)
+    _check_outside(Path(report.origin), output)
+    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        contents = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
+        write_json(unfinished / RECORD_NAME, report.to_json() | {"contents": contents})
+        if output.exists():
+            replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
+            output.rename(replaced)
+            unfinished.rename(output)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def new_file(output: Path, replaceable: bool, force: bool) -> Iterator[Path]:
+    """A file to write beside ``output``, renamed to it at the end and removed on failure.
+
+    Args:
+        output: the file to write.
+        replaceable: whether an existing one is a conversion's own work.
+        force: replace it.
+
+    Raises:
+        RamsesError: it exists and is not to be, or must not be, replaced.
+    """
+    if output.exists():
+        if not force:
+            raise RamsesError(f"{output} already exists: choose another name or replace it with --force")
+        if not replaceable:
+            raise RamsesError(f"{output} was not written by a conversion: refusing to replace it; choose another name")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def place_picture(picture: Picture, folder: Path, mode: str, upright: bool, notes: Counter[str]) -> str:
+    """Copy or link a picture into ``folder`` under its base name.
+
+    Args:
+        picture: the picture.
+        folder: existing folder.
+        mode: "copy", "link" (a symbolic link) or "none".
+        upright: write a picture with an EXIF orientation anew, turned, for readers that ignore it.
+        notes: counts the pictures written anew.
+
+    Returns:
+        its file name there.
+
+    Raises:
+        RamsesError: an unknown mode, or the link cannot be made.
+    """
+    if mode not in PICTURE_MODES:
+        raise RamsesError(f"pictures {mode!r}: choose from {', '.join(PICTURE_MODES)}")
+    target = folder / f"{picture.name}{picture.path.suffix}"
+    if mode == "none":
+        return target.name
+    if upright and stored_size(picture.path)[1] != 1:
+        with Image.open(picture.path) as stored:
+            ImageOps.exif_transpose(stored).save(target, **({"quality": 95} if stored.format == "JPEG" else {}))
+        notes["pictures with an EXIF orientation written anew, upright"] += 1
+    elif mode == "copy":
+        shutil.copyfile(picture.path, target)
+    else:
+        try:
+            target.symlink_to(picture.path.resolve())
+        except OSError as error:
+            raise RamsesError(f"{target}: cannot link ({error.strerror}); copy the pictures instead") from None
+    return target.name
+
+
+def write_label_image(label_map: Any, path: Path) -> None:
+    """Write a label map (H, W) as 16-bit grey PNG."""
+    Image.fromarray(label_map.astype("uint16")).save(path)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write standard JSON: an unknown number (NaN) becomes null."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(_without_nan(content), indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_outside(path: Path, output: Path) -> None:
+    """What is read must not lie in the folder that is to be replaced."""
+    if output.is_dir() and path.absolute().is_relative_to(output.absolute()):
+        raise RamsesError(f"{output} holds what is to be converted ({path}): choose another folder")
+
+
+def _check_replaceable(output: Path, force: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise RamsesError(f"{output} is a file: name a folder to write the data set to")
+    names = {path.name for path in output.iterdir()}
+    if not names:
+        return
+    if not force:
+        raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
+    contents = _recorded_contents(output)
+    if contents is None:
+        raise RamsesError(f"{output} was not written by a conversion (no {RECORD_NAME}): refusing to replace it")
+    added = sorted(names - set(contents) - {RECORD_NAME})
+    if added:
+        raise RamsesError(f"{output / added[0]} was added after the conversion: refusing to replace the folder")
+    changed = [name for name, checksum in contents.items() if name in names and _checksum(output / name) != checksum]
+    if changed:
+        raise RamsesError(f"{output / changed[0]} was changed after the conversion: refusing to replace the folder")
+
+
+def _recorded_contents(folder: Path) -> dict[str, str] | None:
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        return dict(record["contents"]) if record["format"] == _FORMAT else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _checksum(path: Path) -> str:
+    """Checksum of a file's content; of a folder, of its file names and sizes."""
+    if path.is_dir():
+        names = sorted(f"{file.relative_to(path)} {file.lstat().st_size}" for file in path.rglob("*"))
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,134 @@
+"""Read a RAMSES folder, or what a ``ramses://`` address names, for writing it in another format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ramses_d2.data.annotations_csv import BOX_COLUMNS, read_annotations
+from ramses_d2.data.dataset_uri import register
+from ramses_d2.data.folder import Record, load_folder, read_json
+from ramses_d2.data.label_map import read_label_map
+from ramses_d2.errors import RamsesError
+
+from .source import Picture, Source, unique_names
+
+# Columns that a record has already, or that are measured anew
+_RECORD_COLUMNS = {
+    *("label", "baseimg", "class", "res", "mass", "gt_mass", "area", "height", "width"),
+    *BOX_COLUMNS,
+    *("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd"),  # mean something else in COCO
+}
+_IMAGE_KEYS = ("file_name", "res", "height", "width")
+
+
+def read_ramses(source: str | Path) -> Source:
+    """Read a RAMSES data set.
+
+    Args:
+        source: a folder, or an address ``ramses://FOLDER`` or ``ramses://split.json#SUBSET``. A picture that a split
+            repeats is taken once.
+
+    Returns:
+        the pictures with all numeric columns of annotations.csv, and of metadata.json their entries and the batches
+        that are complete.
+
+    Raises:
+        RamsesError: anything missing or wrong, with file and row.
+    """
+    if str(source).startswith("ramses://"):
+        name = register(str(source))
+        records, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
+    else:
+        records, classes = load_folder(source)
+    records = list({record["image_id"]: record for record in records}.values())
+    if not records:
+        raise RamsesError(f"{source}: no picture with annotations or a label image")
+    names = unique_names([Path(record["image_name"] + Path(record["file_name"]).suffix) for record in records])
+    names = dict(zip((Path(record["file_name"]) for record in records), names, strict=True))
+    notes: Counter[str] = Counter()
+    folders = list(dict.fromkeys(path.parent.parent for path in names))
+    columns = {folder: _further_columns(folder, notes) for folder in folders}
+    metadata = {folder: _metadata(folder) for folder in folders}
+    entries = {
+        folder / "images" / entry["file_name"]: {key: entry[key] for key in entry if key not in _IMAGE_KEYS}
+        for folder in folders
+        for entry in metadata[folder].get("images", [])
+    }
+    return Source(
+        origin=str(source),
+        classes=list(classes),
+        pictures=_pictures(records, names, classes, columns, entries),
+        count=len(records),
+        batches=[batch for folder in folders for batch in _batches(metadata[folder], folder, names, notes)],
+        notes=notes,
+    )
+
+
+def _pictures(
+    records: list[Record],
+    names: dict[Path, str],
+    classes: Sequence[str],
+    columns: dict[Path, dict[str, pd.DataFrame]],
+    entries: dict[Path, dict[str, Any]],
+) -> Iterator[Picture]:
+    for record in records:
+        path = Path(record["file_name"])
+        objects = pd.DataFrame(record["annotations"], columns=["label", "category_id", "mass", "gt_mass"])
+        objects["class"] = [classes[index] for index in objects.pop("category_id")]
+        further = columns[path.parent.parent].get(path.stem)
+        if further is not None:
+            objects = objects.merge(further, how="left", left_on="label", right_index=True)
+        yield Picture(
+            name=names[path],
+            path=path,
+            label_map=read_label_map(record),
+            objects=objects,
+            resolution=record["resolution"],
+            details=entries.get(path, {}),
+        )
+
+
+def _further_columns(folder: Path, notes: Counter[str]) -> dict[str, pd.DataFrame]:
+    """Base name -> the numeric columns of annotations.csv that a record leaves out, indexed by label."""
+    path = folder / "annotations.csv"
+    if not path.is_file():
+        return {}
+    table = read_annotations(path)
+    further = table.drop(columns=[name for name in table if name in _RECORD_COLUMNS])
+    numbers = further.apply(pd.to_numeric, errors="coerce")
+    blank = further.isin(["", "nan", "NaN", "NA", "None", "null"])
+    is_number = (numbers.notna() | blank).all() & numbers.notna().any()
+    for name in further.columns[~is_number]:
+        notes[f"column of text left out: {name}"] += 1
+    numbers = numbers.loc[:, is_number].assign(label=table["label"])
+    if numbers.shape[1] == 1:
+        return {}
+    # baseimg may carry the extension, as in the original's predictions
+    stems = {image.name: image.stem for image in (folder / "images").iterdir()}
+    bases = table["baseimg"].map(lambda name: stems.get(name, name))
+    return {base: rows.set_index("label") for base, rows in numbers.groupby(bases)}
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _batches(
+    metadata: dict[str, Any], folder: Path, names: dict[Path, str], notes: Counter[str]
+) -> list[dict[str, Any]]:
+    """The folder's batches whose pictures are all read, under their new names: a part would not have its grams."""
+    kept = []
+    for batch in metadata.get("batches", []):
+        paths = [folder / "images" / name for name in batch["image_names"]]
+        if all(path in names for path in paths):
+            kept.append(batch | {"image_names": [f"{names[path]}{path.suffix}" for path in paths]})
+        else:
+            notes["batches left out because a picture of them is not converted"] += 1
+    return kept

@@ -1,0 +1,115 @@
+"""Which pictures belong together, so that none of them is used for training while another is used for validation."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ramses_d2.errors import RamsesError
+
+from .batch_masses import base_name, batch_of_pictures, parse_batches
+from .folder import read_json
+
+logger = logging.getLogger(__name__)
+
+BATCH, REGEX = "batch", "regex:"
+
+
+def group_keys(group_by: str, pictures: pd.DataFrame, rows: pd.DataFrame) -> list[Hashable | None]:
+    """Name the group of every picture.
+
+    Args:
+        group_by: "batch" = the batches of each folder's metadata.json; "regex:PATTERN" = the part of the base name that
+            the pattern matches, or its parentheses: ``regex:(.+)_`` puts belt_1 and belt_2 together; else a column of
+            annotations.csv, or a field of the ``images`` in metadata.json, such as ``tag``. Equal values in different
+            folders are one group, batches of different folders are not.
+        pictures: P rows with ``folder`` and ``base``, indexed by picture name.
+        rows: the annotations, with ``picture`` (the picture's name) and their other columns.
+
+    Returns:
+        P keys; None = a group of its own (in no batch, no match, no value).
+
+    Raises:
+        RamsesError: no such column and field, a wrong pattern, two values in one picture, or a wrong metadata.json.
+    """
+    if group_by.startswith(REGEX):
+        keys = _regex_keys(group_by.removeprefix(REGEX), pictures)
+    elif group_by == BATCH:
+        keys = _batch_keys(pictures)
+    elif group_by in rows:
+        keys = _column_keys(group_by, pictures, rows)
+    else:
+        keys = _field_keys(group_by, pictures)
+    alone = sum(key is None for key in keys)
+    if alone:
+        logger.warning("%d of %d pictures are in no group by %s: each is one of its own", alone, len(keys), group_by)
+    return keys
+
+
+def has_batches(pictures: pd.DataFrame) -> bool:
+    """Whether a metadata.json of the pictures' folders has a batch of several pictures."""
+    for _, metadata, path in _metadata(pictures):
+        if any(len(batch.pictures) > 1 for batch in parse_batches(metadata.get("batches", []), path)):
+            return True
+    return False
+
+
+def _regex_keys(pattern: str, pictures: pd.DataFrame) -> list[Hashable | None]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise RamsesError(f"group by {REGEX}{pattern}: not a regular expression ({error})") from None
+    matches = [compiled.search(base) for base in pictures["base"]]
+    return [(match.groups() or match.group()) if match else None for match in matches]
+
+
+def _batch_keys(pictures: pd.DataFrame) -> list[Hashable | None]:
+    by_place: dict[tuple[str, str], tuple[str, int]] = {}
+    for folder, metadata, path in _metadata(pictures):
+        numbers = batch_of_pictures(parse_batches(metadata.get("batches", []), path), path)
+        by_place |= {(folder, base): (folder, number) for base, number in numbers.items()}
+    if not by_place:
+        raise RamsesError(f"group by {BATCH}: no metadata.json of the data set folders lists batches")
+    return [by_place.get(place) for place in zip(pictures["folder"], pictures["base"], strict=True)]
+
+
+def _column_keys(column: str, pictures: pd.DataFrame, rows: pd.DataFrame) -> list[Hashable | None]:
+    values = rows[["picture", column]].dropna()
+    values = values[values[column].astype(str) != ""].drop_duplicates()
+    twice = values["picture"].duplicated()
+    if twice.any():
+        name = values.loc[twice, "picture"].iloc[0]
+        found = ", ".join(map(repr, values.loc[values["picture"] == name, column].tolist()))
+        raise RamsesError(f"group by column {column}: picture {name} has several values ({found}); it needs one")
+    by_name = dict(zip(values["picture"], values[column], strict=True))
+    return [by_name.get(name) for name in pictures.index]
+
+
+def _field_keys(field: str, pictures: pd.DataFrame) -> list[Hashable | None]:
+    by_place: dict[tuple[str, str], Any] = {}
+    for folder, metadata, _ in _metadata(pictures):
+        for image in metadata.get("images", []):
+            if image.get(field) not in (None, ""):
+                by_place[folder, base_name(str(image.get("file_name")))] = str(image[field])
+    if not by_place:
+        raise RamsesError(
+            f"group by {field}: neither a column of annotations.csv nor a field of the images in metadata.json; "
+            f"give one of them, {BATCH} or {REGEX}PATTERN"
+        )
+    return [by_place.get(place) for place in zip(pictures["folder"], pictures["base"], strict=True)]
+
+
+def _metadata(pictures: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], Path]]:
+    """Every folder with its metadata.json, where there is one."""
+    for folder in pictures["folder"].unique():
+        path = Path(folder) / "metadata.json"
+        if path.is_file():
+            metadata = read_json(path)
+            if not isinstance(metadata, dict):
+                raise RamsesError(f"{path}: not a metadata.json, see datasets/README.md")
+            yield folder, metadata, path

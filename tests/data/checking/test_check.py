@@ -1,0 +1,249 @@
+"""Checking as a whole: many damages at once, what the messages say, outliers, empty folders, real photographs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ramses_d2.data.checking import Kind, check_folders, report_json, report_text
+from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_pictures
+from ramses_d2.errors import RamsesError
+
+from . import damages_of_rows  # noqa: F401  they register themselves
+from .data_set import DAMAGES, A, DataSet
+
+DATA = Path(__file__).parents[3] / "../shared/data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
+
+
+def messages(data: DataSet) -> list[str]:
+    return [each.message for each in check_folders([data.folder]).findings]
+
+
+def test_eight_rows_for_thirty_particles(data: DataSet) -> None:
+    table = data.table
+    count = (table["baseimg"] == A).sum()
+    data.write(table[(table["baseimg"] != A) | (table["label"].astype(int) <= 3)])
+    rest = ", ".join(map(str, range(4, count + 1)))
+    assert messages(data) == [f"3 rows for {count} particles; without row: labels {rest}"]
+
+
+def test_messages_say_what_is_there_and_what_should_be(data: DataSet) -> None:
+    row = data.table.loc[data.row(A, 2)]
+    x0, y0, x1, y1 = row[["x0", "y0", "x1", "y1"]]
+    data.set(data.row(A, 2), y1=7, area=8, height=9)
+    data.set(data.row(A, 3), height=9)
+    assert messages(data) == [
+        "height x width is 9 x 144 (in 2 rows), the picture is 96 x 144 px (height x width)",
+        f"x0, y0, x1, y1 are {x0}, {y0}, {x1}, 7; the pixels say {x0}, {y0}, {x1}, {y1}",
+        f"area is 8 px, the label image has {row['area']} px",
+    ]
+
+
+def test_boxes_may_be_column_first_or_inclusive(data: DataSet) -> None:
+    table = data.table
+    table[["x0", "y0", "x1", "y1"]] = table[["y0", "x0", "y1", "x1"]].to_numpy()
+    table[["x1", "y1"]] = table[["x1", "y1"]].astype(int) - 1
+    data.write(table)
+    report = check_folders([data.folder])
+    assert report.findings == []
+    assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
+    data.write(table.drop(columns=["x0", "y0", "x1", "y1"]))
+    report = check_folders([data.folder])
+    assert report.findings == [] and report.folders[0].row_check.convention == "no boxes"
+
+
+def test_many_damages_are_all_found(data: DataSet) -> None:
+    data.image("scene_00001").unlink()
+    label_map = data.labels("scene_00003")
+    data.save_labels("scene_00003", np.where(label_map == 2, 0, label_map))
+    data.set(data.row("scene_00004", 1), mass=-1, **{"class": "gold"})
+    found = {(each.kind, each.row) for each in check_folders([data.folder]).findings}
+    assert found == {
+        (Kind.IMAGE_MISSING, data.row("scene_00001", 1)),
+        (Kind.ROW_WITHOUT_PIXELS, data.row("scene_00003", 2)),
+        (Kind.BAD_MASS, data.row("scene_00004", 1)),
+        (Kind.UNKNOWN_CLASS, data.row("scene_00004", 1)),
+    }
+
+
+def test_mass_outliers_need_samples_and_distance(data: DataSet) -> None:
+    table = data.table
+    rng = np.random.default_rng(0)
+    # Areal densities of a narrow class: 1 % apart, but nobody outlines that exactly
+    table["mass"] = table["area"].astype(float) / table["res"].astype(float) ** 2 * 0.02 * rng.uniform(0.99, 1.01)
+    row = int(table.index[table["class"] == "Rb"][3])
+    for factor, outlier in ((1.4, False), (1 / 1.4, False), (2, True), (0.5, True)):
+        changed = table.copy()
+        changed.loc[row, "mass"] *= factor
+        data.write(changed)
+        assert [(each.kind, each.row) for each in check_folders([data.folder]).findings] == (
+            [(Kind.MASS_OUTLIER, row)] if outlier else []
+        )
+    others = table.index[(table["class"] == "Rb") & (table.index != row)]
+    changed.loc[others[10:], "mass"] = np.nan  # 11 known masses
+    data.write(changed)
+    assert check_folders([data.folder]).findings == []
+
+
+@pytest.mark.parametrize("corner", [(0, 50), (60, 50), (30, 0), (30, 92)])
+def test_every_border(tiny_folder: Callable[..., Path], corner: tuple[int, int]) -> None:
+    folder = tiny_folder(sizes=((64, 96),), count=1)
+    data = DataSet(folder)
+    label_map = data.labels("img0")
+    y, x = corner
+    for shift, findings in ((0, [Kind.TOUCHES_BORDER]), (1, [])):  # one pixel away from the border
+        y, x = y + shift * (corner[0] == 0) - shift * (corner[0] == 60), x + shift * (x == 0) - shift * (x == 92)
+        moved = np.where(label_map == 1, 0, label_map)
+        moved[y : y + 4, x : x + 4] = 1
+        data.save_labels("img0", moved)
+        data.set(2, area=16, x0=y, y0=x, x1=y + 4, y1=x + 4)
+        assert [each.kind for each in check_folders([folder]).findings] == findings
+
+
+def test_two_cameras_are_no_outliers(data: DataSet) -> None:
+    table = data.table.assign(mass="nan")
+    for pictures, outliers in ((1, 1), (2, 0)):  # of six
+        own = table["baseimg"] <= f"scene_0000{pictures}"
+        data.write(table.assign(res=np.where(own, 28.7, 2.0)))
+        kinds = [each.kind for each in check_folders([data.folder]).findings]
+        assert kinds == [Kind.RESOLUTION_OUTLIER] * outliers
+    data.write(table.assign(res=28700))
+    assert len(check_folders([data.folder]).findings) == 6  # absurd, even if all agree
+
+
+def test_a_wrong_resolution_is_not_blamed_on_the_masses(data: DataSet) -> None:
+    table = data.table
+    own = table["baseimg"] == A
+    table.loc[own, "res"] = (table.loc[own, "res"].astype(float) * 100).astype(str)
+    data.write(table)
+    assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.RESOLUTION_OUTLIER]
+
+
+def test_base_names_with_extension(data: DataSet) -> None:
+    data.write(data.table.assign(baseimg=lambda table: table["baseimg"] + ".jpg"))
+    assert check_folders([data.folder]).findings == []
+    data.image(A).unlink()
+    assert [(each.kind, each.picture) for each in check_folders([data.folder]).findings] == [(Kind.IMAGE_MISSING, A)]
+
+
+def test_metadata_resolutions(data: DataSet) -> None:
+    path = data.folder / "metadata.json"
+    for value, count in (("2.5", 1), (-1, 1), (None, 0)):
+        path.write_text(json.dumps({"images": [{"file_name": f"{A}.jpg", "res": value}]}))
+        assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.BAD_RESOLUTION] * count
+    for content in ({"images": [{}]}, {"images": 3}, []):
+        path.write_text(json.dumps(content))
+        assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.JSON_UNREADABLE]
+
+
+def test_folders_with_next_to_nothing(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    assert check_folders([tiny_folder(count=0)]).findings == []
+    folder = tmp_path / "pictures"
+    (folder / "images").mkdir(parents=True)
+    assert [each.kind for each in check_folders([folder]).findings] == [Kind.CSV_UNREADABLE]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "annotations.csv").write_text("label,baseimg,class,res\n1,a,Rc,2\n2,a,Rc,2\n")
+    assert [each.kind for each in check_folders([folder]).findings] == [Kind.IMAGE_MISSING]
+    for wrong, message in ((tmp_path / "nothing", "no such folder"), (tmp_path, "neither annotations.csv nor images")):
+        with pytest.raises(RamsesError, match=message):
+            check_folders([wrong])
+
+
+def test_one_cause_is_one_finding(data: DataSet) -> None:
+    (data.folder / "metadata.json").unlink()
+    table = data.table
+    data.save_labels(A, np.zeros_like(data.labels(A)))  # not an empty picture of unknown resolution
+    findings = check_folders([data.folder]).findings
+    assert [each.kind for each in findings] == [Kind.ROW_WITHOUT_PIXELS] * (table["baseimg"] == A).sum()
+    data.label(A).unlink()
+    data.write(table.assign(label=table["label"].mask(table["baseimg"] == A, "?")))  # not a picture without rows
+    assert {each.kind for each in check_folders([data.folder]).findings} == {Kind.BAD_VALUE}
+
+
+def test_the_mass_of_a_cut_particle_is_not_judged_by_what_is_seen_of_it(data: DataSet) -> None:
+    _, inflict = DAMAGES["particle_at_the_border"]
+    ((_, row, _),) = inflict(data)
+    data.set(row, mass=float(data.table.loc[row, "mass"]) * 1000)
+    assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.TOUCHES_BORDER]
+
+
+def test_pictures_of_one_colour_and_different_shape_are_no_copies(tmp_path: Path) -> None:
+    for name, shape in (("a", (4, 9)), ("b", (9, 4)), ("c", (4, 9))):
+        Image.new("RGB", shape).save(tmp_path / f"{name}.png")
+    digests = [image_facts(tmp_path / f"{name}.png").digest for name in "abc"]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_label_images_of_every_mode(tmp_path: Path) -> None:
+    label_map = np.zeros((6, 8), np.uint8)
+    label_map[1:4, 2:6] = 1
+    pictures = {
+        "1": Image.fromarray(label_map.astype(bool)),
+        "LA": Image.fromarray(np.dstack([label_map, label_map * 0 + 255])),
+        "RGBA": Image.fromarray(np.dstack([label_map] * 3 + [label_map * 0 + 255])),
+        "I;16": Image.fromarray(label_map.astype(np.uint16)),
+    }
+    for mode, picture in pictures.items():
+        picture.save(tmp_path / "a.png")
+        facts = label_facts(tmp_path / "a.png")
+        assert (facts.mode, facts.size, facts.particles[:, :6].tolist()) == (mode, (6, 8), [[1, 12, 2, 1, 6, 4]])
+        assert facts.is_uint16 == (mode == "I;16")
+    Image.fromarray(label_map.astype(np.float32) / 2).save(tmp_path / "a.tif")
+    assert label_facts(tmp_path / "a.tif").particles is None
+    assert label_facts(tmp_path / "b.png").error == "no such file"
+
+
+def test_the_number_of_workers_changes_nothing(data: DataSet) -> None:
+    files = {base: (data.image(base), data.label(base)) for base in data.table["baseimg"].unique()}
+    one, many = (measure_pictures(files, workers) for workers in (1, 5))
+    assert list(one) == list(many) == list(files)
+    for base in files:
+        assert one[base][0] == many[base][0]
+        np.testing.assert_array_equal(one[base][1].particles, many[base][1].particles)
+    with pytest.raises(RamsesError, match="workers 0"):
+        measure_pictures(files, 0)
+
+
+def test_text_and_json(data: DataSet) -> None:
+    report = check_folders([data.folder])
+    assert report_text(report).splitlines() == [
+        f"{data.folder}: 6 pictures, {len(data.table)} rows, boxes: x0, x1 are rows, y0, y1 are columns",
+        "nothing to complain about",
+    ]
+    table = data.table
+    data.write(table.assign(area=1))
+    data.set(2, mass=1e6)
+    report = check_folders([data.folder])
+    text = report_text(report, show=4)
+    assert text.count("area is 1 px") == 4 and f"... and {len(table) - 4} more" in text
+    assert text.index("area-wrong") < text.index("mass-outlier")
+    content = json.loads(json.dumps(report_json(report)))
+    assert (content["errors"], content["warnings"]) == (len(table), 1)
+    assert content["folders"][0]["pictures"] == 6
+    assert content["findings"][-1] == {
+        "kind": "area-wrong",
+        "severity": "error",
+        "folder": str(data.folder),
+        "file": "annotations.csv",
+        "message": report.findings[-1].message,
+        "row": int(table.index[-1]),
+        "picture": "scene_00006",
+        "label": int(table["label"].iloc[-1]),
+    }
+
+
+@needs_data
+def test_real_photographs() -> None:
+    report = check_folders([DATA / "coins", DATA / "gravel"])
+    counts = pd.Series([each.kind.value for each in report.findings]).value_counts().to_dict()
+    # 91 grains of gravel are cut by the border; the sliver of one lies apart from it
+    assert counts == {"touches-border": 91, "specks": 1}
+    assert {Path(each.folder).name for each in report.findings} == {"gravel"}

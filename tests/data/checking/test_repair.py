@@ -1,0 +1,221 @@
+"""The mended copy: free of what can be mended, the rest as it was, every change in the log, the original untouched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageOps
+
+from ramses_d2.data import load_folder, load_split
+from ramses_d2.data.checking import Change, Kind, check_folders, repair_folder
+from ramses_d2.data.label_map import read_image
+from ramses_d2.errors import RamsesError
+
+from . import damages_of_files, damages_of_rows  # noqa: F401  they register themselves
+from .data_set import DAMAGES, A, DataSet
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def mend(data: DataSet) -> tuple[DataSet, list[Change]]:
+    """Write a mended copy beside a data set."""
+    output = data.folder.parent / "mended"
+    changes = repair_folder(check_folders([data.folder]).folders[0], output)
+    return DataSet(output), changes
+
+
+MENDABLE = [name for name, (kind, _) in DAMAGES.items() if kind.mendable]
+OTHERS = ["image_missing", "label_image_truncated", "label_image_of_another_size", "row_with_decimal_comma", "mass_0"]
+
+
+@pytest.mark.parametrize("name", [*MENDABLE, *OTHERS])
+def test_what_can_be_mended_is(data: DataSet, name: str) -> None:
+    kind, inflict = DAMAGES[name]
+    inflict(data)
+    before, found = contents(data.folder), check_folders([data.folder])
+    output = data.folder.parent / "mended"
+    changes = repair_folder(found.folders[0], output)
+    assert contents(data.folder) == before
+    left = [each.kind for each in check_folders([output]).findings]
+    assert left == ([] if kind.mendable else [each.kind for each in found.findings])
+    assert bool(changes) or not kind.mendable
+    log = pd.read_csv(output / "fixes.csv", keep_default_na=False)
+    assert len(log) == len(changes) and log.columns.tolist() == ["file", "row", "label", "what", "from", "to"]
+    if kind.mendable:
+        load_folder(output)
+        load_split(output / "split.json", "train")
+
+
+def test_a_good_set_is_copied_byte_for_byte(data: DataSet) -> None:
+    for name in ("LICENSE", "images/notes.txt", "labels/colours.csv"):
+        (data.folder / name).write_text("kept")
+    mended, changes = mend(data)
+    after = contents(mended.folder)
+    assert changes == [] and after.pop("fixes.csv") == b"file,row,label,what,from,to\n"
+    assert after == contents(data.folder)
+
+
+def test_only_the_wrong_cells_change(data: DataSet) -> None:
+    table = data.table.assign(remark="  sch\u00f6n, rund ")
+    data.write(table)
+    row = data.row(A, 2)
+    true = table.loc[row]
+    data.set(row, y1=3, area=7, width=9)
+    mended, changes = mend(data)
+    expected = table.assign(remark="sch\u00f6n, rund")
+    pd.testing.assert_frame_equal(mended.table, expected)
+    box = ", ".join(true[["x0", "y0", "x1"]])
+    assert changes == [
+        Change("annotations.csv", "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}", row, 2),
+        Change("annotations.csv", "area (area)", "7", true["area"], row, 2),
+        Change("annotations.csv", "size (height, width)", "96, 9", "96, 144", row, 2),
+    ]
+
+
+def test_columns_first_becomes_rows_first(data: DataSet) -> None:
+    table = data.table
+    table.loc[data.row(A, 2), "y1"] = "1234567"
+    swapped = table.copy()
+    swapped[["x0", "y0", "x1", "y1"]] = table[["y0", "x0", "y1", "x1"]].to_numpy()
+    data.write(swapped)
+    data.label(A).unlink()  # its boxes cannot be compared, and must not stay the other way round
+    report = check_folders([data.folder])
+    assert [each.kind for each in report.findings] == [Kind.LABEL_IMAGE_MISSING]
+    assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
+    mended, changes = mend(data)
+    pd.testing.assert_frame_equal(mended.table, table)
+    assert (
+        len(changes)
+        == (table["x0"] != table["y0"]).sum() + ((table["x0"] == table["y0"]) & (table["x1"] != table["y1"])).sum()
+    )
+
+
+def test_columns_that_are_missing_are_added(data: DataSet) -> None:
+    table = data.table
+    data.write(table.drop(columns=["x0", "y0", "x1", "y1", "area", "height"]))
+    mended, changes = mend(data)
+    pd.testing.assert_frame_equal(mended.table[table.columns], table)
+    assert [change.what for change in changes] == [
+        "column x0, y0, x1, y1 added",
+        "column area added",
+        "column height added",
+    ]
+
+
+def test_stray_pixels_and_nameless_particles_become_background(data: DataSet) -> None:
+    label_map = data.labels(A)
+    dirty = label_map.copy()
+    dirty[data.background(A, 1, 2)] = 3
+    data.save_labels(A, dirty)
+    dirty[data.background(A, 4, 5)] = 77
+    data.save_labels(A, dirty)
+    mended, changes = mend(data)
+    np.testing.assert_array_equal(mended.labels(A), label_map)
+    assert Image.open(mended.label(A)).mode == "I;16"
+    assert [(change.what, change.label, change.old, change.new) for change in changes] == [
+        ("pixels without row", 77, "20 px", "background"),
+        ("specks", 3, "2 px", "background"),
+    ]
+
+
+def test_a_label_image_of_another_size_is_left_alone(data: DataSet) -> None:
+    label_map = data.labels(A)
+    label_map[data.background(A, 1, 2)] = 3
+    data.save_labels(A, label_map[:, :-9])
+    data.write(data.table.drop(index=data.row(A, 2)))
+    mended, changes = mend(data)
+    assert changes == [] and mended.label(A).read_bytes() == data.label(A).read_bytes()
+
+
+@pytest.mark.parametrize(("suffix", "orientation"), [(".jpg", tag) for tag in range(2, 9)] + [(".png", 6), (".tif", 8)])
+def test_turned_pictures_are_saved_upright(data: DataSet, suffix: str, orientation: int) -> None:
+    with Image.open(data.image(A)) as picture:
+        picture.getexif()[0x0112] = orientation
+        picture.getexif()[0x0110] = "camera"
+        picture.save(data.image(A).with_suffix(suffix), exif=picture.getexif(), quality=95)
+    if suffix != ".jpg":
+        data.image(A).unlink()
+    path = data.image(A).with_suffix(suffix)
+    stored = data.labels(A)
+    shown = read_image(path)
+    mended, _ = mend(data)
+    after = Image.open(mended.image(A).with_suffix(suffix))
+    assert after.getexif().get(0x0112, 1) == 1 and after.getexif()[0x0110] == "camera"
+    assert np.abs(np.asarray(after, float) - shown).mean() < (3 if suffix == ".jpg" else 1e-9)
+    if orientation < 5:  # of the same size: there is no telling how the label image lies
+        np.testing.assert_array_equal(mended.labels(A), stored)
+    else:
+        picture = Image.fromarray(stored.astype(np.int32))
+        picture.getexif()[0x0112] = orientation
+        np.testing.assert_array_equal(mended.labels(A), np.asarray(ImageOps.exif_transpose(picture)))
+        assert check_folders([mended.folder]).findings == []
+
+
+def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their_boxes(data: DataSet) -> None:
+    with Image.open(data.image(A)) as picture:
+        picture.getexif()[0x0112] = 6
+        picture.save(data.image(A), exif=picture.getexif())
+    data.set(data.row(A, 3), x0=70)  # where it will be is not where it is
+    data.write(data.table.drop(index=data.row(A, 2)))
+    kinds = [each.kind for each in check_folders([data.folder]).findings]
+    assert kinds == [Kind.LABEL_NOT_UPRIGHT, Kind.PIXELS_WITHOUT_ROW]
+    mended, _ = mend(data)
+    assert check_folders([mended.folder]).findings == []
+
+
+def test_rows_that_cannot_be_read_stay_in_their_place(data: DataSet) -> None:
+    row = data.row(A, 2)
+    data.set(row, label="two")
+    lines = (data.folder / "annotations.csv").read_text().splitlines()
+    lines[row] += ",surplus"
+    (data.folder / "annotations.csv").write_text("\n".join(lines) + "\n")
+    mended, changes = mend(data)
+    assert changes == []
+    assert (mended.folder / "annotations.csv").read_text() == (data.folder / "annotations.csv").read_text()
+
+
+def test_a_split_over_several_folders_still_finds_them(data: DataSet, tmp_path: Path) -> None:
+    split = json.loads((data.folder / "split.json").read_text())
+    split["folders"] = {"data": "../data", "other": "../other"}
+    (data.folder / "split.json").write_text(json.dumps(split))
+    output = tmp_path / "below/mended"
+    repair_folder(check_folders([data.folder]).folders[0], output)
+    written = json.loads((output / "split.json").read_text())
+    assert written["folders"] == {"data": ".", "other": "../../other"}
+    assert written["subsets"] == split["subsets"]
+
+
+def test_nothing_is_overwritten(data: DataSet, tmp_path: Path) -> None:
+    checked = check_folders([data.folder]).folders[0]
+    output = tmp_path / "out"
+    output.mkdir()
+    repair_folder(checked, output)  # an empty folder may be filled
+    with pytest.raises(RamsesError, match="already exists.*--force"):
+        repair_folder(checked, output)
+    (output / "images/other.jpg").write_text("")
+    repair_folder(checked, output, overwrite=True)
+    assert not (output / "images/other.jpg").exists()
+    (output / "fixes.csv").unlink()
+    with pytest.raises(RamsesError, match="no mended copy"):
+        repair_folder(checked, output, overwrite=True)
+    for inside in (data.folder, data.folder / "mended", tmp_path):
+        with pytest.raises(RamsesError, match="outside"):
+            repair_folder(checked, inside, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RamsesError, match="is a file"):
+        repair_folder(checked, tmp_path / "file")
+
+
+def test_a_failure_leaves_nothing_behind(data: DataSet, tmp_path: Path) -> None:
+    checked = check_folders([data.folder]).folders[0]
+    data.label(A).unlink()
+    with pytest.raises(FileNotFoundError):
+        repair_folder(checked, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -1,0 +1,531 @@
+"""Choosing pictures: filters, caps, groups, seeds and the split files of both formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ramses_d2.data.dataset_manager import DatasetManager
+from ramses_d2.data.split_file import load_split
+from ramses_d2.errors import RamsesError
+
+Folder = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+ORIGINAL_SPLITS = ROOT / "../shared/data/ramses2-splits"
+SIZE = (48, 72)
+
+
+@pytest.fixture
+def folder(tiny_folder: Folder) -> Path:
+    """Twelve pictures of 1 ... 9 particles: brick (1), concrete (2), glass (3), brick (4) ..."""
+    return tiny_folder(sizes=(SIZE,) * 12, count=[1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 3, 3])
+
+
+def edit(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_csv(folder / "annotations.csv")).to_csv(folder / "annotations.csv", index=False)
+
+
+def table_of(pictures: list[dict[str, int]], **columns: Any) -> pd.DataFrame:
+    """Annotations of pictures p0, p1 ... with so many particles of each class; no files."""
+    rows = [
+        {"baseimg": f"p{index}", "class": name, "folder": "nowhere"}
+        for index, counts in enumerate(pictures)
+        for name, count in counts.items()
+        for _ in range(count)
+    ]
+    table = pd.DataFrame(rows, columns=["baseimg", "class", "folder"])
+    return table.assign(label=table.groupby("baseimg").cumcount() + 1, **columns)
+
+
+def names_of(*numbers: int) -> list[str]:
+    return [f"demo/img{number}" for number in numbers]
+
+
+def test_a_folder_and_its_limits(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder], mininst=2, maxinst=8)
+    assert manager.cls_to_idx == {"brick": 1, "concrete": 2, "glass": 3}
+    reasons = manager.pictures["reason"]
+    assert reasons[reasons != ""].to_dict() == {
+        "demo/img0": "fewer than 2 particles",
+        "demo/img8": "more than 8 particles",
+    }
+    assert not manager.annotations.loc[manager.annotations["baseimg"] == "img8", "VALID"].any()
+    assert manager.annotations["VALID"].sum() == 3 + 4 + 5 + 6 + 7 + 8 + 2 + 9
+    assert manager.candidates(exclude=["glass"]) == names_of(1)
+    manager.filter_annotations()
+    assert manager.pictures["VALID"].all()
+
+
+def test_excluded_and_unknown_classes(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder], exclude=["glass"])
+    assert manager.candidates() == names_of(0, 1) and list(manager.cls_to_idx) == ["brick", "concrete"]
+    assert manager.pictures.at["demo/img2", "reason"] == "class glass excluded"
+    manager = DatasetManager.from_folders([folder], cls_to_idx={"brick": 1})
+    assert manager.candidates() == names_of(0)
+    assert manager.pictures.at["demo/img1", "reason"] == "class concrete not in the class list"
+
+
+def test_resolution_missing_files_and_masses(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(res=t["res"].where(t["baseimg"] != "img3", 1.5)))
+    (folder / "images/img4.png").unlink()
+    (folder / "labels/img5.png").unlink()
+    edit(folder, lambda t: t.assign(mass=t["mass"].where(t["baseimg"].isin(["img6", "img7"]) & (t["label"] > 1))))
+    manager = DatasetManager.from_folders([folder], minres=2)
+    reasons = manager.pictures["reason"]
+    assert reasons[reasons != ""].tolist() == [
+        "resolution below 2 px/mm",
+        "picture missing",
+        "label image missing",
+    ]
+    assert manager.candidates(mass=True) == names_of(6, 7)  # one known mass is enough
+    manager.create_split(0.5, mass=True)
+    assert sorted(manager.train_basenames + manager.valid_basenames) == names_of(6, 7)
+
+
+def test_a_particle_outside_of_the_crop(folder: Path) -> None:
+    """48 x 72 cropped to a square keeps columns 12 ... 60; a single particle in the middle is 60 px wide."""
+    manager = DatasetManager.from_folders([folder], input_shape=(64, 64))
+    assert manager.pictures.at["demo/img0", "reason"] == "particle outside of the crop"
+    assert DatasetManager.from_folders([folder], input_shape=(64, 96)).pictures["VALID"].all()
+    padded = DatasetManager.from_folders([folder], input_shape=(64, 64), crop_to_aspect_ratio=False)
+    assert padded.pictures["VALID"].all()
+
+
+def test_pictures_without_particles(tiny_folder: Folder) -> None:
+    folder = tiny_folder(sizes=(SIZE,) * 4, count=(0, 3, 0, 3))
+    assert len(DatasetManager.from_folders([folder]).pictures) == 2
+    manager = DatasetManager.from_folders([folder], mininst=0)
+    manager.create_split(0.5)
+    assert sorted(manager.train_basenames + manager.valid_basenames) == names_of(0, 1, 2, 3)
+    assert [record["image_name"] for record in load_split(manager.save(folder / "split"), "train")[0]] == (
+        manager.train_basenames
+    )
+    with pytest.raises(RamsesError, match="has no particles: the ramses2 format"):
+        manager.save(folder / "other", format="ramses2")
+
+
+def test_create_set_fills_validation_then_training(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_set(n=4, subset="valid", max_reuse=1)
+    manager.create_set(n=30, subset="train", max_reuse=2)
+    assert manager.valid_class_counts["brick"] <= 4 and max(manager.train_class_counts.values()) <= 30
+    assert not set(manager.valid_basenames) & set(manager.train_basenames)
+    assert max(Counter(manager.train_basenames).values()) == 2
+    counted = pd.read_csv(folder / "annotations.csv").set_index("baseimg")["class"]
+    expected = Counter(name for picture in manager.train_basenames for name in counted.loc[[picture[5:]]])
+    assert manager.train_class_counts == expected
+    with pytest.raises(RamsesError, match="subset 'test'"):
+        manager.create_set(subset="test")
+
+
+def test_append_and_the_constraint_on_a_column(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(id=t["baseimg"].isin(["img1", "img2", "img3"]).map({True: "old", False: "new"})))
+    manager = DatasetManager.from_folders([folder])
+    manager.create_set(100, "train", max_reuse=2, dataset_name=("id", ["old"]))
+    assert sorted(manager.train_basenames) == sorted(names_of(1, 2, 3) * 2)
+    manager.create_set(100, "train", max_reuse=1, dataset_name=("id", ["old"]), constraint="not_in", append=True)
+    assert Counter(manager.train_basenames) == Counter(names_of(1, 2, 3) + names_of(*range(12)))
+    before = list(manager.train_basenames)
+    manager.create_set(100, "train", append=True)  # nothing is left
+    assert Counter(manager.train_basenames) == Counter(before)
+    with pytest.raises(RamsesError, match="'colour' 'in'"):
+        manager.create_set(dataset_name=("colour", ["red"]))
+    with pytest.raises(RamsesError, match="'id' 'like'"):
+        manager.create_set(dataset_name=("id", ["old"]), constraint="like")
+
+
+def test_create_sets_validates_on_a_fifth_at_most() -> None:
+    table = table_of([{"a": 1} for _ in range(40)] + [{"b": 2} for _ in range(20)])
+    manager = DatasetManager(table, filter_annotations=False)
+    manager.create_sets(ntrain=24, nval=6, max_reuse=3)
+    assert manager.valid_class_counts == {"a": 6, "b": 6}
+    manager.create_sets(ntrain=24, nval=100, max_reuse=3)
+    assert manager.valid_class_counts == {"a": 8, "b": 8} and manager.train_class_counts == {"a": 24, "b": 24}
+    valid = list(manager.valid_basenames)
+    manager.create_sets(ntrain=4, nval=1, append=True)
+    assert manager.valid_class_counts == {"a": 9, "b": 8} and manager.train_class_counts["b"] <= 28
+    assert set(valid) < set(manager.valid_basenames)
+    assert not set(manager.train_basenames) & set(manager.valid_basenames)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_takes_whole_groups_and_leaves_the_groups_of_training_alone(seed: int) -> None:
+    table = table_of([{"a": 1}] * 20)
+    table["belt"] = table["baseimg"].str[1:].astype(int) // 4
+    manager = DatasetManager(table, filter_annotations=False, group_by="belt", seed=seed)
+    manager.create_set(9, "valid")
+    group = manager.pictures["group"]
+    assert len(manager.valid_basenames) == 8 and group[manager.valid_basenames].nunique() == 2
+    manager.create_set(100, "train")
+    assert len(set(manager.train_basenames)) == 12
+    manager.create_set(2, "train", max_reuse=1)
+    manager.create_set(100, "valid")
+    assert set(group[manager.valid_basenames]) == set(range(5)) - set(group[manager.train_basenames])
+
+
+def test_the_order_of_the_annotations_without_shuffling(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_set(6, "train", max_reuse=1, shuffle=False)
+    assert manager.train_basenames == names_of(0, 1, 2, 3, 9)
+
+
+def test_filter_set(folder: Path) -> None:
+    edit(folder, lambda t: t.assign(id="new", mass=t["mass"].where(t["baseimg"] != "img2")))
+    edit(folder, lambda t: t.assign(id=t["id"].where(t["baseimg"] != "img3", "old")))
+    manager = DatasetManager.from_folders([folder])
+    manager.train_basenames, manager.valid_basenames = names_of(1, 2, 2, 3), names_of(3, 4)
+    manager.other_subsets = {"test": names_of(2, 5)}
+    manager.filter_set()
+    assert (manager.train_basenames, manager.valid_basenames) == (names_of(1, 3), names_of(3, 4))
+    assert manager.other_subsets == {"test": names_of(5)} and manager.train_class_counts["brick"] == 3
+    manager.filter_set("old")
+    assert (manager.train_basenames, manager.valid_basenames) == (names_of(1), names_of(4))
+    manager.filter_set("old", hasmass=False, method="in")
+    assert manager.subsets == {"test": []}
+    with pytest.raises(RamsesError, match="column id is missing"):
+        DatasetManager(table_of([{"a": 1}]), filter_annotations=False).filter_set("old")
+
+
+def test_oversampling_stops_at_the_commonest_class() -> None:
+    table = table_of([{"common": 10} for _ in range(10)] + [{"rare": 2} for _ in range(10)])
+    manager = DatasetManager(table, filter_annotations=False)
+    manager.create_split(0.2, max_reuse=4)
+    uses = Counter(manager.train_basenames)
+    assert manager.train_class_counts == {"common": 80, "rare": 64} and max(uses.values()) == 4
+    assert manager.train_basenames == sorted(manager.train_basenames)
+    manager.create_split(0.2, max_per_class=20)
+    assert manager.train_class_counts == {"common": 20, "rare": 16}
+    assert manager.valid_class_counts == {"common": 20, "rare": 4}
+    for share in (0, 1, float("nan")):
+        with pytest.raises(RamsesError, match="between 0 and 1"):
+            manager.create_split(share)
+
+
+def test_folds(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_folds(3)
+    assert list(manager.subsets) == [f"fold{index}-{side}" for index in range(3) for side in ("train", "valid")]
+    validated = [name for index in range(3) for name in manager.subsets[f"fold{index}-valid"]]
+    assert sorted(validated) == sorted(manager.pictures.index)
+    for index in range(3):
+        train, valid = (set(manager.subsets[f"fold{index}-{side}"]) for side in ("train", "valid"))
+        assert not train & valid and train | valid == set(manager.pictures.index)
+    path = manager.save(folder / "folds.json")
+    assert [record["image_name"] for record in load_split(path, "fold1-valid")[0]] == manager.subsets["fold1-valid"]
+    with pytest.raises(RamsesError, match="train and valid only"):
+        manager.save(folder / "folds2", format="ramses2")
+    with pytest.raises(RamsesError, match="1 folds"):
+        manager.create_folds(1)
+
+
+def test_report_names_the_classes_that_validation_lacks() -> None:
+    manager = DatasetManager(table_of([{"a": 2, "b": 1}, {"a": 1}]), filter_annotations=False)
+    manager.train_basenames, manager.valid_basenames = ["nowhere/p0", "nowhere/p0"], ["nowhere/p1"]
+    manager.update_info()
+    assert manager.report().to_dict() == {"train": {"a": 4, "b": 2}, "valid": {"a": 1, "b": 0}}
+    assert manager.missing_classes() == ["b"] and manager.missing_classes("train") == []
+
+
+@pytest.mark.parametrize("missing", ["folder", "label", "class"])
+def test_annotations_without_a_needed_column(missing: str) -> None:
+    with pytest.raises(RamsesError, match=f"column {missing} is missing"):
+        DatasetManager(table_of([{"a": 1}]).drop(columns=missing))
+
+
+def test_annotations_of_a_folder_that_is_gone() -> None:
+    with pytest.raises(RamsesError, match="nowhere: no such folder"):
+        DatasetManager(table_of([{"a": 1}]))
+
+
+def test_nothing_is_left(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder], minres=10)
+    with pytest.raises(RamsesError, match="none of 12 pictures can be used.*resolution below 10 px/mm"):
+        manager.create_split()
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+PICTURES = st.lists(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1), min_size=4, max_size=25
+)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    PICTURES,
+    st.integers(1, 30),
+    st.integers(0, 30),
+    st.integers(0, 3),
+    st.booleans(),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_no_picture_and_no_group_on_both_sides(
+    pictures: list[dict[str, int]], ntrain: int, nval: int, max_reuse: int, grouped: bool, seed: int, at_once: bool
+) -> None:
+    table = table_of(pictures)
+    table["belt"] = table["baseimg"].str[1:].astype(int) % 7
+    manager = DatasetManager(table, filter_annotations=False, seed=seed, group_by="belt" if grouped else None)
+
+    def check(capped: bool) -> None:
+        train, valid = set(manager.train_basenames), set(manager.valid_basenames)
+        group = manager.pictures["group"]
+        assert not set(group[list(train)]) & set(group[list(valid)])
+        if capped:
+            assert max(manager.train_class_counts.values()) <= ntrain
+            assert max(manager.valid_class_counts.values()) <= nval
+            assert max(Counter(manager.train_basenames).values(), default=0) <= max(1, max_reuse)
+        assert manager.train_class_counts == manager.class_counts(manager.train_basenames)
+
+    if at_once:
+        manager.create_sets(ntrain, nval, max_reuse=max_reuse)
+    else:
+        manager.create_set(nval, "valid", max_reuse=1)
+        manager.create_set(ntrain, "train", max_reuse=max_reuse)
+    check(capped=True)
+    manager.create_set(nval, "valid", append=True, max_reuse=1)
+    manager.create_set(ntrain, "train", append=True)
+    check(capped=False)
+    if manager.pictures["group"].nunique() > 1:
+        try:
+            manager.create_split(0.3, max_per_class=ntrain, max_reuse=max_reuse)
+            assert max(manager.train_class_counts.values()) <= ntrain
+        except RamsesError as error:
+            assert f"{ntrain} particles per class: each of" in str(error)
+        check(capped=False)
+
+
+DRAW = """
+import json, sys
+from ramses_d2.data.dataset_manager import DatasetManager
+manager = DatasetManager.from_folders([sys.argv[1]], seed=4)
+manager.create_sets(12, 4, max_reuse=2)
+drawn = [manager.subsets]
+manager.create_split(0.25, max_reuse=2)
+drawn.append(manager.subsets)
+manager.create_folds(3)
+print(json.dumps([*drawn, manager.subsets]))
+"""
+
+
+def test_same_seed_same_split_in_a_fresh_process(folder: Path) -> None:
+    """The hash seed of this process is another one than that of the fresh one."""
+    hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", DRAW, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    sets, split, folds = json.loads(done.stdout)
+
+    manager = DatasetManager.from_folders([folder], seed=99)
+    manager.create_sets(50, 9, seed=7)  # what was drawn before has no influence
+    manager.seed = 4
+    manager.create_sets(12, 4, max_reuse=2)
+    assert manager.subsets == sets and len(sets["train"]) > 4
+    manager.create_sets(12, 4, max_reuse=2, seed=5)
+    assert manager.subsets != sets
+    manager.create_split(0.25, max_reuse=2, seed=4)
+    assert manager.subsets == split
+    manager.create_folds(3)
+    assert manager.subsets == folds
+
+
+def test_the_order_of_rows_does_not_matter_and_a_drawn_seed_is_kept() -> None:
+    table = table_of([{"a": 1 + index % 3} for index in range(20)])
+    managers = [DatasetManager(rows, filter_annotations=False, seed=None) for rows in (table, table[::-1])]
+    managers[0].create_sets(9, 3)
+    assert managers[0].seed is not None
+    managers[1].create_sets(9, 3, seed=managers[0].seed)
+    assert managers[0].subsets == managers[1].subsets
+    for manager in managers:
+        manager.create_split(0.3, seed=6)
+    assert managers[0].subsets == managers[1].subsets
+
+
+# --- split files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_folders(tiny_folder: Folder) -> list[Path]:
+    """Equal base names, different contents."""
+    return [tiny_folder("first", sizes=(SIZE,) * 6, count=4), tiny_folder("second", sizes=(SIZE,) * 6, count=6)]
+
+
+def test_our_split_file_is_read_back(two_folders: list[Path], tmp_path: Path) -> None:
+    manager = DatasetManager.from_folders(two_folders, mininst=2, exclude=[], seed=3)
+    manager.create_split(0.25, max_reuse=2)
+    assert {name.partition("/")[0] for name in manager.train_basenames} == {"first", "second"}
+    (tmp_path / "splits").mkdir()
+    path = manager.save(tmp_path / "splits/mine")
+    split = json.loads(path.read_text())
+    assert split["folders"] == {"first": "../first", "second": "../second"}
+    records, class_names = load_split(path, "valid")
+    assert [record["image_name"] for record in records] == manager.valid_basenames
+    assert class_names == ["brick", "concrete", "glass"]
+
+    split |= {"comment": "ours", "subsets": split["subsets"] | {"test": ["first/img0"]}}
+    path.write_text(json.dumps(split))
+    again = DatasetManager.from_file(path)
+    assert (again.train_basenames, again.seed, again.mininst) == (manager.train_basenames, 3, 2)
+    assert again.train_class_counts == manager.train_class_counts
+    assert again.other_subsets == {"test": ["first/img0"]}
+    assert json.loads(again.save(tmp_path / "splits/again.json").read_text()) == split
+
+
+def test_a_split_file_by_hand(two_folders: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    split = {
+        "format": "ramses-split",
+        "version": 1,
+        "folders": {"x": "first", "y": "second"},
+        "classes": ["glass", "concrete", "brick"],
+        "subsets": {"train": ["x/img0", "y/img0"], "valid": ["y/img1"]},
+    }
+    path.write_text(json.dumps(split))
+    manager = DatasetManager.from_file(path)
+    assert manager.train_class_counts == {"brick": 4, "concrete": 3, "glass": 3}
+    assert manager.cls_to_idx == {"glass": 1, "concrete": 2, "brick": 3}
+    manager.create_set(100, "train", max_reuse=1)
+    assert len(manager.train_basenames) == 11 and "y/img1" not in manager.train_basenames
+    path.write_text(json.dumps(split | {"folders": {"x": "first", "y": "./first"}}))
+    with pytest.raises(RamsesError, match="two keys of folders are the same folder"):
+        DatasetManager.from_file(path)
+    path.write_text(json.dumps(split | {"settings": []}))
+    with pytest.raises(RamsesError, match="'settings' is of a wrong type"):
+        DatasetManager.from_file(path)
+    with pytest.raises(RamsesError, match="needs no CSV"):
+        DatasetManager.from_file(path, tmp_path / "x.csv")
+    path.write_text(json.dumps(split | {"subsets": {"train": "x/img0"}}))
+    with pytest.raises(RamsesError, match="train is no list"):
+        DatasetManager.from_file(path)
+
+
+def test_the_originals_format_there_and_back(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder], input_shape=(64, 96), seed=4, minres=1, maxinst=8)
+    manager.create_sets(12, 3, max_reuse=2)
+    path = manager.save(folder / "SPLIT.v1", "20250101-000000", format="ramses2")
+    assert path.name == "SPLIT.v1.json"
+    split = json.loads(path.read_text())
+    assert list(split) == [
+        "dataset_id", "exclude", "ratio", "crop_to_ar", "mask_stride", "minres", "input_shape", "cls_to_idx", "mininst",
+        "maxinst", "seed", "train_class_counts", "valid_class_counts", "train", "valid",
+    ]  # fmt: skip
+    assert (split["dataset_id"], split["ratio"], split["crop_to_ar"]) == ("20250101-000000", 64 / 96, True)
+    assert split["train"] == [name.removeprefix("demo/") for name in manager.train_basenames]
+    table = pd.read_csv(folder / "SPLIT.v1.csv")
+    assert table["folder"].unique().tolist() == [str(folder.resolve())] and table["x0"].dtype == int
+    assert table.groupby("baseimg")["VALID"].all().to_dict()["img8"] is False
+    assert [record["image_name"] for record in load_split(path, "train")[0]] == manager.train_basenames
+
+    text, csv_text = path.read_text(), (folder / "SPLIT.v1.csv").read_text()
+    for paths in ([path], [folder / "SPLIT.v1.csv", path], [path, folder / "SPLIT.v1.csv"]):
+        again = DatasetManager.from_file(*paths)
+        assert again.save(folder / "again", format="ramses2", force=True).read_text() == text
+        assert (folder / "again.csv").read_text() == csv_text
+    with pytest.raises(RamsesError, match="gone.csv: no such file"):
+        DatasetManager.from_file(path, folder / "gone.csv")
+    assert again.pictures.loc["img8", "reason"] == "VALID is not True"
+    ours = json.loads(again.save(folder / "ours.json").read_text())
+    assert ours["subsets"]["train"] == manager.train_basenames and ours["folders"] == {"demo": "."}
+    again.create_sets(12, 3, max_reuse=2)
+    assert again.dataset_id is None and again.train_basenames == split["train"]
+
+
+def test_the_originals_csv_from_another_computer(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_split()
+    path = manager.save(folder.parent / "SPLIT", format="ramses2")
+    text = path.with_suffix(".csv").read_text().replace(str(folder.resolve()), "D:\\data\\demo")
+    path.with_suffix(".csv").write_text(text)
+    again = DatasetManager.from_file(path)
+    ours = json.loads(again.save(folder.parent / "ours.json").read_text())
+    assert ours["folders"] == {"demo": "demo"} and ours["subsets"]["valid"] == manager.valid_basenames
+    again.save(folder.parent / "SPLIT2", format="ramses2")
+    assert (folder.parent / "SPLIT2.csv").read_text() == text
+
+
+def test_the_originals_format_cannot_tell_equal_base_names_apart(two_folders: list[Path], tmp_path: Path) -> None:
+    manager = DatasetManager.from_folders(two_folders)
+    manager.create_split()
+    with pytest.raises(RamsesError, match="another folder has one of the same base name"):
+        manager.save(tmp_path / "SPLIT", format="ramses2")
+    assert not list(tmp_path.glob("SPLIT*"))
+    # ... and where the original wrote such a split, its pictures of one name stay together
+    table = pd.concat([pd.read_csv(each / "annotations.csv").assign(folder=str(each)) for each in two_folders])
+    table.assign(VALID=True).to_csv(tmp_path / "OLD.csv", index=False)
+    ids = {"brick": 1, "concrete": 2, "glass": 3}
+    (tmp_path / "OLD.json").write_text(json.dumps({"cls_to_idx": ids, "train": ["img0", "img0"], "valid": ["img1"]}))
+    manager = DatasetManager.from_file(tmp_path / "OLD.json")
+    assert sum(manager.train_class_counts.values()) == 20
+    assert json.loads(manager.save(tmp_path / "ours").read_text())["subsets"]["valid"] == ["first/img1", "second/img1"]
+    manager.create_split(0.5)
+    assert not set(manager.train_basenames) & set(manager.valid_basenames)
+
+
+def test_files_are_replaced_only_when_asked_and_only_splits(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_split()
+    path = manager.save(folder / "split.json")
+    before = path.read_text()
+    with pytest.raises(RamsesError, match="split.json exists.*--force"):
+        manager.save(path)
+    manager.create_split(seed=1)
+    manager.save(path, force=True)
+    assert path.read_text() != before
+    with pytest.raises(RamsesError, match="metadata.json: not a split file"):
+        manager.save(folder / "metadata.json", force=True)
+    with pytest.raises(RamsesError, match="annotations.csv exists and belongs to no split"):
+        manager.save(folder / "annotations.json", format="ramses2", force=True)
+    with pytest.raises(RamsesError, match="existing folder"):
+        manager.save(folder / "no/split.json")
+    with pytest.raises(RamsesError, match="split format 'xml'"):
+        manager.save(folder / "s", format="xml")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "annotations.csv", "images", "labels", "metadata.json", "split.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("paths", [[], ["a.csv"], ["a.json", "b.json"]])
+def test_paths_that_are_no_split(paths: list[str]) -> None:
+    with pytest.raises(RamsesError, match="give a split's JSON"):
+        DatasetManager.from_file(*paths)
+
+
+COUNTS = {
+    "15CLS_20250723-173206": (3472, 2194, {1: 916, 2: 1278}, 145012, 4998, 20749, 500),
+    "15CLS_20250723-173206_MASS_ONLY": (2897, 1750, {1: 603, 2: 1147}, 120820, 5000, 19749, 502),
+}
+
+
+@pytest.mark.skipif(not ORIGINAL_SPLITS.is_dir(), reason="the published RAMSES2 splits are not at hand")
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_published_splits(name: str, tmp_path: Path) -> None:
+    """The counts of reference section 6.4; their CSVs were never published."""
+    path = ORIGINAL_SPLITS / f"{name}.json"
+    manager = DatasetManager.from_file(path)
+    entries, unique, uses, particles, valid_particles, rc, x01 = COUNTS[name]
+    train = Counter(manager.train_basenames)
+    assert (len(manager.train_basenames), len(train), Counter(train.values())) == (entries, unique, uses)
+    assert len(manager.valid_basenames) == len(set(manager.valid_basenames)) == 258
+    assert not set(train) & set(manager.valid_basenames)
+    assert sum(manager.train_class_counts.values()) == particles
+    assert sum(manager.valid_class_counts.values()) == valid_particles
+    assert (manager.train_class_counts["Rc"], manager.valid_class_counts["X01"]) == (rc, x01)
+    assert sorted(manager.missing_classes()) == ["Coin", "Rcu01", "Rg", "X02", "X03"]
+    assert manager.report().at["Rc", "train"] == rc and manager.seed == 4
+    saved = manager.save(tmp_path / name, format="ramses2")
+    assert json.loads(saved.read_text()) == json.loads(path.read_text())
+    assert list(tmp_path.iterdir()) == [saved]
+    for impossible in (lambda: manager.save(tmp_path / "ours.json"), manager.create_set, manager.create_split):
+        with pytest.raises(RamsesError, match="CSV"):
+            impossible()

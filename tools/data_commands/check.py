@@ -1,0 +1,78 @@
+"""prepare_data.py check: what is wrong with a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ramses_d2.data.checking import (
+    check_folders,
+    check_output,
+    kinds_table,
+    refuse_to_overwrite,
+    repair_folder,
+    report_text,
+    write_report,
+)
+from ramses_d2.data.folder import class_names_from_ids, read_json
+from ramses_d2.errors import RamsesError
+
+
+class _ShowKinds(argparse.Action):
+    """Print the kinds of findings and stop."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """As ``--help``."""
+        print(kinds_table())
+        parser.exit()
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """The subcommand that checks data sets."""
+    parser = subparsers.add_parser(
+        "check",
+        help="say what is wrong with data sets, with file and row, and mend a copy",
+        description="Check RAMSES folders, which are never changed. Exit status 1 if there are errors, else 0.",
+        epilog="example: python tools/prepare_data.py check datasets/mine --json check.json --fix datasets/mine-mended",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="RAMSES folder")
+    parser.add_argument("--split", type=Path, metavar="FILE", help="split file; default: the split.json in each folder")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help='class list, {"Ra": 1, "Rc": 2}; default: the classes.json in each folder',
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
+    parser.add_argument(
+        "--fix", type=Path, metavar="OUT", help="write a mended copy of the folder, with a log: fixes.csv"
+    )
+    parser.add_argument("--show", type=int, default=10, metavar="N", help="findings printed per kind (10)")
+    parser.add_argument("--workers", type=int, metavar="N", help="pictures decoded at once; default: one per core")
+    parser.add_argument("--force", action="store_true", help="replace an earlier report and an earlier mended copy")
+    parser.add_argument("--kinds", action=_ShowKinds, nargs=0, help="list what is looked for, and what --fix mends")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the folders that ``args`` name."""
+    if args.fix is not None:
+        if len(args.folders) != 1:
+            raise RamsesError(f"--fix {args.fix}: mends one folder at a time, {len(args.folders)} are named")
+        check_output(args.folders[0], args.fix, args.force)
+    if args.json is not None:
+        refuse_to_overwrite(args.json, args.force)
+    class_names = None if args.classes is None else class_names_from_ids(read_json(args.classes), args.classes)
+    options = {"class_names": class_names, "workers": args.workers, "progress": True}
+    report = check_folders(args.folders, split=args.split, **options)
+    print(report_text(report, max(args.show, 0)))
+    if args.json is not None:
+        write_report(report, args.json)
+        print(f"wrote {args.json}")
+    if args.fix is not None:
+        changes = repair_folder(report.folders[0], args.fix, overwrite=args.force, progress=True)
+        report = check_folders([args.fix], **options)
+        print(f"\nwrote {args.fix} with {len(changes)} changes, listed in {args.fix / 'fixes.csv'}; what is left:")
+        print(report_text(report, max(args.show, 0)))
+    sys.exit(1 if report.errors else 0)

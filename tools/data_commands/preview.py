@@ -1,0 +1,95 @@
+"""prepare_data.py preview: what the mapper feeds the network, and how a config's grids fit the data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+from detectron2.data import MetadataCatalog
+from PIL import Image
+from tqdm import tqdm
+
+from ramses_d2.data import register_datasets
+from ramses_d2.data.assignment_statistics import (
+    Assignment,
+    MappedPicture,
+    assignment_statistics,
+    mapped_picture,
+    suggest_assignment,
+)
+from ramses_d2.data.preview import assignment_of, contact_sheet, mapped_items, scale_figure, statistics_table
+from ramses_d2.engine import load_config
+from ramses_d2.errors import RamsesError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """The subcommand that shows training pictures and cell statistics."""
+    parser = subparsers.add_parser(
+        "preview",
+        help="look at what the network is fed, and at how grids and scale ranges fit it",
+        description="Write a contact sheet of augmented training pictures (outlines, classes, grams as the network "
+        "gets them), a histogram of object scales per pyramid level, and cell statistics.",
+        epilog="example: python tools/prepare_data.py preview --config-file configs/ramses_demo.yaml "
+        "--output preview --suggest",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    quiet = argparse.SUPPRESS
+    parser.add_argument("--config-file", required=True, metavar="YAML", default=quiet, help="config of the network")
+    parser.add_argument("--data", metavar="URI", default=None, help="data set; None = the config's DATASETS.TRAIN")
+    parser.add_argument("--output", required=True, metavar="DIR", default=quiet, help="folder to create")
+    parser.add_argument("--pictures", type=int, default=9, metavar="N", help="pictures on the contact sheet")
+    parser.add_argument("--sample", type=int, default=100, metavar="N", help="pictures for the statistics, 0 = all")
+    parser.add_argument("--suggest", action="store_true", help="propose GRID_SIZES and SCALE_RANGES for this data")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same augmentation")
+    parser.add_argument("--force", action="store_true", help="replace the files of an earlier preview")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", default=[], help="config overrides")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write contact_sheet.png, scales.png and assignment.json."""
+    if args.pictures < 1 or args.sample < 0:
+        raise RamsesError("--pictures must be 1 or more, --sample 0 or more")
+    folder = Path(args.output)
+    if folder.exists() and not args.force:
+        raise RamsesError(f"{folder} exists: choose another --output, or replace its files with --force")
+    cfg = load_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
+    names = [args.data] if args.data else list(cfg.DATASETS.TRAIN)
+    register_datasets(names)
+    class_names = MetadataCatalog.get(names[0]).thing_classes
+
+    sheet = contact_sheet(mapped_items(cfg, names, args.pictures, args.seed), class_names, cfg.INPUT.FORMAT)
+    assignment = assignment_of(cfg)
+    items = mapped_items(cfg, names, args.sample, args.seed)
+    pictures = [mapped_picture(item) for item in tqdm(items, unit="picture", disable=None)]
+    levels = list(cfg.MODEL.RAMSES.IN_FEATURES)
+    found = {"config": assignment}
+    if args.suggest:
+        found["suggested"] = _suggestion(pictures, assignment, names)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(folder / "contact_sheet.png")
+    report = {}
+    for title, tried in found.items():
+        statistics = assignment_statistics(pictures, tried)
+        report[title] = statistics.to_json() | {"grid_sizes": tried.grid_sizes, "scale_ranges": tried.scale_ranges}
+        scale_figure(statistics, tried, levels).savefig(folder / f"scales_{title}.png", dpi=110)
+        print(f"\n{title}: {statistics.objects} objects in {statistics.pictures} pictures, "
+              f"{statistics.share_with_cell:.2%} with a cell")  # fmt: skip
+        print(pd.DataFrame(statistics_table(statistics, tried, levels)).to_string(index=False))
+    (folder / "assignment.json").write_text(json.dumps(report, indent=1))
+    if args.suggest:
+        print(f"\nMODEL:\n  RAMSES:\n    GRID_SIZES: {list(found['suggested'].grid_sizes)}\n"
+              f"    SCALE_RANGES: {[list(pair) for pair in found['suggested'].scale_ranges]}")  # fmt: skip
+    print(
+        f"\nwrote contact_sheet.png, {', '.join(f'scales_{title}.png' for title in found)}, assignment.json to {folder}"
+    )
+
+
+def _suggestion(pictures: list[MappedPicture], assignment: Assignment, names: list[str]) -> Assignment:
+    try:
+        return suggest_assignment(pictures, assignment)
+    except ValueError as error:
+        raise RamsesError(f"{', '.join(names)}: {error}") from error

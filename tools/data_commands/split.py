@@ -1,0 +1,109 @@
+"""prepare_data.py split: divide data sets into training and validation sets."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+from ramses_d2.data.annotations_csv import MAX_LABEL
+from ramses_d2.data.dataset_manager import DatasetManager
+from ramses_d2.data.manager_files import ORIGINAL, OURS
+from ramses_d2.data.split_folders import AUTO, split_folders
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """The subcommand that writes split files."""
+    parser = subparsers.add_parser(
+        "split",
+        help="divide data sets into training and validation pictures (split.json)",
+        description="Write a split file: a share of the pictures, and of each class, for validation. Pictures of one "
+        "batch stay on one side. Folds are the subsets fold0-train, fold0-valid, fold1-train ... of one file.",
+        epilog="example: python tools/prepare_data.py split datasets/mine --output datasets/mine/split.json",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    quiet = argparse.SUPPRESS
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", default=quiet, help="RAMSES folders")
+    parser.add_argument("--output", required=True, metavar="JSON", default=quiet, help="split file to write")
+    sides = parser.add_mutually_exclusive_group()
+    sides.add_argument("--valid", type=float, default=0.2, metavar="SHARE", help="share of the pictures to validate on")
+    sides.add_argument("--folds", type=int, metavar="K", default=quiet, help="make K folds instead")
+    parser.add_argument(
+        "--stratify", action=argparse.BooleanOptionalAction, default=True, help="give each class its share, too"
+    )
+    parser.add_argument(
+        "--group-by",
+        default=AUTO,
+        metavar="WHAT",
+        help="never on both sides: pictures of one batch, of one value of a column of annotations.csv or field of the "
+        "images in metadata.json, or with one match of regex:PATTERN in the name; none = each picture on its own; "
+        "auto = batch, where there are batches of several pictures",
+    )
+    parser.add_argument(
+        "--max-per-class", type=int, metavar="N", default=quiet, help="most particles of a class in a training set"
+    )
+    parser.add_argument(
+        "--max-reuse",
+        type=int,
+        default=1,
+        metavar="N",
+        help="most uses of a picture for training, for rare classes",
+    )
+    parser.add_argument("--min-resolution", type=float, default=0.0, metavar="R", help="lowest resolution, px/mm")
+    parser.add_argument(
+        "--min-instances", type=int, metavar="N", default=quiet, help=f"fewest particles (default: 0; {ORIGINAL}: 1)"
+    )
+    parser.add_argument("--max-instances", type=int, default=MAX_LABEL, metavar="N", help="most particles of a picture")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="CLASS", help="leave pictures with these out")
+    parser.add_argument("--with-masses", action="store_true", help="only pictures with a particle of known mass")
+    parser.add_argument(
+        "--input-shape", type=int, nargs=2, metavar=("H", "W"), default=quiet,
+        help="leave pictures out that lose particles when cropped to this aspect ratio",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
+    parser.add_argument("--format", choices=(OURS, ORIGINAL), default=OURS, help="ours, or RAMSES2's JSON and CSV")
+    parser.add_argument("--force", action="store_true", help="replace an existing split file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the split file and print what is in it."""
+    manager, path = split_folders(
+        args.folders,
+        args.output,
+        valid=args.valid,
+        folds=getattr(args, "folds", None),
+        stratify=args.stratify,
+        group_by=args.group_by,
+        max_per_class=getattr(args, "max_per_class", None),
+        max_reuse=args.max_reuse,
+        minres=args.min_resolution,
+        mininst=getattr(args, "min_instances", None),
+        maxinst=args.max_instances,
+        exclude=args.exclude,
+        mass=args.with_masses,
+        input_shape=getattr(args, "input_shape", None),
+        seed=args.seed,
+        format=args.format,
+        force=args.force,
+    )
+    print_report(manager)
+    train, valid, *others = (f"ramses://{path}#{subset}" for subset in manager.subsets)
+    print(f"wrote {path}: use {train}, {valid}{', ...' if others else ''}")
+
+
+def print_report(manager: DatasetManager) -> None:
+    """Print particles per class and subset, pictures per subset, what was left out and which classes are missing."""
+    print(manager.report().to_string())
+    group = manager.pictures["group"]
+    for subset, names in manager.subsets.items():
+        grouped = f", {group.loc[list(set(names))].nunique()} groups by {manager.group_by}" if manager.group_by else ""
+        print(f"{subset}: {len(names)} pictures, {len(set(names))} different{grouped}")
+    reasons = Counter(reason for reason in manager.pictures["reason"] if reason)
+    used = {name for names in manager.subsets.values() for name in names}
+    if spare := int(manager.pictures["VALID"].sum()) - len(used):
+        reasons["beyond --max-per-class, or without masses"] = spare
+    for reason, count in reasons.items():
+        print(f"left out: {count} pictures ({reason})")
+    for subset in manager.subsets:
+        if missing := manager.missing_classes(subset):
+            print(f"warning: {subset} has no particle of {', '.join(missing)}")
