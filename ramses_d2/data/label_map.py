@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 
 from ramses_d2.errors import RamsesError
 
+from .rle import decode_in_box
+
 # Pillow's modes of a single integer channel: 8, 16 and 32 bit
 _LABEL_MODES = ("L", "I;16", "I;16B", "I;16L", "I;16N", "I")
 
@@ -141,7 +143,7 @@ def _outline_mask(outline: Any, shape: tuple[int, int]) -> tuple[np.ndarray, int
     if isinstance(outline, dict):
         rle = mask_utils.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
         x0, y0, w, h = (int(v) for v in mask_utils.toBbox(rle))
-        return mask_utils.decode(rle)[y0 : y0 + h, x0 : x0 + w].astype(bool), x0, y0
+        return decode_in_box(rle, x0, y0, x0 + w, y0 + h), x0, y0
     # Polygons are rasterised inside their box only: a full-size mask per object would cost K * H * W
     points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in outline])
     x0, y0 = np.floor(points.min(axis=0)).astype(int).clip(0, (width - 1, height - 1)).tolist()

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.checking import Kind, check_folders, report_json, report_text
+from ramses_d2.data.checking import Kind, check_folders, report_json, report_text, write_report
 from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_pictures
 from ramses_d2.errors import RamsesError
 
@@ -238,6 +238,17 @@ def test_text_and_json(data: DataSet) -> None:
         "picture": "scene_00006",
         "label": int(table["label"].iloc[-1]),
     }
+
+
+def test_a_report_is_whole_or_not_there(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    report = check_folders([data.folder])
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_report(report, tmp_path / "check.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @needs_data
