@@ -98,7 +98,10 @@ def categorise(composition: Composition, certain: float = CERTAIN) -> Categories
         rows += found
         summary.append(_summary(name, group, fraction, found, certain))
     table = pd.DataFrame(rows).astype({"met": "boolean"})
-    return Categories(table, pd.DataFrame(summary), certain)
+    found = pd.DataFrame(summary)
+    for column in ("category", "certain_category"):  # pandas would turn None among texts into NaN
+        found[column] = pd.Series([row[column] for row in summary], dtype=object)
+    return Categories(table, found, certain)
 
 
 def _categories(name: str, group: _Group) -> list[tuple[str, float, str]]:

@@ -127,11 +127,12 @@ def _reasons(
 ) -> np.ndarray:
     """(n,) why a coin cannot be used, the first that holds; empty = usable."""
     # An empty text comes back from a CSV file as NaN
-    edge = coins["edge"].fillna("").astype(str).str.strip() if "edge" in coins else pd.Series("", index=coins.index)
+    edge = coins["edge"].astype(object).fillna("") if "edge" in coins else pd.Series("", index=coins.index)
+    is_cut = edge.astype(str).str.strip() != ""
     reasons = np.full(len(coins), "", object)
     reasons[~(np.abs(from_area / np.where(from_axes > 0, from_axes, np.nan) - 1) <= MAX_DISAGREEMENT)] = NOT_WHOLE
     reasons[~(major <= MAX_ASPECT_RATIO * minor)] = NOT_ROUND
-    reasons[(edge != "").to_numpy(bool)] = CUT
+    reasons[is_cut.to_numpy(bool)] = CUT
     return reasons
 
 
@@ -168,6 +169,6 @@ def _message(
         return says
     # Lengths in mm go with 1 / resolution, the network's grams with 1 / resolution^2
     return (
-        f"{says}: if the coin is right, lengths are off by {deviation:+.1%} and grams by {(1 + deviation) ** 2 - 1:+.1%};"
-        " check the resolution"
+        f"{says}: if the coin is right, lengths are off by {deviation:+.1%} and grams by"
+        f" {(1 + deviation) ** 2 - 1:+.1%}; check the resolution"
     )

@@ -150,7 +150,8 @@ def sample_notes(sample: Sample, foreign: str) -> list[str]:
     for reason, part in left_out.groupby("reason", sort=True):
         number, share, area = part[["particles", "particle_share", "area_share"]].sum(skipna=False)
         by_area = "" if np.isnan(area) else f", {area:.1%} by area"
-        notes.append(f"{reason}: {number:.0f} particles ({share:.1%} by number{by_area}) are in no figure")
+        what = "1 particle" if number == 1 else f"{number:.0f} particles"
+        notes.append(f"{reason}: {what} ({share:.1%} by number{by_area}) in no figure")
     if sample.foreign:
         notes.append(f"not in the constituent map, counted as {foreign}: {', '.join(sample.foreign)}")
     return notes

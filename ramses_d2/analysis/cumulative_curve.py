@@ -1,7 +1,7 @@
 """The cumulative curve of particle sizes: shares at openings, and sizes at shares, for many weightings at once.
 
-Letters: n particles in the order of their size, m different sizes, L openings, P levels, r weightings (the sample itself,
-or bootstrap replicates of it).
+Letters: n particles in the order of their size, m different sizes, L openings, P levels, r weightings (the sample
+itself, or bootstrap replicates of it).
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 LEVELS = (0.10, 0.30, 0.50, 0.60, 0.90)
-# Room for rounding when a cumulative sum must reach a level
-_REACHED = 1e-12
 
 
 def curve_figures(weights: np.ndarray, sizes: np.ndarray, starts: np.ndarray, number_passing: np.ndarray) -> np.ndarray:
@@ -59,11 +57,11 @@ def sizes_at(levels: Sequence[float], shares: np.ndarray, sizes: np.ndarray) -> 
     for row, share in enumerate(shares):
         if not len(share) or np.isnan(share[-1]):
             continue
-        upper = np.minimum(np.searchsorted(share, levels - _REACHED), len(share) - 1)
+        upper = np.searchsorted(share, levels)
         below = np.where(upper > 0, share[upper - 1], 0.0)
         # Sizes without weight in this row are no points of its curve: go down to where the share was reached
         lower = np.searchsorted(share, below)
-        step = np.clip((levels - below) / (share[upper] - below), 0, 1)
+        step = (levels - below) / (share[upper] - below)
         found[row] = np.where(below > 0, np.exp(logs[lower] + step * (logs[upper] - logs[lower])), sizes[upper])
     return found
 

@@ -1,8 +1,8 @@
 """Grading after EN 933-1: which share of the sample passes each sieve.
 
-Conventions: a particle exactly as large as an opening passes it, so passing(b) = share of the weight with size <= b, and
-sieve b holds the sizes from b (excluded) to the next larger opening (included). The denominator is all that was weighed
-and measured, oversize included. Fractions are 0 to 1.
+Conventions: a particle exactly as large as an opening passes it, so passing(b) = share of the weight with size <= b,
+and sieve b holds the sizes from b (excluded) to the next larger opening (included). The denominator is all that was
+weighed and measured, oversize included. Fractions are 0 to 1.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _grade(
     resampling: Resampling | None,
     foreign: str,
 ) -> Grading:
-    rows = sample.rows.sort_values(["size_mm", "weight"], kind="stable")
+    rows = sample.rows.sort_values("size_mm", kind="stable")
     weights, particle_sizes = rows["weight"].to_numpy(float), rows["size_mm"].to_numpy(float)
     sizes, starts = np.unique(particle_sizes, return_index=True)
     limits = (FINES_SIEVE, *openings)

@@ -128,7 +128,8 @@ def _masses(table: pd.DataFrame) -> np.ndarray:
         row = table.iloc[below[0]]
         where = ", ".join(f"{name} {row[name]}" for name in ("baseimg", "label") if name in table)
         raise RamsesError(
-            f"particle table row {below[0] + 1} ({where}): mass {row['mass']} g is below 0: correct it, or leave it empty"
+            f"particle table row {below[0] + 1} ({where}): mass {row['mass']} g is below 0:"
+            " correct it, or leave it empty"
         )
     return np.where(np.isfinite(masses), masses, np.nan)
 

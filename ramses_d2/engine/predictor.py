@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,28 @@ class RamsesPredictor(DefaultPredictor):
         Raises:
             RamsesError: no picture, a resolution that is not above 0, or an override out of range.
         """
+        return self.predict_batch([original_image], [resolution], **overrides)[0]
+
+    def predict_batch(
+        self, images: Sequence[np.ndarray], resolutions: Sequence[float | None] | None = None, **overrides: Any
+    ) -> list[dict[str, Any]]:
+        """Predict several pictures; those of one size go through the network together.
+
+        Args:
+            images: see :meth:`__call__`.
+            resolutions: px/mm of each; None = ``INPUT.RESOLUTION``.
+            overrides: see :meth:`__call__`.
+
+        Returns:
+            what :meth:`__call__` returns, of each picture.
+        """
+        settings = self.model.settings.override(**overrides)
+        resolutions = resolutions if resolutions is not None else [None] * len(images)
+        items = [self._item(*pair) for pair in zip(images, resolutions, strict=True)]
+        with torch.no_grad():
+            return self.model.inference(items, settings)
+
+    def _item(self, original_image: np.ndarray, resolution: float | None) -> dict[str, Any]:
         if not isinstance(original_image, np.ndarray) or original_image.ndim != 3:
             raise RamsesError("the picture is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
         if resolution is not None and resolution <= 0:
@@ -66,5 +89,4 @@ class RamsesPredictor(DefaultPredictor):
         }
         if resolution is not None:
             item["resolution"] = resolution
-        with torch.no_grad():
-            return self.model.inference([item], self.model.settings.override(**overrides))[0]
+        return item

@@ -44,8 +44,8 @@ def test_warning_beyond_3_percent():
     (found,) = coin_scales(pd.DataFrame([coin(573.75)]))
     assert found.warning
     assert found.message == (
-        "a.jpg: the coin says 27.00 px/mm, which differs by -5.9% from the given 28.7: if the coin is right, lengths are"
-        " off by -5.9% and grams by -11.5%; check the resolution"
+        "a.jpg: the coin says 27.00 px/mm, which differs by -5.9% from the given 28.7: if the coin is right,"
+        " lengths are off by -5.9% and grams by -11.5%; check the resolution"
     )
     for given, warns in ((10 / 1.0299, False), (10 / 1.0301, True), (10 / 0.9701, False), (10 / 0.9699, True)):
         (found,) = coin_scales(pd.DataFrame([coin(212.5, given=given)]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import runpy
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +16,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from ramses_d2.analysis.particles import COLUMNS
 from ramses_d2.engine import load_config
 
 from .command_line import ROOT, error_of, run_process
@@ -38,7 +41,7 @@ def test_folder(tiny_folder: Callable[..., Path], weights: str, tmp_path: Path) 
     result = predict(*arguments, "--output", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "out/annotations.csv")
-    assert list(table.columns) == ["baseimg", "label", "res", "class", "x0", "x1", "y0", "y1", "area", "mass", "score"]
+    assert list(table.columns) == COLUMNS
     assert set(table["baseimg"]) == {"img0.png", "img1.png"} and (table["mass"] > 0).all() and (table["res"] == 2).all()
     for name, rows in table.groupby("baseimg"):
         labels = np.asarray(Image.open(tmp_path / "out/labels" / name))
@@ -51,6 +54,15 @@ def test_folder(tiny_folder: Callable[..., Path], weights: str, tmp_path: Path) 
             )  # fmt: skip
             assert row.area == len(seen_rows)
         assert (tmp_path / "out/overlays" / Path(name).with_suffix(".jpg")).is_file()
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["complete"] and record["settings"]["options"]["score_threshold"] == 0
+    assert record["settings"]["weights_sha256"] == hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    # The same command again, after a kill before the second picture was done
+    (tmp_path / "out/pictures/img1.json").unlink()
+    (tmp_path / "out/annotations.csv").unlink()
+    again = predict(*arguments, "--output", "out", "--batch-size", "2", cwd=tmp_path)
+    assert again.returncode == 0 and "1 of 2 pictures are done already" in again.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out/annotations.csv"), table)
 
 
 def test_an_existing_output_is_not_replaced_unasked(

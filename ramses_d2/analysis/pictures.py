@@ -1,0 +1,141 @@
+"""Which pictures to predict, and how many pixels per millimetre each has."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from detectron2.data import DatasetCatalog
+
+from ..data import register
+from ..data.folder import IMAGE_SUFFIXES
+from ..errors import RamsesError
+
+
+class Picture(NamedTuple):
+    """A picture to predict: its file, its name without extension in the output, and px/mm (None = unknown)."""
+
+    path: Path
+    name: str
+    resolution: float | None
+
+
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """Sort key under which frame_10 follows frame_9."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def read_resolutions(source: str | None) -> float | dict[str, float] | None:
+    """Resolutions from the command line.
+
+    Args:
+        source: px/mm of all pictures as a number; or a file with those of each: a metadata.json, or a CSV with the
+            columns ``file_name`` (or ``baseimg``) and ``res`` (or ``resolution``).
+
+    Returns:
+        a number, or file name and base name -> number; None for None.
+
+    Raises:
+        RamsesError: no number above 0 and no such file, or a file without these columns.
+    """
+    if source is None:
+        return None
+    path = Path(source)
+    if not path.is_file():
+        try:
+            value = float(source)
+        except ValueError:
+            raise RamsesError(f"--resolution {source}: neither a number (px/mm) nor a file") from None
+        if not (math.isfinite(value) and value > 0):
+            raise RamsesError(f"--resolution {source}: give the px/mm of the pictures, a number above 0")
+        return value
+    try:
+        if path.suffix.lower() == ".json":
+            table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["images"])
+        else:
+            table = pd.read_csv(path)
+    except (ValueError, LookupError, TypeError, OSError, pd.errors.ParserError) as error:
+        raise RamsesError(f"{path}: neither a metadata.json nor a CSV ({type(error).__name__})") from error
+    table = table.rename(columns={"baseimg": "file_name", "resolution": "res"})
+    if not {"file_name", "res"} <= set(table.columns):
+        raise RamsesError(f"{path}: needs the columns file_name and res (px/mm), it has {', '.join(table.columns)}")
+    values = pd.to_numeric(table["res"], errors="coerce")
+    wrong = ~((values > 0) & (values < math.inf))
+    if wrong.any():
+        name = table.loc[wrong, "file_name"].iloc[0]
+        raise RamsesError(f"{path}: the res of {name} is no px/mm above 0")
+    found = {}
+    for name, value in zip(table["file_name"].astype(str), values, strict=True):
+        if found.setdefault(name, value) != value:
+            raise RamsesError(f"{path}: {name} has two resolutions, {found[name]:g} and {value:g}")
+        found.setdefault(Path(name).stem, value)
+    return found
+
+
+def find_pictures(
+    sources: Sequence[str], resolutions: float | dict[str, float] | None = None, *, recursive: bool = False
+) -> list[Picture]:
+    """Resolve pictures, folders, patterns and dataset URIs.
+
+    Args:
+        sources: files, folders, globs (``"belt/*.png"``, ``**`` for any depth) or ``ramses://`` and ``coco://`` URIs.
+        resolutions: see :func:`read_resolutions`; wins over a data set's own.
+        recursive: look into the folders of folders too.
+
+    Returns:
+        pictures in natural order within each source, every file once, each with a name of its own.
+
+    Raises:
+        RamsesError: nothing there, no picture in it, or a picture that the file of resolutions does not name.
+    """
+    found: dict[Path, float | None] = {}
+    for source in sources:
+        for path, own in _of_source(source, recursive):
+            found.setdefault(path, own)
+    pictures = []
+    for path, own in found.items():
+        if isinstance(resolutions, dict):
+            own = resolutions.get(path.name, resolutions.get(path.stem))
+            if own is None:
+                raise RamsesError(f"{path.name} is not in the file that --resolution names: add its row")
+        elif resolutions is not None:
+            own = resolutions
+        pictures.append(Picture(path, path.stem, own))
+    return _with_unique_names(pictures)
+
+
+def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
+    if "://" in source:
+        records = {record["image_id"]: record for record in DatasetCatalog.get(register(source))}.values()
+        return [(Path(record["file_name"]), record["resolution"]) for record in records]
+    path = Path(source)
+    if path.is_file():
+        return [(path, None)]
+    if path.is_dir():
+        candidates = path.rglob("*") if recursive else path.iterdir()
+    elif glob.has_magic(source):
+        candidates = (Path(name) for name in glob.glob(source, recursive=True))
+    else:
+        raise RamsesError(f"{source}: no such picture or folder")
+    paths = [p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    if not paths:
+        hint = "" if recursive or not path.is_dir() else "; folders in it are searched with --recursive"
+        raise RamsesError(f"{source}: no picture in it ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
+    return [(p, None) for p in sorted(paths, key=lambda p: natural_key(str(p)))]
+
+
+def _with_unique_names(pictures: list[Picture]) -> list[Picture]:
+    """Tell pictures of one name apart (a.jpg and a.png, or two folders) by a number."""
+    seen: dict[str, int] = {}
+    unique = []
+    for picture in pictures:
+        seen[picture.name] = seen.get(picture.name, 0) + 1
+        number = seen[picture.name]
+        unique.append(picture if number == 1 else picture._replace(name=f"{picture.name}-{number}"))
+    return unique

@@ -1,0 +1,202 @@
+"""The folder of a prediction run: written picture by picture, so that a killed run goes on where it stopped.
+
+``pictures/NAME.json`` is written last of a picture's files and says that it is done; the tables of the whole run are
+made of these at the end.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ..errors import RamsesError
+from .coco_output import coco_files, coco_instances
+from .particles import COLUMNS
+from .pictures import Picture, natural_key
+
+FORMAT, VERSION = "ramses-run", 1
+# All that a run writes: --force replaces nothing else
+ENTRIES = {
+    *("annotations.csv", "coco_instances.json", "coco_results.json", "run.json", "labels", "overlays", "pictures"),
+}
+
+
+class RunFolder:
+    """Writes annotations.csv, labels/, overlays/, coco_instances.json, coco_results.json and run.json.
+
+    Nothing is on disk before the first picture. A folder that holds a run with the same settings is continued.
+
+    Args:
+        output: the folder.
+        class_names: of the network's classes.
+        settings: what the predictions depend on (weights, config, thresholds), ready for JSON.
+        about: what else run.json is to say (command, versions), ready for JSON.
+        force: replace a run with other settings, or do this one again.
+
+    Raises:
+        RamsesError: the folder holds something else, or a run with other settings and ``force`` is not given.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        class_names: Sequence[str],
+        settings: dict[str, Any],
+        about: dict[str, Any] | None = None,
+        *,
+        force: bool = False,
+    ) -> None:
+        self.output = Path(output)
+        self.class_names = list(class_names)
+        self.settings = json.loads(json.dumps(settings | {"classes": self.class_names}))
+        self.about = about or {}
+        self._replaces = False
+        self._started = self._resume(force)
+
+    def _resume(self, force: bool) -> bool:
+        """Check what is there; whether it is this run."""
+        if not self.output.exists():
+            return False
+        if not self.output.is_dir():
+            raise RamsesError(f"{self.output} is a file: choose another --output")
+        names = {path.name for path in self.output.iterdir()}
+        if not names:
+            return False
+        if not force:
+            settings = self._read("run.json").get("settings") if "run.json" in names else None
+            if settings == self.settings:
+                return True
+            what = "a run with other weights, classes or settings" if settings else "other things"
+            raise RamsesError(
+                f"{self.output} exists and holds {what}: choose another --output, or replace it with --force"
+            )
+        if names - ENTRIES:
+            raise RamsesError(
+                f"{self.output} holds {sorted(names - ENTRIES)[0]}, which is no part of a run: not replaced"
+            )
+        self._replaces = True
+        return False
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.output / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RamsesError(f"{self.output / name}: not readable ({type(error).__name__})") from error
+        return content if isinstance(content, dict) else {}
+
+    def is_done(self, picture: Picture) -> bool:
+        """Whether an earlier start of this run has finished a picture."""
+        return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        if self._replaces:
+            replaced = self.output.with_name(f"{self.output.name}.replaced-{os.getpid()}")
+            self.output.rename(replaced)
+            shutil.rmtree(replaced)
+        for name in ("labels", "overlays", "pictures"):
+            (self.output / name).mkdir(parents=True, exist_ok=True)
+        self._write_json("run.json", self._run(complete=False))
+        self._started = True
+
+    def add(
+        self,
+        picture: Picture,
+        size: tuple[int, int],
+        resolution: float,
+        labels: np.ndarray,
+        table: pd.DataFrame,
+        overlay: np.ndarray | None,
+    ) -> None:
+        """Write the files of one picture.
+
+        Args:
+            picture: its file and name.
+            size: height and width, px.
+            resolution: px/mm, NaN = unknown.
+            labels: (H, W) uint16.
+            table: its particles, columns of :data:`~ramses_d2.analysis.particles.COLUMNS` and maybe more.
+            overlay: (h, w, 3) uint8 RGB, or None for none.
+        """
+        self._start()
+        self._write(f"labels/{picture.name}.png", _encoded(labels, "PNG"))
+        if overlay is not None:
+            self._write(f"overlays/{picture.name}.jpg", _encoded(overlay, "JPEG", quality=92))
+        ids = {name: index for index, name in enumerate(self.class_names, start=1)}
+        part = {
+            "file_name": picture.path.name,
+            "path": str(picture.path),
+            "name": picture.name,
+            "height": size[0],
+            "width": size[1],
+            "resolution": None if math.isnan(resolution) else resolution,
+            "columns": list(table.columns),
+            "rows": table.astype(object).where(table.notna(), None).to_numpy().tolist(),
+            "instances": coco_instances(labels, table, ids),
+        }
+        self._write_json(f"pictures/{picture.name}.json", part)
+
+    def finish(self, failed: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+        """Write the tables of all pictures.
+
+        Args:
+            failed: pictures that could not be predicted, and why.
+
+        Returns:
+            the particle table of the run.
+        """
+        self._start()
+        names = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
+        parts = [self._read(f"pictures/{path.name}") for path in names]
+        tables = [pd.DataFrame(part["rows"], columns=part["columns"]) for part in parts if part["rows"]]
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+        text = table.to_csv(index=False, na_rep="nan", float_format="%.6g")
+        self._write("annotations.csv", text.encode())
+        truth, results = coco_files(parts, self.class_names)
+        self._write_json("coco_instances.json", truth)
+        self._write_json("coco_results.json", results)
+        pictures = [
+            {key: part[key] for key in ("file_name", "path", "name", "height", "width", "resolution")}
+            | {"particles": len(part["rows"])}
+            for part in parts
+        ]
+        failures = [{"path": path, "error": error} for path, error in failed]
+        self._write_json("run.json", self._run(complete=True) | {"pictures": pictures, "failed": failures})
+        return table
+
+    def _run(self, *, complete: bool) -> dict[str, Any]:
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        head = {"format": FORMAT, "version": VERSION, "complete": complete, "created": created}
+        return head | self.about | {"settings": self.settings}
+
+    def _write_json(self, name: str, content: Any) -> None:
+        self._write(name, json.dumps(content, allow_nan=False).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file under a temporary name, then rename it: a kill leaves no half file."""
+        path = self.output / name
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RamsesError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,80 @@
+"""Which pictures a command line means, and their resolutions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ramses_d2 import RamsesError
+from ramses_d2.analysis.pictures import find_pictures, read_resolutions
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b/f10.png", "b/f9.png", "b/notes.txt", "b/deep/f1.jpg", "c/f9.tif"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(*sources: str, **options: object) -> list[str]:
+    return [picture.name for picture in find_pictures(sources, **options)]
+
+
+def test_folders_are_in_natural_order_and_deep_only_when_asked(pictures: Path) -> None:
+    assert names("b") == ["f9", "f10"]
+    assert names("b", recursive=True) == ["f1", "f9", "f10"]
+
+
+def test_patterns_and_files(pictures: Path) -> None:
+    assert names("b/*.png") == ["f9", "f10"]
+    assert names("b/**/*.jpg", "b/f10.png") == ["f1", "f10"]
+
+
+def test_a_file_is_taken_once_and_equal_names_get_a_number(pictures: Path) -> None:
+    assert names("b", "b/f9.png", "c") == ["f9", "f10", "f9-2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("nowhere", "no such"), ("b/*.bmp", "no picture"), (".", "--recursive")]
+)
+def test_nothing_there_is_one_line(pictures: Path, source: str, message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        find_pictures([source])
+
+
+def test_resolutions_from_a_number_a_csv_and_metadata(pictures: Path) -> None:
+    assert read_resolutions(None) is None and read_resolutions("28.7") == 28.7
+    Path("r.csv").write_text("file_name,res\nf9.png,2.5\nf10.png,3\n")
+    found = find_pictures(["b"], read_resolutions("r.csv"))
+    assert [picture.resolution for picture in found] == [2.5, 3.0]
+    Path("metadata.json").write_text(json.dumps({"images": [{"file_name": "f9.png", "res": 4}]}))
+    assert find_pictures(["b/f9.png"], read_resolutions("metadata.json"))[0].resolution == 4
+    with pytest.raises(RamsesError, match="f10.png is not in the file"):
+        find_pictures(["b"], read_resolutions("metadata.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,res\na.png,0\n", "the res of a.png"),
+        ("file_name,res\na.png,nan\n", "the res of a.png"),
+        ("name,res\na.png,1\n", "needs the columns"),
+        ("file_name,res\na.png,1\na.png,2\n", "two resolutions"),
+    ],
+)
+def test_wrong_files_of_resolutions_are_one_line(pictures: Path, text: str, message: str) -> None:
+    Path("r.csv").write_text(text)
+    with pytest.raises(RamsesError, match=message) as error:
+        read_resolutions("r.csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "many"])
+def test_wrong_numbers_are_one_line(pictures: Path, text: str) -> None:
+    with pytest.raises(RamsesError, match="--resolution"):
+        read_resolutions(text)

@@ -1,0 +1,113 @@
+"""A run can be stopped anywhere, continued, and is never overwritten unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+from ramses_d2 import RamsesError
+from ramses_d2.analysis.particles import particle_table
+from ramses_d2.analysis.pictures import Picture
+from ramses_d2.analysis.run_folder import RunFolder
+
+SETTINGS = {"weights_sha256": "abc", "options": {"score_threshold": 0.5}}
+
+
+def picture(number: int) -> Picture:
+    return Picture(Path(f"in/p{number}.png"), f"p{number}", 2.0)
+
+
+def add(run: RunFolder, number: int, particles: int = 2) -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    for label in range(1, particles + 1):
+        labels[2:7, 6 * label - 4 : 6 * label] = label
+    table = particle_table(
+        f"p{number}.png", labels, ["Ra", "Rc"][:particles], [1.5, math.nan][:particles], [0.9, 0.8][:particles], 2.0
+    )
+    run.add(picture(number), (20, 30), 2.0, labels, table, np.zeros((40, 60, 3), np.uint8))
+
+
+def test_the_files_of_a_run(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS, {"command": ["predict.py"]})
+    assert not (tmp_path / "out").exists()  # nothing before the first picture
+    add(run, 10)
+    add(run, 9, particles=0)
+    table = run.finish([("in/broken.png", "truncated")])
+    assert len(table) == 2 and table["mass"].sum() == 1.5
+    read = pd.read_csv(tmp_path / "out/annotations.csv")
+    assert (
+        read["class"].tolist() == ["Ra", "Rc"]
+        and read["area"].tolist() == [20, 20]
+        and read["mass"].isna().tolist() == [False, True]
+    )
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["complete"] and record["settings"]["weights_sha256"] == "abc" and record["command"] == ["predict.py"]
+    assert [p["file_name"] for p in record["pictures"]] == ["p9.png", "p10.png"]
+    assert record["failed"] == [{"path": "in/broken.png", "error": "truncated"}]
+    assert np.asarray(Image.open(tmp_path / "out/labels/p10.png")).dtype == np.uint16
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_coco_files_are_valid_and_show_the_label_image(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    add(run, 1)
+    add(run, 2, particles=1)
+    run.finish()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "out/coco_instances.json"))
+        results = truth.loadRes(str(tmp_path / "out/coco_results.json"))
+    assert sorted(truth.anns) == [1, 2, 3] and len(results.anns) == 3 and min(truth.imgs) == 1
+    labels = np.asarray(Image.open(tmp_path / "out/labels/p1.png"))
+    for annotation in truth.imgToAnns[1]:
+        mask = mask_utils.decode(annotation["segmentation"]).astype(bool)
+        np.testing.assert_array_equal(mask, labels == annotation["label"])
+        assert mask_utils.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
+    assert [a["mass"] for a in truth.imgToAnns[1]] == [1.5, None] and truth.imgs[1]["resolution"] == 2.0
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    first = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    add(first, 1)  # and then it is killed
+    again = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    assert again.is_done(picture(1)) and not again.is_done(picture(2))
+    add(again, 2)
+    assert set(again.finish()["baseimg"]) == {"p1.png", "p2.png"}
+
+
+def test_a_picture_without_its_record_is_not_done(tmp_path: Path) -> None:
+    """The record is written last: a kill between label image and record does the picture again."""
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    add(run, 1)
+    (tmp_path / "out/pictures/p1.json").unlink()
+    assert not RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS).is_done(picture(1))
+
+
+def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    add(RunFolder(out, ["Ra", "Rc"], SETTINGS), 1)
+    other = SETTINGS | {"weights_sha256": "def"}
+    with pytest.raises(RamsesError, match="other weights, classes or settings.*--force"):
+        RunFolder(out, ["Ra", "Rc"], other)
+    forced = RunFolder(out, ["Ra", "Rc"], other, force=True)
+    assert (tmp_path / "out/pictures/p1.json").is_file()  # until the first new picture
+    add(forced, 2)
+    assert [path.name for path in (tmp_path / "out/pictures").iterdir()] == ["p2.json"]
+    (tmp_path / "out/precious.txt").write_text("mine")
+    with pytest.raises(RamsesError, match="precious.txt.*not replaced"):
+        RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True)
+
+
+def test_force_does_the_same_run_again(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    add(RunFolder(out, ["Ra", "Rc"], SETTINGS), 1)
+    assert not RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True).is_done(picture(1))
