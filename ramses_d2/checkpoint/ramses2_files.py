@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from detectron2.modeling import build_model
 
 from ..engine import load_config
 from ..errors import RamsesError
+from ..folder_swap import folder_swap
 from .load import load_weights
 from .ramses2_config import ramses2_to_overrides
 from .ramses2_export import cfg_to_ramses2
@@ -192,20 +192,8 @@ def _new_folder(output: Path, files: set[str], force: bool) -> Iterator[Path]:
         raise RamsesError(f"{output} exists: choose another --output, or replace an earlier conversion with --force")
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= files):
         raise RamsesError(f"{output} holds other things than {', '.join(sorted(files))} and is not replaced")
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    with _parents(output):
-        unfinished.mkdir()
-        try:
-            yield unfinished
-            if output.exists():
-                replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
-                output.rename(replaced)
-                unfinished.rename(output)
-                shutil.rmtree(replaced)
-            else:
-                unfinished.rename(output)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with _parents(output), folder_swap(output) as folder:
+        yield folder
 
 
 @contextmanager

@@ -10,15 +10,14 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ramses_d2.errors import RamsesError
+from ramses_d2.folder_swap import folder_swap
 
 from .check import CheckedFolder
 from .repair_pictures import Change, mend_picture
@@ -56,7 +55,7 @@ def repair_folder(
     """
     source, output = checked.contents.folder, Path(output)
     check_output(source, output, overwrite)
-    with _new_folder(output) as folder:
+    with folder_swap(output) as folder:
         for path in sorted(source.iterdir()):
             if path.is_file():
                 shutil.copy2(path, folder / path.name)
@@ -140,21 +139,3 @@ def check_output(source: Path, output: Path, overwrite: bool) -> None:
             raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
         if not _is_mended_copy(output):
             raise RamsesError(f"{output} is no mended copy (it has no {LOG}): refusing to replace it")
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if output.exists():
-            replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
-            output.rename(replaced)
-            unfinished.rename(output)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ramses_d2.errors import RamsesError
+from ramses_d2.folder_swap import folder_swap
 
 from .source import Picture, Source, stored_size
 
@@ -103,21 +104,10 @@ def new_folder(output: str | Path, report: Report, force: bool) -> Iterator[Path
     output = Path(output)
     _check_replaceable(output, force)
     _check_outside(Path(report.origin), output)
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        contents = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
-        write_json(unfinished / RECORD_NAME, report.to_json() | {"contents": contents})
-        if output.exists():
-            replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
-            output.rename(replaced)
-            unfinished.rename(output)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with folder_swap(output) as folder:
+        yield folder
+        contents = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        write_json(folder / RECORD_NAME, report.to_json() | {"contents": contents})
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from tqdm import tqdm
 
 from ramses_d2.data.synthetic.scene import Scene, SceneConfig, render_scene
 from ramses_d2.errors import RamsesError
+from ramses_d2.folder_swap import folder_swap
 
 JPEG_QUALITY = 92
 SYNTHETIC_TAG = "SYNTHETIC"
@@ -206,16 +205,5 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
                 raise RamsesError(f"{output} already exists: choose another folder or overwrite it with --force")
             if not _is_synthetic(output):
                 raise RamsesError(f"{output} is no synthetic data set (see its metadata.json): refusing to replace it")
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if output.exists():
-            replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
-            output.rename(replaced)
-            unfinished.rename(output)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with folder_swap(output) as folder:
+        yield folder
