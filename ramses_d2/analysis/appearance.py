@@ -71,6 +71,8 @@ def particle_appearance(
     fields = {"class_ids": class_ids, "scores": scores, "masses": masses}
     known = {name: _as_array(values) for name, values in fields.items() if values is not None}
     count = _particle_count(int(labels.max(initial=0)), known)
+    if "class_ids" in known and known["class_ids"].dtype.kind in "US":  # names, as RAMSES2's calls have them
+        class_names, known["class_ids"] = np.unique(known["class_ids"], return_inverse=True)
     ids = known["class_ids"].astype(int).tolist() if "class_ids" in known else None
     points = known["scores"].astype(float).tolist() if "scores" in known else [None] * count
     grams = known["masses"].astype(float).tolist() if "masses" in known else [math.nan] * count

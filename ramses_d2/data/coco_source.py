@@ -57,7 +57,9 @@ def load_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
         image = coco.imgs[coco_id]
         path = image_folder / image["file_name"]
         if not path.is_file():
-            raise RamsesError(f"{json_path}: image {path} is missing; give its folder as coco://FILE?images=DIR")
+            raise RamsesError(
+                f"{json_path}: image {path} is missing; give its folder as coco://FILE?images=DIR, or --image-folder"
+            )
         crowd_free = [a for a in coco.imgToAnns[coco_id] if not a.get("iscrowd", 0)]
         outlined = [_measured(coco, a | {"segmentation": outline}) for a in crowd_free if (outline := _outline(a))]
         dropped += len(crowd_free) - len(outlined)

@@ -265,3 +265,12 @@ def test_no_figure_is_left_with_pyplot(scene: tuple[np.ndarray, np.ndarray]) -> 
     del figure
     gc.collect()
     assert reference() is None
+
+
+def test_names_in_the_place_of_class_ids_are_ramses2s_way() -> None:
+    labels = np.zeros((60, 90), np.uint8)
+    labels[5:55, 5:40], labels[5:55, 50:85] = 1, 2
+    image = np.full((60, 90, 3), 128, np.uint8)
+    by_name = draw_instances(image, labels, ["Rc", "Ra"])
+    by_id = draw_instances(image, labels, [1, 0], class_names=["Ra", "Rc"])
+    np.testing.assert_array_equal(by_name, by_id)

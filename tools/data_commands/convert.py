@@ -221,7 +221,7 @@ def _source(
         "--images",
         choices=("copy", "link", "none"),
         default="copy",
-        help="what to do with the pictures (default: copy)",
+        help="what to do with the pictures (default: copy; none where --output is a .json)",
     )
     parser.add_argument(
         "--segmentation",

@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> None:
     for row in unknown.itertuples():
         count = row.particles - row.weighed
         print(f"without mass: {count} particles of {report.at[row.Index, 'class']} in batch {row.batch} ({row.how})")
+    if not report["shared"].sum():
+        print(f"wrote {output}: no particle was without a mass of its own, so nothing was shared")
+        return
     print(
         f"wrote {output}: {report['shared'].sum()} particles got {_shared_grams(report):.6g} g. "
         f"To use it, put it in the place of annotations.csv"

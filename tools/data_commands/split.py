@@ -87,6 +87,11 @@ def run(args: argparse.Namespace) -> None:
         force=args.force,
     )
     print_report(manager)
+    if args.group_by == "auto" and not manager.group_by:
+        print(
+            "note: every picture is a group of its own; where several show one belt, scene or sample, keep them "
+            "together with --group-by (such as tag, a column, or regex:PATTERN)"
+        )
     train, valid, *others = (f"ramses://{path}#{subset}" for subset in manager.subsets)
     print(f"wrote {path}: use {train}, {valid}{', ...' if others else ''}")
 

@@ -14,7 +14,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "synth",
         help="render pictures of touching stones with known outlines, classes and grams",
-        description="Render a synthetic data set in the RAMSES folder format, with split.json.",
+        description="Render a synthetic data set in the RAMSES folder format, with split.json; or, with --belt, "
+        "consecutive frames of one belt, with belt.csv.",
         epilog="example: python tools/prepare_data.py synth --output datasets/demo --train 360 --valid 40",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -19,6 +19,7 @@ from ramses_d2.data.synthetic.writer import (
     JPEG_QUALITY,
     SYNTHETIC_TAG,
     annotate,
+    class_ids,
     new_folder,
     write_image,
     write_json,
@@ -109,13 +110,16 @@ def write_belt(
         rows.to_csv(folder / "annotations.csv", index=False, na_rep="nan", float_format="%.9g")
         truth = annotate(belt, "belt").rename(columns={"label": "belt_label"}).drop(columns="baseimg")
         truth.to_csv(folder / "belt.csv", index=False, na_rep="nan", float_format="%.9g")
-        write_json(folder / "metadata.json", _metadata(belt, starts, config))
-        write_json(folder / "classes.json", {name: number for number, name in enumerate(config.classes, start=1)})
+        write_json(folder / "metadata.json", _metadata(belt, starts, config, weighed=not overlap))
+        write_json(folder / "classes.json", class_ids(config))
     return Path(output)
 
 
-def _metadata(belt: Scene, starts: list[int], config: SceneConfig) -> dict:
-    """``metadata.json``: every frame with its first belt row, and the whole belt as one weighed batch."""
+def _metadata(belt: Scene, starts: list[int], config: SceneConfig, *, weighed: bool) -> dict:
+    """``metadata.json``: every frame with its first belt row, and the whole belt as one weighed batch.
+
+    Frames that overlap show some stones twice, whose grams are no batch of theirs: ``weighed`` is False then.
+    """
     files = [f"{frame_name(index)}.jpg" for index in range(len(starts))]
     images = [
         {
@@ -132,4 +136,5 @@ def _metadata(belt: Scene, starts: list[int], config: SceneConfig) -> dict:
         for index, (file, start) in enumerate(zip(files, starts, strict=True), start=1)
     ]
     grams = pd.Series(belt.masses).groupby(pd.Series(belt.classes)).sum()
-    return {"images": images, "batches": [{"image_names": files, "mass": {k: float(g) for k, g in grams.items()}}]}
+    batch = {"image_names": files, "mass": {k: float(g) for k, g in grams.items()}}
+    return {"images": images, "batches": [batch] if weighed else []}

@@ -71,6 +71,7 @@ def write_dataset(
         annotations = pd.concat(tables, ignore_index=True)
         annotations.to_csv(folder / "annotations.csv", index=False, na_rep="nan", float_format="%.6g")
         write_json(folder / "metadata.json", _metadata(annotations))
+        write_json(folder / "classes.json", class_ids(config))
         write_json(folder / "split.json", _split(Path(output).resolve().name, config, counts))
     return Path(output)
 
@@ -85,6 +86,11 @@ def _pool_map(workers: int) -> Iterator[Callable[..., Iterator]]:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
             yield partial(pool.map, chunksize=4)
+
+
+def class_ids(config: SceneConfig) -> dict[str, int]:
+    """``classes.json``: the class order, the same by every address of the folder."""
+    return {name: number for number, name in enumerate(config.classes, start=1)}
 
 
 def picture_name(index: int) -> str:
