@@ -1,0 +1,115 @@
+"""Belts whose every particle is known. Their pictures are label images: a window shows what its pixels say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from ramses_d2.analysis.stream_instances import FrameInstances, instances_from_labels
+
+
+class Belt(NamedTuple):
+    """A label image (L, W), and per label (entry 0 is the background) area, mass, class and score."""
+
+    labels: np.ndarray
+    areas: np.ndarray
+    masses: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def predict(self, picture: np.ndarray) -> FrameInstances:
+        """What a perfect network would say of a picture of labels: a part has its share of the mass."""
+        parts = np.bincount(picture.ravel(), minlength=len(self.areas))
+        seen = np.flatnonzero(parts[1:]) + 1
+        renumber = np.zeros(len(parts), np.int32)
+        renumber[seen] = np.arange(1, len(seen) + 1)
+        masses = self.masses[seen] * parts[seen] / self.areas[seen]
+        return instances_from_labels(renumber[picture], self.classes[seen], masses, self.scores[seen])
+
+
+@cache
+def make_belt(count: int, length: int, width: int, long: int = 0, lone: bool = False, seed: int = 0) -> Belt:
+    """Discs that flatten where they touch their neighbours, and ``long`` rods of a sixth of the belt.
+
+    Args:
+        count: particles, rods included.
+        length, width: of the belt, px.
+        long: number of rods.
+        lone: leave a gap between neighbours.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = np.full((length, width), 255, np.uint8)
+    for _ in range(long):
+        row, column = int(rng.integers(0, length)), int(rng.integers(0, width))
+        cv2.line(seeds, (column, row), (column + int(rng.integers(-30, 30)), row + length // 6), 0, 1)
+    free = rng.permutation(length * width)[: count + count // 5]
+    seeds.ravel()[free] = 0
+    distance, nearest = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    # The largest seeds are the rods; they come first, so that leaving out what is too many keeps them
+    order = np.argsort(-np.bincount(nearest[seeds == 0]), kind="stable")
+    assert len(order) > count
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(1, len(order) + 1)
+    labels = rank[nearest]
+    reach = rng.uniform(4, 14, len(order) + 1)
+    reach[: long + 1] = 6
+    labels[(distance > reach[labels]) | (labels > count)] = 0
+    if lone:
+        image = labels.astype(np.float32)
+        foreign = cv2.dilate(image, np.ones((3, 3))) != image
+        labels[foreign] = 0
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    return Belt(
+        labels,
+        areas,
+        rng.lognormal(0, 1, count + 1) * (np.arange(count + 1) > 0),
+        rng.integers(0, 5, count + 1),
+        rng.uniform(0.2, 1, count + 1),
+    )
+
+
+def paint(shape: tuple[int, int], *corners: tuple[int, int, int, int]) -> Belt:
+    """Belt of rectangles of 1 g per px."""
+    labels = np.zeros(shape, np.int32)
+    for label, (r0, r1, c0, c1) in enumerate(corners, start=1):
+        labels[r0:r1, c0:c1] = label
+    areas = np.bincount(labels.ravel())
+    count = len(areas)
+    masses = areas * (np.arange(count) > 0.0)
+    return Belt(labels, areas, masses, np.arange(count), np.ones(count))
+
+
+def cut(length: int, heights: tuple[int, int], overlap: int, seed: int = 3) -> list[slice]:
+    """Rows of frames of arbitrary heights that cover a belt."""
+    rng = np.random.default_rng(seed)
+    frames, start = [], 0
+    while not frames or frames[-1].stop < length:
+        frames.append(slice(start, min(start + int(rng.integers(*heights)), length)))
+        start = frames[-1].stop - overlap
+    return frames
+
+
+def frames_of(belt: Belt, height: int) -> Iterator[np.ndarray]:
+    return (belt.labels[row : row + height].copy() for row in range(0, len(belt.labels), height))
+
+
+def find_boxes(labels: np.ndarray) -> list[tuple[slice, slice]]:
+    return [box for box in ndimage.find_objects(labels) if box is not None]
+
+
+def no_instances() -> FrameInstances:
+    return FrameInstances([], np.empty((0, 4)), [], [], [])
+
+
+def blocks(*corners: tuple[int, int, int, int], classes: list[int] | None = None) -> FrameInstances:
+    """Filled rectangles (first row, last row + 1, first column, last column + 1) of 1 g per px."""
+    masks = [np.ones((r1 - r0, c1 - c0), bool) for r0, r1, c0, c1 in corners]
+    boxes = np.array([[c0, r0, c1, r1] for r0, r1, c0, c1 in corners])
+    masses = [float(mask.size) for mask in masks]
+    return FrameInstances(masks, boxes, classes or [0] * len(masks), [1.0] * len(masks), masses)

@@ -1,0 +1,321 @@
+"""Belts cut into frames: ground truth in, every particle out exactly once, whole, with its grams."""
+
+from __future__ import annotations
+
+import tracemalloc
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from ramses_d2.analysis.stream import ParticleStream, StreamParticle, stream_particles
+from ramses_d2.analysis.stream_geometry import BeltOrientation
+from ramses_d2.analysis.stream_instances import FrameInstances
+from ramses_d2.data.synthetic import SceneConfig, write_belt
+from ramses_d2.errors import RamsesError
+
+from .belts import Belt, blocks, cut, find_boxes, frames_of, make_belt, no_instances, paint
+
+ORIENTATIONS = [(axis, direction) for axis in ("rows", "columns") for direction in ("forward", "backward")]
+
+
+def assert_every_particle_once(found: list[StreamParticle], belt: Belt, orientation: BeltOrientation) -> None:
+    """Same pixels, grams, class and score as the belt's own particles."""
+    painted = np.zeros_like(belt.labels)
+    for particle in found:
+        rows, columns = slice(*particle.belt_rows), slice(*particle.belt_columns)
+        mask = orientation.to_belt(particle.mask)
+        (label,) = np.unique(belt.labels[rows, columns][mask])
+        assert not painted[rows, columns][mask].any()
+        painted[rows, columns][mask] = label
+        assert particle.mass == pytest.approx(belt.masses[label], rel=1e-9)
+        assert particle.class_id == belt.classes[label]
+        assert particle.score == pytest.approx(belt.scores[label])
+        assert mask.any(axis=0).all() or mask.any(axis=1)[[0, -1]].all()
+    assert np.array_equal(painted, belt.labels)
+    assert len(found) == np.count_nonzero(belt.areas[1:])
+    assert sum(particle.mass for particle in found) == pytest.approx(belt.masses.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [0, 23])
+def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) -> None:
+    belt = make_belt(5000, 2400, 1000, long=15)
+    assert np.count_nonzero(belt.areas[1:]) == 5000
+    frames = cut(2400, (40, 200), overlap)
+    longest = max(box[0].stop - box[0].start for box in find_boxes(belt.labels))
+    assert longest > 3 * np.mean([rows.stop - rows.start for rows in frames])  # spans three frames and more
+    pictures = (belt.labels[rows].copy() for rows in frames)
+    found = list(stream_particles(pictures, belt.predict, overlap=overlap))
+    assert_every_particle_once(found, belt, BeltOrientation())
+
+
+@pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
+@pytest.mark.parametrize(("overlap", "settings"), [(0, {}), (11, {"tail": 1, "margin": 0}), (0, {"window": 37})])
+def test_axes_and_directions(axis: str, direction: str, overlap: int, settings: dict) -> None:
+    belt = make_belt(300, 700, 220, long=4)
+    orientation = BeltOrientation(axis, direction)
+    pictures = [orientation.to_picture(belt.labels[rows]).copy() for rows in cut(700, (25, 110), overlap)]
+    options = {"axis": axis, "direction": direction, "overlap": overlap, **settings}
+    found = list(stream_particles(pictures, belt.predict, **options))
+    assert_every_particle_once(found, belt, orientation)
+    for particle in found:
+        picture = pictures[particle.frame]
+        label = belt.labels[slice(*particle.belt_rows), slice(*particle.belt_columns)][
+            orientation.to_belt(particle.mask)
+        ][0]
+        x0, y0, x1, y1 = particle.box
+        height, width = picture.shape
+        assert particle.mask.shape == (y1 - y0, x1 - x0)
+        inside = np.s_[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+        shown = particle.mask[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0]
+        assert shown.any()  # it starts in this frame
+        assert np.array_equal(picture[inside] == label, shown)
+
+
+@pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
+def test_the_network_sees_pictures_as_the_camera_took_them(axis: str, direction: str) -> None:
+    """A network may know where the light comes from, so a window must not be turned or mirrored."""
+    shape = (30, 40)
+    rows, columns = np.indices((90, 120))
+    scene = rows * 1000 + columns
+    whole = {"rows": scene[:, :40], "columns": scene[:30]}[axis]
+    step = shape[0] if axis == "rows" else shape[1]
+    frames = np.split(whole, whole.shape[0] // step if axis == "rows" else whole.shape[1] // step, axis=axis != "rows")
+    windows = []
+
+    def predict(picture: np.ndarray) -> FrameInstances:
+        windows.append(picture.copy())
+        return no_instances()
+
+    ordered = frames if direction == "forward" else frames[::-1]
+    list(stream_particles(ordered, predict, axis=axis, direction=direction, tail=9))
+    assert len(windows) == 4  # the belt is 3 frames long, and windows share 9 px at the least
+    for window in windows:
+        assert window.shape == shape
+        assert (np.diff(window, axis=0) == 1000).all()
+        assert (np.diff(window, axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("height", [12, 20, 33])
+def test_empty_frames_between_particles(height: int) -> None:
+    """The belt runs empty for frames on end, and a particle ends or begins exactly at a seam."""
+    belt = paint((200, 30), (3, 20, 2, 9), (20, 33, 2, 9), (33, 40, 10, 20), (150, 180, 4, 8), (197, 200, 0, 30))
+    found = list(stream_particles(frames_of(belt, height), belt.predict))
+    assert_every_particle_once(found, belt, BeltOrientation())
+
+
+def test_no_frames_and_nothing_on_the_belt() -> None:
+    assert list(stream_particles([], Belt.predict)) == []
+    empty = paint((50, 30))
+    assert list(stream_particles(frames_of(empty, 10), empty.predict)) == []
+
+
+def test_ends_of_the_belt() -> None:
+    belt = paint((60, 40), (0, 9, 2, 9), (5, 28, 20, 30), (30, 38, 0, 4), (30, 38, 36, 40), (50, 60, 10, 20))
+    found = list(stream_particles(frames_of(belt, 20), belt.predict))
+    assert {p.class_id: (p.cut, p.edges) for p in found} == {
+        1: (True, ("top",)),
+        2: (False, ()),
+        3: (False, ("left",)),
+        4: (False, ("right",)),
+        5: (True, ("bottom",)),
+    }
+    inner = list(stream_particles(frames_of(belt, 20), belt.predict, keep_cut=False))
+    assert [p.class_id for p in inner] == [p.class_id for p in found if not p.cut]
+
+
+def test_a_single_frame() -> None:
+    belt = paint((40, 40), (0, 9, 2, 9), (15, 22, 20, 30), (30, 38, 10, 20), (33, 40, 30, 35))
+    found = list(stream_particles([belt.labels], belt.predict))
+    assert {p.class_id: p.cut for p in found} == {1: True, 2: False, 3: False, 4: True}
+
+
+@pytest.mark.parametrize(
+    ("axis", "direction", "names"),
+    [
+        ("rows", "backward", ("bottom", "top", "left", "right")),
+        ("columns", "forward", ("left", "right", "top", "bottom")),
+        ("columns", "backward", ("right", "left", "top", "bottom")),
+    ],
+)
+def test_edges_are_named_as_in_the_picture(axis: str, direction: str, names: tuple[str, ...]) -> None:
+    belt = paint((60, 40), (0, 9, 12, 19), (52, 60, 10, 20), (30, 38, 0, 4), (30, 38, 36, 40))
+    orientation = BeltOrientation(axis, direction)
+    pictures = [orientation.to_picture(frame) for frame in frames_of(belt, 20)]
+    found = stream_particles(pictures, belt.predict, axis=axis, direction=direction)
+    edges = {particle.class_id: particle.edges for particle in found}
+    assert edges == {label: (name,) for label, name in enumerate(names, start=1)}
+
+
+def test_missing_frames_cut_the_belt() -> None:
+    belt = paint((60, 40), (2, 9, 2, 9), (15, 26, 20, 30), (33, 47, 5, 15))
+    first, second, third = frames_of(belt, 20)
+    found = list(stream_particles([first, None, second, third], belt.predict))
+    assert sorted((p.class_id, p.belt_rows, p.frame, p.cut, p.mass) for p in found) == [
+        (1, (2, 9), 0, False, 49),
+        (2, (15, 20), 0, True, 50),
+        (2, (20, 26), 1, True, 60),
+        (3, (33, 47), 1, False, 140),
+    ]
+    assert [p.class_id for p in stream_particles([first, None, second, third], belt.predict, keep_cut=False)] == [1, 3]
+
+
+def test_overlap_is_not_expected_behind_a_gap() -> None:
+    belt = paint((60, 40), (2, 9, 2, 9), (31, 35, 5, 15))
+    frames = [belt.labels[0:20], belt.labels[15:30], None, belt.labels[30:50]]
+    found = list(stream_particles(frames, belt.predict, overlap=5))
+    assert [(p.class_id, p.belt_rows, p.frame, p.box) for p in found] == [
+        (1, (2, 9), 0, (2, 2, 9, 9)),
+        (2, (31, 35), 2, (5, 1, 15, 5)),
+    ]
+
+
+def test_particles_come_as_soon_as_they_are_complete() -> None:
+    """One picture at a time: what ends in a frame is known when the next one has been seen."""
+    belt = make_belt(300, 700, 220)
+    stream = ParticleStream(belt.predict)
+    height, known, settled = 70, 0, 0
+    for number, frame in enumerate(frames_of(belt, height)):
+        found = stream.push(frame)
+        known += len(found)
+        assert known >= sum(box[0].stop <= number * height for box in find_boxes(belt.labels))
+        assert min(particle.belt_rows[0] for particle in found) >= settled
+        assert settled <= stream.settled_row <= (number + 1) * height
+        settled = stream.settled_row
+    assert settled > 500
+    assert known + len(stream.cut()) == len(find_boxes(belt.labels))
+
+
+def test_settled_row_waits_for_a_long_particle() -> None:
+    belt = paint((200, 30), (15, 150, 3, 6))
+    stream = ParticleStream(belt.predict)
+    settled, found = [], []
+    for frame in frames_of(belt, 20):
+        found.append(len(stream.push(frame)))
+        settled.append(stream.settled_row)
+    assert max(settled[:7]) <= 15
+    assert settled[-1] > 160
+    assert sum(found) == 1
+
+
+def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
+    """The last window begins above the announced row, to be as large as the others."""
+    windows = iter([no_instances(), no_instances(), blocks((5, 20, 3, 9))])
+    stream = ParticleStream(lambda picture: next(windows))
+    for _ in range(2):
+        stream.push(np.zeros((20, 30)))
+    settled = stream.settled_row
+    (particle,) = stream.cut()
+    assert particle.belt_rows == (25, 40)
+    assert settled <= 25
+
+
+def test_two_frames_of_pixels_at_the_most() -> None:
+    shape = (400, 500, 3)
+    frame_bytes = int(np.prod(shape))
+    alive: list[weakref.ref] = []
+    held: list[int] = []
+    pixels: list[float] = []
+
+    def photograph() -> np.ndarray:
+        frame = np.zeros(shape, np.uint8)
+        alive.append(weakref.ref(frame))
+        return frame
+
+    def predict(picture: np.ndarray) -> FrameInstances:
+        held.append(sum(reference() is not None for reference in alive))
+        pixels.append(tracemalloc.get_traced_memory()[0] / frame_bytes)
+        # One particle that the end of the window cuts: the next one begins with it
+        return blocks((300, 400, 20, 80))
+
+    tracemalloc.start()
+    try:
+        assert len(list(stream_particles((photograph() for _ in range(12)), predict))) > 0
+    finally:
+        tracemalloc.stop()
+    assert max(held) == 0  # the pixels are in the stream's own memory
+    assert max(pixels) < 2.1  # frames' worth, with the masks
+
+
+@pytest.mark.parametrize("long", [0, 4])
+def test_windows_keep_the_size_of_a_frame(long: int) -> None:
+    """A network sees particles at another scale in a picture of another height."""
+    belt = make_belt(300, 700, 220, long=long)
+    heights = []
+
+    def predict(picture: np.ndarray) -> FrameInstances:
+        heights.append(len(picture))
+        return belt.predict(picture)
+
+    found = list(stream_particles(frames_of(belt, 90), predict))
+    assert_every_particle_once(found, belt, BeltOrientation())
+    assert set(heights) == {90}
+    assert len(heights) <= 2 * len(list(frames_of(belt, 90)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"axis": "row"}, "give one of rows, columns"),
+        ({"direction": "up"}, "give one of forward, backward"),
+        ({"overlap": -1}, "overlap of -1 px: give 0 or more"),
+        ({"window": 0}, "window of 0 px"),
+        ({"tail": 0}, "tail of 0 px"),
+        ({"overlap": 20}, "frame 2 is 20 px long and frames overlap by 20 px"),
+    ],
+)
+def test_wrong_settings(settings: dict, message: str) -> None:
+    belt = paint((60, 40), (2, 9, 2, 9))
+    with pytest.raises(RamsesError, match=message):
+        list(stream_particles(frames_of(belt, 20), belt.predict, **settings))
+
+
+def test_frames_must_fit_each_other() -> None:
+    predict = paint((60, 40)).predict
+    with pytest.raises(RamsesError, match="same width"):
+        list(stream_particles([np.zeros((20, 40), int), np.zeros((20, 41), int)], predict))
+    with pytest.raises(ValueError, match="box outside"):
+        list(stream_particles([np.zeros((20, 40), int)], lambda picture: blocks((0, 21, 0, 10))))
+
+
+def test_loose_boxes_are_tightened() -> None:
+    mask = np.zeros((8, 9), bool)
+    mask[2:5, 3:7] = True
+    found = FrameInstances([mask, mask & False], [[10, 4, 19, 12], [0, 0, 9, 8]], [1, 2], [1, 1], [2.5, 1])
+    (particle,) = stream_particles([np.zeros((20, 30))], lambda picture: found)
+    assert particle.box == (13, 6, 17, 9)
+    assert particle.mask.all()
+
+
+@pytest.fixture(scope="module")
+def rendered_belt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = SceneConfig(height=96, width=96, stones=(14, 14), resolution=(1.5, 1.5), classes=("Rc", "Ru", "Rb"))
+    return write_belt(tmp_path_factory.mktemp("belt") / "belt", config, frames=6, overlap=10, seed=4)
+
+
+def test_rendered_belt_from_its_files(rendered_belt: Path) -> None:
+    """The frames of prepare_data's belt, its labels in place of a network, against its own list of whole stones."""
+    truth = pd.read_csv(rendered_belt / "belt.csv").set_index("belt_label")
+    rows = pd.read_csv(rendered_belt / "annotations.csv")
+    frames = []
+    for path in sorted((rendered_belt / "labels").glob("*.png")):
+        of_frame = rows[rows["baseimg"] == path.stem].set_index("label")["belt_label"]
+        renumber = np.zeros(len(of_frame) + 1, np.int32)
+        renumber[of_frame.index] = of_frame
+        frames.append(renumber[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)])
+    labels = np.concatenate([frames[0], *(frame[10:] for frame in frames[1:])])
+    count = int(labels.max()) + 1
+    names = sorted(truth["class"].unique())
+    masses, classes = np.zeros(count), np.zeros(count, int)
+    masses[truth.index] = truth["mass"]
+    classes[truth.index] = truth["class"].map(names.index)
+    belt = Belt(labels, np.bincount(labels.ravel(), minlength=count), masses, classes, np.ones(count))
+    found = list(stream_particles(frames, belt.predict, overlap=10))
+    assert len(found) == len(truth) > 50
+    assert sum(p.mass for p in found) == pytest.approx(truth["mass"].sum(), rel=1e-6)
+    assert pd.Series([names[p.class_id] for p in found]).value_counts().to_dict() == (
+        truth["class"].value_counts().to_dict()
+    )

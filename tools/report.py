@@ -1,0 +1,183 @@
+#!/usr/bin/env python
+r"""Make a report of a prediction run: composition, grading, masses and how sure they are.
+
+Examples:
+    python tools/report.py predictions --output report.html
+    python tools/report.py predictions --output report.html --sample "Pit 7, 8/16" --operator "A. Smith" \
+        --batch metadata.json --factors factors.yaml
+    python tools/report.py calibrate predictions --batch metadata.json --output factors.yaml
+
+The first writes one HTML file that needs nothing else, with the same figures as JSON and CSV beside it. The last
+compares predicted grams with weighed ones and writes correction factors per class; see its own --help. A run whose
+folder is called calibrate is given as ./calibrate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ramses_d2.analysis.bootstrap import METHODS, PARTICLES, PICTURES, Resampling
+from ramses_d2.analysis.calibration import calibrate, read_factors
+from ramses_d2.analysis.coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G
+from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, load_map
+from ramses_d2.analysis.report import ReportOptions, build_report
+from ramses_d2.analysis.report_data import find_batches, read_run
+from ramses_d2.analysis.report_files import check_output, write_files, write_report
+from ramses_d2.analysis.report_words import many
+from ramses_d2.analysis.sample import WEIGHTS
+from ramses_d2.analysis.sieves import SIEVE_SERIES, SieveSize
+from ramses_d2.errors import RamsesError, exit_on_error
+
+CALIBRATE = "calibrate"
+_BATCH_HELP = "metadata.json with weighed batches; default: the one beside the pictures"
+
+
+def parse_args(arguments: list[str]) -> argparse.Namespace:
+    """The options of a report; see :func:`parse_calibrate_args` for the other command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN_DIR", help="what --output of tools/predict.py named")
+    parser.add_argument("--output", required=True, metavar="FILE.html")
+    parser.add_argument("--force", action="store_true", help="replace an earlier report of this name")
+
+    head = parser.add_argument_group("head of the report")
+    head.add_argument("--title", default=ReportOptions.title)
+    head.add_argument("--sample", default="", help="name of the sample")
+    head.add_argument("--operator", default="", help="who made it")
+    head.add_argument("--date", default="", help="default: today")
+
+    data = parser.add_argument_group("what it is compared and corrected with")
+    data.add_argument("--pictures", metavar="DIR", help="where the pictures are, if they have been moved")
+    data.add_argument("--batch", metavar="FILE", help=_BATCH_HELP)
+    data.add_argument("--factors", metavar="FILE", help="correction factors, written by the calibrate command")
+    data.add_argument(
+        "--coin",
+        nargs=3,
+        metavar=("CLASS", "MM", "G"),
+        default=(COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G),
+        help=f"coin that tells the resolution; default: {COIN_CLASS} {COIN_DIAMETER_MM} {COIN_MASS_G}, 5 euro cents",
+    )
+
+    figures = parser.add_argument_group("figures")
+    figures.add_argument("--map", metavar="FILE", help="YAML file, class: constituent; default: the classes of RAMSES")
+    figures.add_argument(
+        "--foreign", choices=("error", *CONSTITUENTS), default="error", help="what classes outside the map count as"
+    )
+    figures.add_argument(
+        "--range", nargs=2, type=float, metavar=("MM", "MM"), help="composition of these sizes only; EN 933-11: 4 63"
+    )
+    figures.add_argument(
+        "--sieves", default=ReportOptions.sieves, help=f"{', '.join(SIEVE_SERIES)}, or openings in mm such as 4,8,16"
+    )
+    figures.add_argument("--size", default=SieveSize.measure, help="feret_min (default), inscribed or ellipse_minor")
+    figures.add_argument("--size-factor", type=float, default=1.0, help="sieve size = factor * measure; default: 1")
+    figures.add_argument("--weight", choices=tuple(WEIGHTS), default="mass", help="of the grading; default: mass")
+    figures.add_argument("--gallery", type=int, default=8, metavar="N", help="particles in each part; 0 = no gallery")
+    _add_bootstrap(figures, (PARTICLES, PICTURES, "none"))
+    return parser.parse_args(arguments)
+
+
+def parse_calibrate_args(arguments: list[str]) -> argparse.Namespace:
+    """The options of the calibrate command."""
+    parser = argparse.ArgumentParser(
+        prog=f"report.py {CALIBRATE}",
+        description="Compare the grams of weighed batches with the predicted ones and write a factor per class:\n"
+        "weighed grams / predicted grams. A batch counts if the run has all its pictures.",
+        epilog="Example:\n  python tools/report.py calibrate predictions --batch metadata.json --output factors.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="what --output of tools/predict.py named")
+    parser.add_argument("--batch", metavar="FILE", help=_BATCH_HELP)
+    parser.add_argument("--output", required=True, metavar="FILE.yaml")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_bootstrap(parser, ())
+    return parser.parse_args(arguments)
+
+
+def _add_bootstrap(parser: argparse._ActionsContainer, over: tuple[str, ...]) -> None:
+    if over:
+        parser.add_argument("--bootstrap", choices=over, default=PARTICLES, help="intervals over; default: particles")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals; default: 0.95")
+    parser.add_argument("--interval", choices=METHODS, default=METHODS[0], help="kind; default: %(default)s")
+    parser.add_argument("--replicates", type=int, default=2000, help="of the bootstrap; default: 2000")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _resampling(args: argparse.Namespace, over: str) -> Resampling:
+    return Resampling(over, args.replicates, args.confidence, args.interval, args.seed)
+
+
+def _coin(values: tuple[str, ...]) -> dict[str, str | float]:
+    name, *numbers = values
+    try:
+        diameter, grams = (float(value) for value in numbers)
+    except ValueError:
+        raise RamsesError(f"--coin {' '.join(map(str, values))}: give class, diameter in mm and grams") from None
+    return {"coin_class": name, "coin_diameter_mm": diameter, "coin_mass_g": grams}
+
+
+def make_report(args: argparse.Namespace, command: str) -> None:
+    """Write the report and say what was written."""
+    if args.gallery < 0:
+        raise RamsesError(f"--gallery {args.gallery}: give a number of particles, 0 for none")
+    check_output(args.output, force=args.force)
+    day = {"day": args.date} if args.date else {}
+    options = ReportOptions(
+        title=args.title,
+        sample=args.sample,
+        operator=args.operator,
+        **day,
+        command=command,
+        mapping=load_map(args.map) if args.map else DEFAULT_MAP,
+        foreign=args.foreign,
+        size_range=tuple(args.range) if args.range else None,
+        sieves=args.sieves,
+        size=SieveSize(args.size, args.size_factor),
+        weight=args.weight,
+        resampling=None if args.bootstrap == "none" else _resampling(args, args.bootstrap),
+        **_coin(args.coin),
+        gallery=args.gallery,
+    )
+    run = read_run(args.run, args.pictures)
+    factors = read_factors(args.factors) if args.factors else None
+    report = build_report(run, options, find_batches(run, args.batch), factors)
+    written = write_report(report, args.output, force=args.force)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    shares = report.composition.constituents.dropna(subset="fraction")
+    listed = ", ".join(f"{row.constituent} {row.fraction:.1%}" for row in shares.itertuples() if row.fraction > 0)
+    grams = f"{report.mass_g:.4g} g: {listed}" if listed else "no grams"
+    print(f"{many(len(run.table), 'particle')} in {many(len(run.pictures), 'picture')}, {grams}")
+    print(f"wrote {written[0]}, {written[1].name} and {len(written) - 2} CSV files ({written[2].name} ...)")
+
+
+def make_factors(args: argparse.Namespace) -> None:
+    """Write the factors and show them."""
+    output = Path(args.output)
+    if output.exists() and not args.force:
+        raise RamsesError(f"{output} exists: choose another --output, or replace it with --force")
+    run = read_run(args.run)
+    factors, comparison = calibrate(run, find_batches(run, args.batch), _resampling(args, PARTICLES))
+    write_files({output: factors.to_yaml()})
+    rows = [
+        (name, entry.factor, entry.low, entry.high, entry.batches, entry.weighed_g, entry.predicted_g)
+        for name, entry in factors.classes.items()
+    ]
+    print(tabulate(rows, ["class", "factor", "low", "high", "batches", "weighed g", "predicted g"], floatfmt=".4g"))
+    for name, reason in factors.without.items():
+        print(f"no factor for {name}: {reason}")
+    for sentence in comparison.left_out:
+        print(f"warning: {sentence}", file=sys.stderr)
+    print(f"wrote {output}: {len(factors.classes)} factors from {len(comparison.totals)} batches")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        if sys.argv[1:2] == [CALIBRATE]:
+            make_factors(parse_calibrate_args(sys.argv[2:]))
+        else:
+            make_report(parse_args(sys.argv[1:]), shlex.join(["report.py", *sys.argv[1:]]))
