@@ -64,8 +64,8 @@ class ParticleStream:
         overlap: px at the beginning of each frame that are the end of the one before.
         axis, direction: see :class:`BeltOrientation`.
         window: px along the belt that ``predict`` sees at once. Default: as many as the tallest frame so far.
-        margin: px at a window's ends where outlines are not relied on. Default: a 32nd of the window;
-            a quarter at the most.
+        margin: px at a window's ends where outlines are not relied on. Default: an eighth of the window;
+            a quarter at the most. What is longer than a window without its margins is joined from parts.
         tail: px at the least that two windows share. Default: the longest particle seen whole in the earlier one,
             and half a window at the most. A larger one costs time; seven eighths of a window at the most.
         keep_cut: False leaves out what the first or last frame cuts, or a frame beside a gap.
@@ -161,11 +161,11 @@ class ParticleStream:
         """Predict a window of the belt; returns the parts that this settles."""
         picture = self._orientation.to_picture(self._rows.view(top, bottom))
         found = self._predict(picture)
-        height, width = picture.shape[:2]
-        if len(found) and (found.boxes.min() < 0 or (found.boxes[:, 2:] > (width, height)).any()):
-            raise ValueError(f"predict gave a box outside its picture of {height} x {width} px")
-        found = self._orientation.instances_to_belt(found, bottom - top)
-        margin = (bottom - top) // 32 if self._given_margin is None else min(self._given_margin, (bottom - top) // 4)
+        if len(found) and (found.boxes.min() < 0 or (found.boxes[:, 2:] > picture.shape[1::-1]).any()):
+            raise ValueError(f"predict gave a box outside its picture of {picture.shape[0]} x {picture.shape[1]} px")
+        height = bottom - top
+        found = self._orientation.instances_to_belt(found, height)
+        margin = height // 8 if self._given_margin is None else min(self._given_margin, height // 4)
         self._next_top = bottom if last else self._plan(found.boxes, top, bottom, margin)
         self._seen = bottom
         return self._stitcher.add(found, top, bottom, self._next_top)
