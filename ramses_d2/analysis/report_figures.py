@@ -82,7 +82,10 @@ def grading_chart(grading: Grading, band: pd.DataFrame) -> str:
             ends = [100 * band[name].astype(float) for name in ("low", "high")]
             label = f"{100 * grading.resampling.confidence:g} % interval" if grading.resampling else "interval"
             axes.fill_between(band["sieve_mm"].astype(float), *ends, color=_BAND, lw=0, label=label)
-        axes.plot(curve["size_mm"], 100 * curve["passing"], color=_ACCENT, lw=1, label="particles")
+        # Steps, as passing is counted: the sieves lie on them
+        axes.plot(
+            curve["size_mm"], 100 * curve["passing"], color=_ACCENT, lw=1, drawstyle="steps-post", label="particles"
+        )
         axes.plot(openings, 100 * sieves["passing"], "o", color=_ACCENT, mfc="white", mew=1.2, ms=5, label="sieves")
         _mark_sizes(axes, grading)
         axes.set_ylabel(f"passing, % of the {_measure(grading.weight)}")

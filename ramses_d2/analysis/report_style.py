@@ -35,6 +35,7 @@ nav a { margin-right: 1rem; white-space: nowrap; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .8125rem; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
+@media screen { table { min-width: 36rem; } }
 caption { text-align: left; padding-bottom: .35rem; font-size: .875rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }

@@ -52,7 +52,9 @@ class Column:
         if self.kind != _DECIMALS or self.decimals is not None:
             return self.decimals or 0
         largest = pd.to_numeric(data[list(self.keys)].stack(), errors="coerce").abs().max()
-        return next((places for places, limit in enumerate((1000, 100, 10)) if largest >= limit), 3)
+        return next(
+            (places for places, limit in enumerate((1000, 100, 10)) if largest >= limit), 3 if largest > 0 else 0
+        )
 
     def _text(self, value: Any, decimals: int) -> str:
         if value is None or value is pd.NA or value != value:

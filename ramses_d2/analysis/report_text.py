@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,7 +172,7 @@ def provenance(report: Report) -> list[tuple[str, str]]:
     facts = [
         ("Software", f"ramses_d2 {__version__}"),
         ("Report command", report.options.command),
-        ("Prediction command", " ".join(command) if isinstance(command, list) else command or ""),
+        ("Prediction command", shlex.join(command) if isinstance(command, list) else command or ""),
         ("Predicted", record.get("created") or ""),
         ("Predicted with", _listed(versions)),
         ("Settings", _listed(thresholds)),

@@ -99,7 +99,7 @@ def _picture(index: int, pictures: int, coin: bool) -> tuple[np.ndarray, list[di
         labels[46 : 46 + side, 75 : 75 + side] = 7
         rows[4:] = []
         labels[np.isin(labels, (5, 6))] = 0
-        row = _row(7, "Coin", 46, 75, side, side, mass=4.0)
+        row = _row(7, "Coin", 46, 75, side, side, mass=9.0)
         disc = np.pi / 4 * (21.25 * 2.1) ** 2
         rows.append(row | {"area": disc, "axis_major_length": 21.25 * 2.1, "axis_minor_length": 21.25 * 2.1})
     return labels, rows

@@ -1,0 +1,72 @@
+"""Cut-outs of particles."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ramses_d2.analysis.report_data import read_run
+from ramses_d2.analysis.report_gallery import cut_out, make_gallery
+
+from .hand_made_run import COLORS, make_run
+
+
+def decoded(source: str) -> np.ndarray:
+    head, data = source.split(",", 1)
+    assert head == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_gallery(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    largest, doubtful, cut = make_gallery(run, 3, {"Coin"})
+    grams = run.table[run.table["class"] != "Coin"]["mass"].nlargest(3)
+    assert [f"{mass:.3g} g" in item.name for mass, item in zip(grams, largest.cut_outs, strict=True)] == [True] * 3
+    scores = run.table["score"].nsmallest(3)
+    assert [item.name.rpartition(" ")[2] for item in doubtful.cut_outs] == [f"{score:.2f}" for score in scores]
+    assert [item.place for item in cut.cut_outs] == ["belt_002.png no. 4", "belt_001.png no. 4", "belt_000.png no. 4"]
+    assert cut.explanation == "the largest of 6"
+    for item in (*largest.cut_outs, *doubtful.cut_outs, *cut.cut_outs):
+        middle = decoded(item.source)
+        value = COLORS[item.name.split(" ")[0]]
+        assert (np.abs(middle.astype(int) - value) <= 3).all(axis=2).mean() > 0.15  # the particle itself, not bleached
+
+
+@pytest.mark.parametrize("scale", [1, 3], ids=["picture", "enlarged overlay"])
+@pytest.mark.parametrize("size", [(30, 40), (400, 600)], ids=["small", "large"])
+def test_cut_out_shows_the_particle(size: tuple[int, int], scale: int) -> None:
+    labels = np.zeros((3 * size[0], 3 * size[1]), np.uint16)
+    rows, columns = slice(size[0], 2 * size[0]), slice(0, size[1])
+    labels[rows, columns] = 5
+    labels[:5, :5] = 4
+    image = np.where(labels == 5, 200, np.where(labels == 4, 250, 20)).astype(np.uint8)
+    image = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
+    row = pd.Series({"label": 5.0, "x0": size[0], "x1": 2 * size[0], "y0": 0, "y1": size[1]})
+    picture = decoded(cut_out(np.dstack([image] * 3), labels, row))
+    assert max(picture.shape) == 440 and picture.shape[0] == picture.shape[1]
+    inside = np.abs(picture.astype(int) - 200).max(axis=2) < 8
+    side = round(1.5 * size[1])
+    assert inside.mean() == pytest.approx(size[0] * size[1] / side**2, rel=0.15)  # less the outline
+    assert inside[:, :20].any() and not inside[:, -20:].any()  # it lies at the left edge
+    dark = np.abs(picture.astype(int) - (20 + 255) // 2).max(axis=2) < 8
+    assert dark.mean() > 0.3  # the surroundings are bleached by half
+    yellow = (picture[:, :, 0].astype(int) - picture[:, :, 2]) > 60
+    assert yellow.mean() > 0.002
+    assert cut_out(np.dstack([image] * 3), labels, row.replace(5.0, 6.0)) is None  # not what the label image holds
+
+
+def test_overlay_stands_in_for_a_lost_picture(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "overlays").mkdir()
+    for path in (tmp_path / "data/images").iterdir():
+        image = Image.open(path)
+        image.resize((2 * image.width, 2 * image.height), Image.NEAREST).save(run / "overlays" / f"{path.stem}.jpg")
+        path.unlink()
+    largest = make_gallery(read_run(run), 2)[0]
+    assert len(largest.cut_outs) == 2 and not largest.missing
