@@ -25,10 +25,10 @@ from ramses_d2.analysis.bootstrap import METHODS, PARTICLES, PICTURES, Resamplin
 from ramses_d2.analysis.calibration import calibrate, read_factors
 from ramses_d2.analysis.coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G
 from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, load_map
-from ramses_d2.analysis.report import ReportOptions, build_report
-from ramses_d2.analysis.report_data import find_batches, read_run
-from ramses_d2.analysis.report_files import check_output, write_files, write_report
-from ramses_d2.analysis.report_words import many
+from ramses_d2.analysis.report.build import ReportOptions, build_report
+from ramses_d2.analysis.report.data import find_batches, read_run
+from ramses_d2.analysis.report.files import check_output, write_files, write_report
+from ramses_d2.analysis.report.words import many
 from ramses_d2.analysis.sample import WEIGHTS
 from ramses_d2.analysis.sieves import SIEVE_SERIES, SieveSize
 from ramses_d2.errors import RamsesError, exit_on_error

@@ -19,7 +19,7 @@ from ramses_d2.errors import RamsesError
 from .batch_comparison import Comparison, compare_batches
 from .bootstrap import Resampling, interval, replicate_sums
 from .json_values import json_values
-from .report_data import Run, WeighedBatches
+from .report.data import Run, WeighedBatches
 
 FORMAT, VERSION = "ramses-factors", 1
 _HEADING = """\

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from detectron2.data import DatasetCatalog
 from ..data import register
 from ..data.folder import IMAGE_SUFFIXES
 from ..errors import RamsesError
+from .natural_order import natural_key
 
 
 class Picture(NamedTuple):
@@ -24,11 +24,6 @@ class Picture(NamedTuple):
     path: Path
     name: str
     resolution: float | None
-
-
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Sort key under which frame_10 follows frame_9."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def read_resolutions(source: str | None) -> float | dict[str, float] | None:
@@ -127,7 +122,7 @@ def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
     if not paths:
         hint = "" if recursive or not path.is_dir() else "; folders in it are searched with --recursive"
         raise RamsesError(f"{source}: no picture in it ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
-    return [(p, None) for p in sorted(paths, key=lambda p: natural_key(str(p)))]
+    return [(p, None) for p in sorted(paths, key=natural_key)]
 
 
 def _with_unique_names(pictures: list[Picture]) -> list[Picture]:

@@ -22,8 +22,9 @@ from PIL import Image
 
 from ..errors import RamsesError
 from .coco_output import coco_files, coco_instances
+from .natural_order import natural_key
 from .particles import COLUMNS
-from .pictures import Picture, natural_key
+from .pictures import Picture
 
 FORMAT, VERSION = "ramses-run", 1
 # All that a run writes: --force replaces nothing else

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from ramses_d2.analysis.report import ReportOptions, build_report
-from ramses_d2.analysis.report_data import find_batches, read_run
-from ramses_d2.analysis.report_files import write_report
+from ramses_d2.analysis.report.build import ReportOptions, build_report
+from ramses_d2.analysis.report.data import find_batches, read_run
+from ramses_d2.analysis.report.files import write_report
 
-from ..analysis.hand_made_run import make_run, write_batches
+from ..analysis.report.hand_made_run import make_run, write_batches
 from .browser import Visit, find_browser
 from .command_line import ROOT, error_of, run_process
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ramses_d2.analysis.bootstrap import Resampling
-from ramses_d2.analysis.report import Report, ReportOptions, build_report
-from ramses_d2.analysis.report_data import find_batches, read_run
-from ramses_d2.analysis.report_files import write_report
+from ramses_d2.analysis.report.build import Report, ReportOptions, build_report
+from ramses_d2.analysis.report.data import find_batches, read_run
+from ramses_d2.analysis.report.files import write_report
 
 from .hand_made_run import make_run, write_batches
 

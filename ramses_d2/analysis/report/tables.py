@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from .grading import Grading
-from .report import Report
-from .report_table import ReportTable, count, items, number, percent, plain, span, text
+from ..grading import Grading
+from .build import Report
+from .table import ReportTable, count, items, number, percent, plain, span, text
 
 # Every table that a report may have
 TABLE_NAMES = (

@@ -16,8 +16,8 @@ from PIL import Image
 from ramses_d2.data.label_map import read_image, read_label_image
 from ramses_d2.errors import RamsesError
 
-from .drawing import draw_instances
-from .report_data import Run, RunPicture
+from ..drawing import draw_instances
+from .data import Run, RunPicture
 
 # Side of a cut-out in px: 4 cm on paper at 300 dpi
 _SIDE = 440

@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2.analysis.stream_geometry import RowBuffer
-from ramses_d2.analysis.stream_instances import FrameInstances, instances_from_prediction
-from ramses_d2.analysis.stream_parts import Part, union
-from ramses_d2.analysis.stream_stitcher import StreamStitcher
+from ramses_d2.analysis.stream.geometry import RowBuffer
+from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_prediction
+from ramses_d2.analysis.stream.parts import Part, union
+from ramses_d2.analysis.stream.stitcher import StreamStitcher
 
 from .belts import blocks, cut, make_belt, no_instances
 

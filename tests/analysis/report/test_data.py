@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.analysis.report_data import read_run
+from ramses_d2.analysis.report.data import read_run
 from ramses_d2.errors import RamsesError
 
 from .hand_made_run import make_run

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .stream_instances import FrameInstances
-from .stream_parts import Part, contact, overlapping, parts_of, union
+from .instances import FrameInstances
+from .parts import Part, contact, overlapping, parts_of, union
 
 # Two masks are the same particle when they share at least this much
 SAME = 0.5

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import RamsesError
-from .stream_instances import FrameInstances
+from ...errors import RamsesError
+from .instances import FrameInstances
 
 AXES = ("rows", "columns")
 DIRECTIONS = ("forward", "backward")

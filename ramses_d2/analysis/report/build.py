@@ -17,18 +17,18 @@ import pandas as pd
 from ramses_d2 import __version__
 from ramses_d2.errors import RamsesError
 
-from .batch_comparison import Comparison, compare_batches
-from .bootstrap import Resampling
-from .calibration import Factors
-from .categories import Categories, categorise
-from .coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G, CoinScale, coin_scales
-from .composition import Composition, compose
-from .constituents import DEFAULT_MAP, ConstituentMap
-from .grading import Grading, grade, grade_groups
-from .json_values import json_values
-from .report_data import Run, WeighedBatches
-from .report_warnings import find_warnings
-from .sieves import SieveSize, sieve_series
+from ..batch_comparison import Comparison, compare_batches
+from ..bootstrap import Resampling
+from ..calibration import Factors
+from ..categories import Categories, categorise
+from ..coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G, CoinScale, coin_scales
+from ..composition import Composition, compose
+from ..constituents import DEFAULT_MAP, ConstituentMap
+from ..grading import Grading, grade, grade_groups
+from ..json_values import json_values
+from ..sieves import SieveSize, sieve_series
+from .data import Run, WeighedBatches
+from .warnings import find_warnings
 
 _BAND_POINTS = 80
 
@@ -147,9 +147,9 @@ def build_report(run: Run, options: ReportOptions, weighed: WeighedBatches, fact
     """Compute all figures of a report.
 
     Args:
-        run: of :func:`~.report_data.read_run`, uncorrected.
+        run: of :func:`~.data.read_run`, uncorrected.
         options: see there.
-        weighed: of :func:`~.report_data.find_batches`.
+        weighed: of :func:`~.data.find_batches`.
         factors: to correct masses with, None = leave them.
 
     Raises:

@@ -14,11 +14,11 @@ from ramses_d2.analysis.calibration import ClassFactor, Factors
 from ramses_d2.analysis.categories import categorise
 from ramses_d2.analysis.composition import compose
 from ramses_d2.analysis.grading import grade, grade_groups
-from ramses_d2.analysis.report import Report, build_report
-from ramses_d2.analysis.report_data import WeighedBatches, find_batches, read_particles, read_run
-from ramses_d2.analysis.report_files import write_report
-from ramses_d2.analysis.report_table import NOTHING
-from ramses_d2.analysis.report_tables import TABLE_NAMES, report_tables
+from ramses_d2.analysis.report.build import Report, build_report
+from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_particles, read_run
+from ramses_d2.analysis.report.files import write_report
+from ramses_d2.analysis.report.table import NOTHING
+from ramses_d2.analysis.report.tables import TABLE_NAMES, report_tables
 from ramses_d2.errors import RamsesError
 
 from .hand_made_report import MINIMAL, OPTIONS, make_report

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.analysis.report_data import read_run
-from ramses_d2.analysis.report_gallery import cut_out, make_gallery
+from ramses_d2.analysis.report.data import read_run
+from ramses_d2.analysis.report.gallery import cut_out, make_gallery
 
 from .hand_made_run import COLORS, make_run
 

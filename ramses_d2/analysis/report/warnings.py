@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .calibration import is_same_file
-from .constituents import SCALE
-from .report_words import many, sentence
+from ..calibration import is_same_file
+from ..constituents import SCALE
+from .words import many, sentence
 
 if TYPE_CHECKING:
-    from .report import Report
+    from .build import Report
 
 # Resolutions that differ by less are the same number, rounded
 _SAME_RESOLUTION = 0.005

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .stream_instances import FrameInstances
+from .instances import FrameInstances
 
 
 @dataclass(frozen=True)

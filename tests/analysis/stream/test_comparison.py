@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ramses_d2.analysis.stream_comparison import compare_with_uncut, uncut_estimate
-from ramses_d2.analysis.stream_geometry import BeltOrientation
-from ramses_d2.analysis.stream_instances import FrameInstances
+from ramses_d2.analysis.stream.comparison import compare_with_uncut, uncut_estimate
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.instances import FrameInstances
 
 from .belts import cut, make_belt
 

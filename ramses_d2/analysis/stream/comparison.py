@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .stream import Predict, stream_particles
-from .stream_geometry import BeltOrientation
+from .geometry import BeltOrientation
+from .particle_stream import Predict, stream_particles
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from .report import Report
-from .report_figures import comparison_chart, composition_chart, grading_chart, group_chart, histograms
-from .report_gallery import GalleryPart
-from .report_style import CSS
-from .report_table import ReportTable
-from .report_template import TEMPLATE
-from .report_text import (
+from .build import Report
+from .figures import comparison_chart, composition_chart, grading_chart, group_chart, histograms
+from .gallery import GalleryPart
+from .style import CSS
+from .table import ReportTable
+from .template import TEMPLATE
+from .text import (
     CODE_FACTS,
     comparison_notes,
     comparison_text,
@@ -26,7 +26,7 @@ from .report_text import (
     picture_facts,
     provenance,
 )
-from .report_words import sentence
+from .words import sentence
 
 _CONTENTS = [
     ("composition", "Composition"),
@@ -48,7 +48,7 @@ def report_page(
     Args:
         report: all figures.
         tables: of :func:`~.report_tables.report_tables`.
-        gallery: of :func:`~.report_gallery.make_gallery`.
+        gallery: of :func:`~.gallery.make_gallery`.
         file_names: name of the CSV file of each table.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

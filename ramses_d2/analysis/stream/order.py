@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from ..natural_order import natural_key
+
 PathLike = TypeVar("PathLike", str, Path)
 
 
@@ -28,13 +30,7 @@ class Gap(NamedTuple):
 
 def natural_order(paths: Iterable[PathLike]) -> list[PathLike]:
     """Sort file names as people do: frame_2 before frame_10, whatever the case of the letters."""
-
-    def key(path: PathLike) -> tuple[list[str | int], str]:
-        # Text and numbers take turns, beginning with text, so that like is compared with like
-        pieces = re.split(r"(\d+)", str(path).casefold())
-        return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], str(path)
-
-    return sorted(paths, key=key)
+    return sorted(paths, key=natural_key)
 
 
 def frame_numbers(names: Sequence[str | Path]) -> list[int] | None:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.stream import ParticleStream, StreamParticle, stream_particles
-from ramses_d2.analysis.stream_geometry import BeltOrientation
-from ramses_d2.analysis.stream_instances import FrameInstances
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.particle_stream import ParticleStream, StreamParticle, stream_particles
 from ramses_d2.data.synthetic import SceneConfig, write_belt
 from ramses_d2.errors import RamsesError
 

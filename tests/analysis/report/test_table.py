@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.report_table import NOTHING, ReportTable, count, items, number, plain, span, text
+from ramses_d2.analysis.report.table import NOTHING, ReportTable, count, items, number, plain, span, text
+from ramses_d2.analysis.report.words import many, percent_text, sentence
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,15 @@ def test_range_and_total() -> None:
     )
     assert table.rows() == [[("x", False), ("1.0\u00a0–\u00a02.5", True)], [("y", False), (NOTHING, True)]]
     assert table.total_row() == [("all", False), ("", True)]
+
+
+def test_words() -> None:
+    assert sentence("unknown mass: 2 particles (0.2% by number, 5 % by area)") == (
+        "Unknown mass: 2 particles (0.2\u00a0% by number, 5\u00a0% by area)."
+    )
+    assert percent_text(0.95) == "95\u00a0%" and percent_text(-0.0123, 1, sign=True) == "\u22121.2\u00a0%"
+    assert [many(1, "batch", "batches"), many(2, "batch", "batches"), many(0, "picture")] == [
+        "1 batch",
+        "2 batches",
+        "0 pictures",
+    ]

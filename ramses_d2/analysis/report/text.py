@@ -9,9 +9,9 @@ import numpy as np
 
 from ramses_d2 import __version__
 
-from .report import Report
-from .report_table import NOTHING
-from .report_words import SPACE, many, percent_text
+from .build import Report
+from .table import NOTHING
+from .words import SPACE, many, percent_text
 
 _MEASURES = {
     "feret_min": "minimum Feret diameter (smallest caliper width)",

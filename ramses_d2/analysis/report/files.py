@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ramses_d2.errors import RamsesError
 
-from .constituents import SCALE
-from .report import Report
-from .report_gallery import make_gallery
-from .report_html import report_page
-from .report_tables import TABLE_NAMES, report_tables
+from ..constituents import SCALE
+from .build import Report
+from .gallery import make_gallery
+from .html import report_page
+from .tables import TABLE_NAMES, report_tables
 
 
 def write_report(report: Report, output: str | Path, *, force: bool = False) -> list[Path]:

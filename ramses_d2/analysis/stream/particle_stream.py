@@ -2,7 +2,7 @@
 
 The frames are joined to a belt in memory, without loss, and the network sees windows of that belt which are as large as
 a frame but begin where the particles begin that the last window cut. What is longer than a window is joined from parts
-(stream_stitcher.py). docs/streams.md tells why.
+(stitcher.py). docs/streams.md tells why.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RamsesError
-from .stream_geometry import BeltOrientation, RowBuffer
-from .stream_instances import FrameInstances
-from .stream_parts import Part
-from .stream_stitcher import StreamStitcher
+from ...errors import RamsesError
+from .geometry import BeltOrientation, RowBuffer
+from .instances import FrameInstances
+from .parts import Part
+from .stitcher import StreamStitcher
 
 Predict = Callable[[np.ndarray], FrameInstances]
 

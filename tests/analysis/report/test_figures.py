@@ -1,0 +1,106 @@
+"""The charts of a report: what is drawn is what the tables say, and patterns and markers tell it without colour."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ramses_d2.analysis.report.build import Report
+from ramses_d2.analysis.report import figures as report_figures
+
+from .hand_made_report import make_report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return make_report(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def figures(report: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """The charts before they become SVG."""
+    monkeypatch.setattr(report_figures, "to_svg", lambda figure, name, title: figure)
+    masses = report.run.table["mass"].dropna().to_numpy()
+    return {
+        "composition": report_figures.composition_chart(report.composition),
+        "grading": report_figures.grading_chart(report.grading, report.band),
+        "groups": report_figures.group_chart(report.groups),
+        "histograms": report_figures.histograms({"mass, g": masses, "size, mm": np.array([5.0])}),
+        "comparison": report_figures.comparison_chart(report.comparison),
+    }
+
+
+def test_bars_and_their_intervals(report: Report, figures: dict[str, Figure]) -> None:
+    (axes,) = figures["composition"].axes
+    table = report.composition.constituents.iloc[:6]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(list(100 * table["fraction"]))
+    ends = [segment[:, 0] for segment in axes.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, 100 * table[["low", "high"]].to_numpy(float), atol=1e-9)
+    assert len({bar.get_hatch() for bar in axes.patches}) == 6
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(table["constituent"])
+
+
+def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figure]) -> None:
+    (axes,) = figures["grading"].axes
+    lines = {line.get_label(): line for line in axes.lines}
+    sizes, passing = lines["particles"].get_data()
+    openings, at_sieves = lines["sieves"].get_data()
+    shown = report.grading.sieves.set_index("sieve_mm")["passing"]
+    np.testing.assert_allclose(at_sieves, 100 * shown[openings])
+    assert passing[-1] == pytest.approx(100) and lines["particles"].get_drawstyle() == "steps-post"
+    steps = [passing[sizes <= opening * (1 + 1e-9)].max(initial=0) for opening in openings]
+    np.testing.assert_allclose(steps, at_sieves)
+    assert axes.get_xscale() == "log"
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (
+        band[:, 1].min() >= 0 and band[:, 1].max() <= 100 + 1e-9 and band[:, 0].min() == pytest.approx(0.999 * sizes[0])
+    )
+
+
+def test_constituents_differ_without_colour(report: Report, figures: dict[str, Figure]) -> None:
+    (axes,) = figures["groups"].axes
+    assert [line.get_label() for line in axes.lines] == list(report.groups)
+    assert len({line.get_marker() for line in axes.lines}) == len({line.get_linestyle() for line in axes.lines}) == 4
+    for line, grading in zip(axes.lines, report.groups.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata()[-1], 100 * grading.sieves["passing"].iloc[-1])
+
+
+def test_histograms_count_every_particle(report: Report, figures: dict[str, Figure]) -> None:
+    counts = [sum(bar.get_height() for bar in axes.patches) for axes in figures["histograms"].axes]
+    assert counts == [report.run.table["mass"].notna().sum(), 1]
+
+
+def test_comparison_points(report: Report, figures: dict[str, Figure]) -> None:
+    (axes,) = figures["comparison"].axes
+    points = {line.get_label(): line.get_data() for line in axes.lines if line.get_label() != "equal"}
+    for row in report.comparison.per_batch.itertuples():
+        weighed, predicted = points[row[2]]
+        assert (weighed, predicted) == ([row.weighed_g], [row.predicted_g])
+    assert len({line.get_marker() for line in axes.lines}) == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.04, 3, ["0.1", "1"]), (5.5, 13, ["6", "7", "8", "9", "10", "12"]), (0.9, 110, ["1", "10", "100"])],
+)
+def test_ticks_are_plain_numbers(low: float, high: float, ticks: list[str]) -> None:
+    axes = Figure().add_subplot()
+    axes.set(xscale="log", xlim=(low, high))
+    report_figures._plain_log_ticks(axes, low, high)
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert set(ticks) <= set(shown) and 4 <= len(shown) <= 12
+
+
+def test_patterns_reach_the_page(report: Report) -> None:
+    svg = report_figures.composition_chart(report.composition)
+    patterns = re.findall(r"<pattern.*?</pattern>", svg, re.DOTALL)
+    assert len({re.sub(r'(?:id|fill|style)="[^"]*"', "", pattern) for pattern in patterns}) == 6
+
+
+def test_a_dollar_in_a_class_is_a_dollar(report: Report) -> None:
+    rows = report.comparison.per_batch.replace({"class": {"Rc": "R$c$"}})
+    assert ">R$c$</text>" in report_figures.comparison_chart(replace(report.comparison, per_batch=rows))
