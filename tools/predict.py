@@ -8,27 +8,31 @@ Examples:
         --input pictures/ "more/*.png" --recursive --resolution metadata.json --output predictions
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
         --input "ramses://datasets/demo/split.json#valid" --output predictions
+    python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
+        --input belt/ --resolution 28.7 --output belt_run --stream --overlap 20
 
-A run that was stopped goes on where it was when the same command is given again.
+A run that was stopped goes on where it was when the same command is given again. With --stream the pictures are
+consecutive frames of a conveyor belt, and what their borders cut is counted once, whole (docs/streams.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 
 import pandas as pd
-from tqdm import tqdm
 
 from ramses_d2.analysis.fragments import FRAGMENT_MODES
-from ramses_d2.analysis.pictures import find_pictures, read_resolutions
-from ramses_d2.analysis.prediction import picture_overlay, picture_result
+from ramses_d2.analysis.pictures import find_pictures, in_given_order, read_resolutions
 from ramses_d2.analysis.run_folder import RunFolder
-from ramses_d2.data import read_image
+from ramses_d2.analysis.stream.geometry import AXES, DIRECTIONS
+from ramses_d2.analysis.stream.run import StreamSettings
 from ramses_d2.engine import RamsesPredictor, load_config, run_settings, versions
+from ramses_d2.engine.prediction_run import predict_belt, predict_pictures
 from ramses_d2.errors import RamsesError, exit_on_error
-from ramses_d2.modeling.mass import known_resolution
+
+# Options of --stream, and their defaults
+_BELT = {"overlap": 0, "belt_axis": "rows", "belt_direction": "forward", "cut_particles": "keep", "order": None}
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,23 +59,41 @@ def parse_args() -> argparse.Namespace:
         default="drop",
         help="disconnected parts of a particle: drop all but the largest (default), keep them, or split them off",
     )
-    parser.add_argument(
-        "--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the picture"
-    )
+    area = parser.add_mutually_exclusive_group()
+    area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the picture")
+    area.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same in mm2; needs the resolution")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures that go through together")
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures with outlines")
     parser.add_argument("--force", action="store_true", help="replace a finished run, or one with other settings")
+    belt = parser.add_argument_group("conveyor belts")
+    belt.add_argument("--stream", action="store_true", help="the pictures are consecutive frames, in natural order")
+    belt.add_argument("--overlap", type=int, default=0, metavar="PX", help="px that a frame repeats of the one before")
+    belt.add_argument(
+        "--belt-axis", choices=AXES, default="rows", help="the belt moves along rows (default) or columns"
+    )
+    belt.add_argument(
+        "--belt-direction",
+        choices=DIRECTIONS,
+        default="forward",
+        help="the next frame continues below or right (forward, default), or above or left",
+    )
+    belt.add_argument("--order", metavar="FILE", help="text with the frames' names in their order; others are left out")
+    belt.add_argument(
+        "--cut-particles",
+        choices=("keep", "drop"),
+        default="keep",
+        help="what the belt's first and last frame cut, and those beside a gap: keep, flagged (default), or drop",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> int:
     """Predict all pictures; returns the exit status."""
-    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        raise RamsesError(f"--score-threshold {args.score_threshold}: give a number from 0 to 1")
-    if args.batch_size < 1 or args.min_area < 0:
-        raise RamsesError(f"--batch-size {args.batch_size}, --min-area {args.min_area}: from 1 on, and from 0 on")
+    _check(args)
     pictures = find_pictures(args.input, read_resolutions(args.resolution), recursive=args.recursive)
+    if args.order:
+        pictures = in_given_order(pictures, args.order)
     cfg = load_config(args.config_file, args.opts)
     threshold = cfg.MODEL.RAMSES.TEST.REPORT_THRESH if args.score_threshold is None else args.score_threshold
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = min(cfg.MODEL.RAMSES.TEST.SCORE_THRESH, threshold)
@@ -79,7 +101,11 @@ def main(args: argparse.Namespace) -> int:
     cfg.MODEL.WEIGHTS = args.weights
     predictor = RamsesPredictor(cfg)
     class_names = cfg.MODEL.RAMSES.CLASS_NAMES or [f"class_{i}" for i in range(cfg.MODEL.RAMSES.NUM_CLASSES)]
-    options = {"score_threshold": threshold, "fragments": args.fragments, "min_area": args.min_area}
+    options = {"score_threshold": threshold, "fragments": args.fragments}
+    options |= {"min_area": args.min_area, "min_area_mm2": args.min_area_mm2}
+    if args.stream:
+        options["stream"] = {name: getattr(args, name) for name in _BELT if name != "order"}
+        options["stream"]["frames"] = [picture.path.name for picture in pictures]
     run = RunFolder(
         args.output,
         class_names,
@@ -87,47 +113,46 @@ def main(args: argparse.Namespace) -> int:
         {"command": sys.argv, "weights_file": args.weights, "versions": versions()},
         force=args.force,
     )
-
-    todo = [picture for picture in pictures if not run.is_done(picture)]
-    if len(todo) < len(pictures):
-        print(f"{len(pictures) - len(todo)} of {len(pictures)} pictures are done already", file=sys.stderr)
-    failed, particles = [], 0
-    with tqdm(total=len(todo), unit="picture", disable=None) as progress:
-        for start in range(0, len(todo), args.batch_size):
-            images, resolutions, batch = [], [], []
-            for picture in todo[start : start + args.batch_size]:
-                try:
-                    images.append(read_image(picture.path))
-                except RamsesError as error:
-                    failed.append((str(picture.path), str(error)))
-                    progress.write(f"skipped: {error}", file=sys.stderr)
-                    progress.update()
-                    continue
-                batch.append(picture)
-                resolutions.append(known_resolution(picture.resolution, cfg.INPUT.RESOLUTION))
-            outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], resolutions)
-            for picture, image, resolution, output in zip(batch, images, resolutions, outputs, strict=True):
-                instances = output["instances"].to("cpu")
-                resolution = resolution or math.nan
-                result = picture_result(
-                    picture.path.name,
-                    instances[instances.scores >= threshold],
-                    class_names,
-                    resolution,
-                    fragments=args.fragments,
-                    min_area_px=args.min_area,
-                )
-                overlay = None if args.no_overlays else picture_overlay(image, result, class_names)
-                run.add(picture, image.shape[:2], resolution, result.labels, result.table, overlay)
-                particles += len(result.table)
-                progress.set_postfix(particles=particles, refresh=False)
-                progress.update()
-    if len(failed) == len(pictures):
-        raise RamsesError(f"{' '.join(args.input)}: none of the {len(failed)} pictures could be read")
-    table = run.finish(failed)
+    if args.stream:
+        settings = StreamSettings(
+            overlap=args.overlap,
+            axis=args.belt_axis,
+            direction=args.belt_direction,
+            keep_cut=args.cut_particles == "keep",
+            fragments=args.fragments,
+            min_area_px=args.min_area,
+            min_area_mm2=args.min_area_mm2,
+            overlays=not args.no_overlays,
+        )
+        table, failed = predict_belt(predictor, run, pictures, settings, score_threshold=threshold)
+    else:
+        table, failed = predict_pictures(
+            predictor,
+            run,
+            pictures,
+            score_threshold=threshold,
+            fragments=args.fragments,
+            min_area_px=args.min_area,
+            min_area_mm2=args.min_area_mm2,
+            batch_size=args.batch_size,
+            overlays=not args.no_overlays,
+        )
     read = len(pictures) - len(failed)
-    print(f"{_summary(table, cfg.MODEL.RAMSES.MASS.ENABLED)} in {read} picture{'s' * (read != 1)}: {args.output}")
+    weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
+    print(f"{_summary(table, weighs)} in {read} picture{'s' * (read != 1)}: {args.output}")
     return 1 if failed else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        raise RamsesError(f"--score-threshold {args.score_threshold}: give a number from 0 to 1")
+    if args.batch_size < 1 or args.min_area < 0:
+        raise RamsesError(f"--batch-size {args.batch_size}, --min-area {args.min_area}: from 1 on, and from 0 on")
+    if args.min_area_mm2 is not None and not args.min_area_mm2 >= 0:
+        raise RamsesError(f"--min-area-mm2 {args.min_area_mm2:g}: give an area of 0 or more")
+    given = [name for name, default in _BELT.items() if getattr(args, name) != default]
+    if given and not args.stream:
+        raise RamsesError(f"--{given[0].replace('_', '-')} is for conveyor belts: add --stream")
 
 
 def _summary(table: pd.DataFrame, weighs: bool) -> str:

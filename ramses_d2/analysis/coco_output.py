@@ -21,7 +21,7 @@ def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str,
 
     Returns:
         one dict per row: category_id, segmentation (RLE, counts as text), bbox (x, y, width, height), area (px),
-        iscrowd, score, mass (g, None = unknown) and label.
+        iscrowd, score, mass (g, None = unknown), label and, where the table has it, particle.
     """
     rles = encode_label_map(labels, table["label"].tolist())
     return [
@@ -35,6 +35,7 @@ def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str,
             "mass": None if pd.isna(row["mass"]) else float(row["mass"]),
             "label": int(row["label"]),
         }
+        | ({"particle": int(row["particle"])} if "particle" in row else {})
         for row, rle in zip(table.to_dict("records"), rles, strict=True)
     ]
 

@@ -173,9 +173,9 @@ def particle_row(
     }
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def table_of(rows: Sequence[dict[str, Any]], further: Sequence[str] = ()) -> pd.DataFrame:
     """Particle table of rows of :func:`particle_row`; further columns come last, and no row is a table, too."""
-    further = list(dict.fromkeys(name for row in rows for name in row if name not in _KINDS))
+    further = list(dict.fromkeys([*further, *(name for row in rows for name in row if name not in _KINDS)]))
     return pd.DataFrame(rows, columns=[*COLUMNS, *further]).astype(_KINDS)
 
 

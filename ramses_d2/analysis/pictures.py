@@ -105,6 +105,39 @@ def find_pictures(
     return _with_unique_names(pictures)
 
 
+def in_given_order(pictures: Sequence[Picture], order_file: str) -> list[Picture]:
+    """Bring pictures into the order of a list.
+
+    Args:
+        pictures: of :func:`find_pictures`.
+        order_file: text, one file name, path or name without extension a line; blank lines and those that begin with #
+            do not count.
+
+    Returns:
+        the pictures that the list names.
+
+    Raises:
+        RamsesError: no such file, no name in it, a name twice, or one that is none or several of the pictures.
+    """
+    path = Path(order_file)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RamsesError(f"--order {path}: not readable as text ({type(error).__name__})") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise RamsesError(f"--order {path}: no name in it")
+    ordered = []
+    for name in names:
+        found = [p for p in pictures if name in (str(p.path), p.path.name, p.path.stem)]
+        if len(found) != 1:
+            raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the pictures")
+        if found[0] in ordered:
+            raise RamsesError(f"--order {path}: {name} is named twice")
+        ordered += found
+    return ordered
+
+
 def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
     if "://" in source:
         records = {record["image_id"]: record for record in DatasetCatalog.get(register(source))}.values()

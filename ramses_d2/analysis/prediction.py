@@ -38,6 +38,7 @@ def picture_result(
     *,
     fragments: str = "drop",
     min_area_px: float = 0,
+    min_area_mm2: float | None = None,
 ) -> PictureResult:
     """Make label image and particle table of a picture's instances.
 
@@ -48,7 +49,7 @@ def picture_result(
         class_names: of the class ids.
         resolution: px/mm, NaN = unknown.
         fragments: what happens to disconnected parts, see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
-        min_area_px: smaller parts are dropped.
+        min_area_px, min_area_mm2: smaller parts are dropped.
     """
     scores = instances.scores.numpy().astype(float)
     masses = instances.pred_masses.numpy().astype(float) if instances.has("pred_masses") else None
@@ -56,7 +57,9 @@ def picture_result(
     classes = instances.pred_classes.numpy()
     boxes = instances.pred_boxes.tensor.numpy()
     labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, instances.image_size)
-    labels, parents, shares = handle_fragments(labels, mode=fragments, min_area_px=min_area_px)
+    labels, parents, shares = handle_fragments(
+        labels, mode=fragments, min_area_px=min_area_px, min_area_mm2=min_area_mm2, resolution=resolution
+    )
     owner = parents - 1
     classes, scores, masses = classes[owner], scores[owner], masses[owner] * shares
     names = [class_names[index] for index in classes]

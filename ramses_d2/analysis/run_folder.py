@@ -29,7 +29,8 @@ from .pictures import Picture
 FORMAT, VERSION = "ramses-run", 1
 # All that a run writes: --force replaces nothing else
 ENTRIES = {
-    *("annotations.csv", "coco_instances.json", "coco_results.json", "run.json", "labels", "overlays", "pictures"),
+    *("annotations.csv", "coco_instances.json", "coco_results.json", "run.json"),
+    *("labels", "overlays", "pictures", "windows"),
 }
 
 
@@ -100,7 +101,8 @@ class RunFolder:
         """Whether an earlier start of this run has finished a picture."""
         return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Make the folder, if this is not the run that is in it."""
         if self._started:
             return
         if self._replaces:
@@ -120,6 +122,7 @@ class RunFolder:
         labels: np.ndarray,
         table: pd.DataFrame,
         overlay: np.ndarray | None,
+        seen: pd.DataFrame | None = None,
     ) -> None:
         """Write the files of one picture.
 
@@ -130,8 +133,9 @@ class RunFolder:
             labels: (H, W) uint16.
             table: its particles, columns of :data:`~ramses_d2.analysis.particles.COLUMNS` and maybe more.
             overlay: (h, w, 3) uint8 RGB, or None for none.
+            seen: what its COCO annotations are made of, see :func:`~.coco_output.coco_instances`; default: ``table``.
         """
-        self._start()
+        self.start()
         self._write(f"labels/{picture.name}.png", _encoded(labels, "PNG"))
         if overlay is not None:
             self._write(f"overlays/{picture.name}.jpg", _encoded(overlay, "JPEG", quality=92))
@@ -145,7 +149,7 @@ class RunFolder:
             "resolution": None if math.isnan(resolution) else resolution,
             "columns": list(table.columns),
             "rows": table.astype(object).where(table.notna(), None).to_numpy().tolist(),
-            "instances": coco_instances(labels, table, ids),
+            "instances": coco_instances(labels, table if seen is None else seen, ids),
         }
         self._write_json(f"pictures/{picture.name}.json", part)
 
@@ -158,7 +162,7 @@ class RunFolder:
         Returns:
             the particle table of the run.
         """
-        self._start()
+        self.start()
         names = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
         parts = [self._read(f"pictures/{path.name}") for path in names]
         tables = [pd.DataFrame(part["rows"], columns=part["columns"]) for part in parts if part["rows"]]

@@ -102,6 +102,32 @@ def test_uri_resolution_empty_results_force_and_a_broken_picture(
     assert len(list((tmp_path / "out/labels").iterdir())) == 2
 
 
+def test_a_belt(
+    tiny_folder: Callable[..., Path], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = (tiny_folder() / "images/img0.png").read_bytes()
+    (tmp_path / "belt").mkdir()
+    for number in (1, 2, 4):
+        (tmp_path / f"belt/frame_{number}.png").write_bytes(picture)
+    (tmp_path / "order.txt").write_text("frame_2.png\nframe_1\n")
+    common = ["--weights", weights, "--input", "belt", "--resolution", "2", "--score-threshold", "0", "--stream"]
+    result = predict(*common, "--output", "out", "--overlap", "4", "--order", "order.txt", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "does not continue" not in result.stderr  # two names tell no step but 1, up or down
+    table = pd.read_csv(tmp_path / "out/annotations.csv").set_index("particle").sort_index()
+    assert list(table.index) == list(range(1, len(table) + 1)) and len(table) > 0
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["settings"]["options"]["stream"]["overlap"] == 4
+    assert record["settings"]["options"]["stream"]["frames"] == ["frame_2.png", "frame_1.png"]
+    second = table[table["baseimg"] == "frame_1.png"]
+    assert (second["belt_x0"] - second["x0"] == record["pictures"][0]["height"] - 4).all()
+    assert {path.name for path in (tmp_path / "out/labels").iterdir()} == {"frame_1.png", "frame_2.png"}
+
+    too_much = ["--config-file", TINY_YAML, *common, "--output", "other", "--overlap", "500"]
+    message = error_of("predict.py", *too_much, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "frame_2.png" in message and "overlap by 500 px" in message
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -110,6 +136,11 @@ def test_uri_resolution_empty_results_force_and_a_broken_picture(
         ({"--resolution": "0"}, "--resolution 0"),
         ({"--resolution": "nan"}, "--resolution nan"),
         ({"--input": "broken.jpg"}, "none of the 1 pictures"),
+        ({"--input": "broken.jpg", "--stream": ""}, "none of the 1 pictures"),
+        ({"--overlap": "20"}, "--overlap is for conveyor belts: add --stream"),
+        ({"--order": "order.txt", "--stream": ""}, "img7.png is none of the pictures"),
+        ({"--order": "none.txt", "--stream": ""}, "none.txt: not readable"),
+        ({"--min-area-mm2": "nan"}, "--min-area-mm2 nan"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(
@@ -121,6 +152,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     message: str,
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "order.txt").write_text("# belt 3\nimg1\nimg7.png\n")
     options = {
         "--config-file": TINY_YAML,
         "--weights": weights,
@@ -128,7 +160,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         "--resolution": "2",
         "--output": "out",
     } | change
-    arguments = [word for pair in options.items() for word in pair]
+    arguments = [word for pair in options.items() for word in pair if word]
     assert message in error_of("predict.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 

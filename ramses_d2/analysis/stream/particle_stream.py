@@ -134,6 +134,11 @@ class ParticleStream:
         """No particle still to come has a pixel above this belt row, so a frame that ends there is complete."""
         return min(self._rows.top, self._stitcher.settled_row)
 
+    @property
+    def frame_rows(self) -> list[tuple[int, int]]:
+        """First and last + 1 belt row of every frame so far."""
+        return [(end - length, end) for end, length in zip(self._frame_ends, self._frame_lengths, strict=True)]
+
     def _take(self, picture: np.ndarray) -> None:
         """Copy a frame to the end of the belt."""
         rows = self._orientation.to_belt(picture)

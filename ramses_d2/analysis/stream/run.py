@@ -1,0 +1,203 @@
+"""The pictures of a conveyor belt as one prediction run: every particle in one row, every frame with a label image."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from ramses_d2.errors import RamsesError
+
+from ..drawing import draw_instances
+from ..particles import particle_row, table_of
+from ..pictures import Picture
+from ..run_folder import RunFolder
+from .cleaning import cleaned
+from .frames import Frame, NumberedParticle, OpenFrames, label_of
+from .geometry import BeltOrientation
+from .instances import FrameInstances
+from .order import find_gaps
+from .particle_stream import ParticleStream, Predict, StreamParticle
+from .window_store import WindowStore
+
+Read = Callable[[Picture], np.ndarray]
+BELT_COLUMNS = ("particle", "belt_x0", "belt_x1", "belt_y0", "belt_y1")
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How the frames lie on the belt, and what counts.
+
+    Attributes:
+        overlap, axis, direction, keep_cut: see :class:`~ramses_d2.analysis.stream.ParticleStream`.
+        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
+        overlays: draw the outlines on every frame.
+    """
+
+    overlap: int = 0
+    axis: str = "rows"
+    direction: str = "forward"
+    keep_cut: bool = True
+    fragments: str = "drop"
+    min_area_px: float = 0
+    min_area_mm2: float | None = None
+    overlays: bool = True
+
+
+class StreamRun:
+    """Predicts a belt into a run folder, see docs/streams.md for what is in it.
+
+    Args:
+        run: the folder.
+        predict: picture -> its particles, see :class:`~ramses_d2.analysis.stream.ParticleStream`.
+        read: picture -> (H, W, 3) uint8 RGB.
+        resolution: px/mm of all frames, NaN = unknown.
+        settings: of the belt.
+        warn: takes sentences for the user.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        predict: Predict,
+        read: Read,
+        resolution: float,
+        settings: StreamSettings,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._run, self._read, self._resolution = run, read, resolution
+        self._predict, self._settings, self._warn = predict, settings, warn
+        self._windows = run.output / "windows"
+        self._orientation = BeltOrientation(settings.axis, settings.direction)
+        self._stream = ParticleStream(
+            WindowStore(self._windows, self._begin),
+            overlap=settings.overlap,
+            axis=settings.axis,
+            direction=settings.direction,
+            keep_cut=settings.keep_cut,
+        )
+        self._open = OpenFrames()
+        self._count = 0
+        self.failed: list[tuple[str, str]] = []
+
+    def frames(self, pictures: Sequence[Picture]) -> Iterator[int]:
+        """Predict the frames in their order; yields the number of particles known after each one.
+
+        A frame that cannot be read is noted in :attr:`failed`, and the belt is cut there as where one is missing.
+        """
+        gaps = {gap.index: gap.message for gap in find_gaps([picture.path for picture in pictures])}
+        for index, picture in enumerate(pictures):
+            if index in gaps:
+                self._warn(f"{gaps[index]}: the belt is cut there")
+                self._settle(self._stream.cut(), None)
+            try:
+                image = self._read(picture)
+            except RamsesError as error:
+                self.failed.append((str(picture.path), str(error)))
+                self._warn(f"skipped: {error}; the belt is cut there")
+                self._settle(self._stream.cut(), None)
+            else:
+                try:
+                    particles = self._stream.push(image)
+                except RamsesError as error:
+                    raise RamsesError(f"{picture.path}: {error}") from error
+                frame = len(self._stream.frame_rows) - 1
+                self._open.open(Frame(frame, picture, image.shape[:2], self._stream.frame_rows[frame]))
+                del image  # what settles now reads the pictures that it draws on
+                self._settle(particles, self._stream.settled_row)
+            yield self._count
+        self._settle(self._stream.cut(), None)
+        yield self._count
+
+    def finish(self) -> pd.DataFrame:
+        """Write the tables of the whole belt; returns the particle table."""
+        table = self._run.finish(self.failed)
+        shutil.rmtree(self._windows, ignore_errors=True)
+        return table
+
+    def _begin(self, picture: np.ndarray) -> FrameInstances:
+        """Predict a window; the folder is made when the first one is due, and the frames are known to fit."""
+        self._run.start()
+        return self._predict(picture)
+
+    def _settle(self, particles: Sequence[StreamParticle], row: int | None) -> None:
+        """Take particles that are finished, and write the frames above a belt row."""
+        numbered = []
+        for particle in particles:
+            parts = cleaned(
+                particle,
+                self._orientation,
+                self._stream.frame_rows,
+                mode=self._settings.fragments,
+                min_area_px=self._settings.min_area_px,
+                min_area_mm2=self._settings.min_area_mm2,
+                resolution=self._resolution,
+            )
+            for part in parts:
+                self._count += 1
+                numbered.append(NumberedParticle(self._count, part))
+        self._open.add(numbered)
+        for frame in self._open.settled(row):
+            self._write(frame)
+
+    def _write(self, frame: Frame) -> None:
+        labels = frame.paint(self._orientation)
+        names = self._run.class_names
+        table = table_of([self._row(frame.picture, one, names) for one in frame.starting], BELT_COLUMNS)
+        seen = _visible(frame, labels, names)
+        overlay = self._overlay(frame, labels, seen) if self._settings.overlays else None
+        self._run.add(frame.picture, frame.size, self._resolution, labels, table, overlay, seen)
+
+    def _row(self, picture: Picture, one: NumberedParticle, names: Sequence[str]) -> dict[str, Any]:
+        particle = one.particle
+        row = particle_row(
+            particle.mask,
+            baseimg=picture.path.name,
+            label=label_of(one.number),
+            class_name=names[particle.class_id],
+            mass=particle.mass,
+            score=particle.score,
+            resolution=self._resolution,
+            origin=(particle.box[1], particle.box[0]),
+            edges=particle.edges,
+        )
+        belt = (one.number, *particle.belt_rows, *particle.belt_columns)
+        return row | dict(zip(BELT_COLUMNS, belt, strict=True))
+
+    def _overlay(self, frame: Frame, labels: np.ndarray, seen: pd.DataFrame) -> np.ndarray:
+        """Outlines of what a frame shows of its particles, with the mass of the whole particle."""
+        names = self._run.class_names
+        numbers = np.zeros(int(labels.max(initial=0)) + 1, np.uint16)
+        numbers[seen["label"]] = np.arange(1, len(seen) + 1)
+        whole = {label_of(one.number): one.particle for one in frame.particles}
+        shown = [whole[label] for label in seen["label"]]
+        return draw_instances(
+            self._read(frame.picture),
+            numbers[labels],
+            np.array([particle.class_id for particle in shown], np.int64),
+            np.array([particle.score for particle in shown], float),
+            np.array([particle.mass for particle in shown], float),
+            class_names=names,
+            alpha=0,
+        )
+
+
+def _visible(frame: Frame, labels: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """The part of each particle that a frame shows, for its COCO annotations; the mass is shared by area."""
+    boxes = ndimage.find_objects(labels.astype(np.int32))
+    columns, rows = ["label", "class", "score", "mass", "area", "x0", "x1", "y0", "y1", "particle"], []
+    for one in frame.particles:
+        label, particle = label_of(one.number), one.particle
+        box = boxes[label - 1] if label <= len(boxes) else None
+        if box is None:  # another particle covers it here
+            continue
+        area = np.count_nonzero(labels[box] == label)
+        mass = particle.mass * area / np.count_nonzero(particle.mask)
+        edges = (box[0].start, box[0].stop, box[1].start, box[1].stop)
+        rows.append((label, names[particle.class_id], particle.score, mass, area, *edges, one.number))
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,146 @@
+"""Prediction of many pictures, or of the frames of a conveyor belt, into a run folder."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ..analysis.pictures import Picture
+from ..analysis.prediction import picture_overlay, picture_result
+from ..analysis.run_folder import RunFolder
+from ..analysis.stream import FrameInstances, instances_from_prediction
+from ..analysis.stream.run import StreamRun, StreamSettings
+from ..data import read_image
+from ..errors import RamsesError
+from ..modeling.mass import known_resolution
+from .predictor import RamsesPredictor
+
+Failures = list[tuple[str, str]]
+
+
+def predict_pictures(
+    predictor: RamsesPredictor,
+    run: RunFolder,
+    pictures: Sequence[Picture],
+    *,
+    score_threshold: float,
+    fragments: str = "drop",
+    min_area_px: float = 0,
+    min_area_mm2: float | None = None,
+    batch_size: int = 1,
+    overlays: bool = True,
+) -> tuple[pd.DataFrame, Failures]:
+    """Predict pictures one by one; what an earlier start of the run has done is not done again.
+
+    Args:
+        predictor: gives run-length masks (``MODEL.RAMSES.TEST.MASK_FORMAT`` "rle") or bit masks.
+        run: takes the results.
+        pictures: to predict; those without a resolution have ``INPUT.RESOLUTION``.
+        score_threshold: what is less sure is no particle.
+        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
+        batch_size: pictures that go through the network together.
+        overlays: draw the outlines.
+
+    Returns:
+        the particle table of the run, and the path of each picture that could not be read with the reason.
+
+    Raises:
+        RamsesError: none of the pictures can be read.
+    """
+    todo = [picture for picture in pictures if not run.is_done(picture)]
+    if len(todo) < len(pictures):
+        print(f"{len(pictures) - len(todo)} of {len(pictures)} pictures are done already", file=sys.stderr)
+    failed: Failures = []
+    particles = 0
+    with tqdm(total=len(todo), unit="picture", disable=None) as progress:
+        for start in range(0, len(todo), batch_size):
+            images, batch = [], []
+            for picture in todo[start : start + batch_size]:
+                try:
+                    images.append(read_image(picture.path))
+                except RamsesError as error:
+                    failed.append((str(picture.path), str(error)))
+                    progress.write(f"skipped: {error}", file=sys.stderr)
+                    progress.update()
+                    continue
+                batch.append(picture)
+            resolutions = [known_resolution(picture.resolution, predictor.cfg.INPUT.RESOLUTION) for picture in batch]
+            outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], resolutions)
+            for picture, image, resolution, output in zip(batch, images, resolutions, outputs, strict=True):
+                instances = output["instances"].to("cpu")
+                resolution = resolution or math.nan
+                result = picture_result(
+                    picture.path.name,
+                    instances[instances.scores >= score_threshold],
+                    run.class_names,
+                    resolution,
+                    fragments=fragments,
+                    min_area_px=min_area_px,
+                    min_area_mm2=min_area_mm2,
+                )
+                overlay = picture_overlay(image, result, run.class_names) if overlays else None
+                run.add(picture, image.shape[:2], resolution, result.labels, result.table, overlay)
+                particles += len(result.table)
+                progress.set_postfix(particles=particles, refresh=False)
+                progress.update()
+    _stop_if_all_failed(failed, pictures)
+    return run.finish(failed), failed
+
+
+def predict_belt(
+    predictor: RamsesPredictor,
+    run: RunFolder,
+    frames: Sequence[Picture],
+    settings: StreamSettings,
+    *,
+    score_threshold: float,
+) -> tuple[pd.DataFrame, Failures]:
+    """Predict the consecutive frames of a belt; a run that was stopped looks at no part of the belt twice.
+
+    Args:
+        predictor, run, score_threshold: see :func:`predict_pictures`.
+        frames: in the order of the belt.
+        settings: how they lie on it, and what counts.
+
+    Returns:
+        see :func:`predict_pictures`.
+
+    Raises:
+        RamsesError: frames of several resolutions, a frame that does not continue the one before, or none that can be
+            read.
+    """
+    if all(map(run.is_done, frames)):
+        print(f"all {len(frames)} frames are done already", file=sys.stderr)
+        return run.finish(), []
+    resolutions = {known_resolution(frame.resolution, predictor.cfg.INPUT.RESOLUTION) for frame in frames}
+    if len(resolutions) > 1:
+        raise RamsesError(f"frames of one belt need one resolution, these have {len(resolutions)}")
+    resolution = resolutions.pop()
+
+    def predict(image: np.ndarray) -> FrameInstances:
+        return instances_from_prediction(predictor(image[:, :, ::-1], resolution)["instances"], score_threshold)
+
+    with tqdm(total=len(frames), unit="frame", disable=None) as progress:
+        belt = StreamRun(
+            run,
+            predict,
+            lambda frame: read_image(frame.path),
+            resolution or math.nan,
+            settings,
+            lambda sentence: progress.write(sentence, file=sys.stderr),
+        )
+        for particles in belt.frames(frames):
+            progress.set_postfix(particles=particles, refresh=False)
+            progress.update(progress.n < len(frames))
+    _stop_if_all_failed(belt.failed, frames)
+    return belt.finish(), belt.failed
+
+
+def _stop_if_all_failed(failed: Failures, pictures: Sequence[Picture]) -> None:
+    if len(failed) == len(pictures):
+        raise RamsesError(f"none of the {len(pictures)} pictures could be read, the first because {failed[0][1]}")
