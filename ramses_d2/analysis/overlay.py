@@ -80,8 +80,9 @@ def silhouettes(labels: np.ndarray, boxes: Sequence[Box | None], shape: tuple[in
             for edges, side in zip(box, labels.shape, strict=True)
         )
         mask = (labels[rows, columns] == index + 1).astype(np.uint8)
-        y0, y1 = int(rows.start * fy), int(np.ceil(rows.stop * fy))
-        x0, x1 = int(columns.start * fx), int(np.ceil(columns.stop * fx))
+        # The product of a side and its own factor can come out above the side it was made from
+        y0, y1 = int(rows.start * fy), min(int(np.ceil(rows.stop * fy)), shape[0])
+        x0, x1 = int(columns.start * fx), min(int(np.ceil(columns.stop * fx)), shape[1])
         if (fy, fx) != (1, 1):
             # Enlarged as grey values and cut at one half, the stairs of the label image become a line
             across = [1 / fx, 0, (x0 + 0.5) / fx - 0.5 - columns.start]

@@ -274,3 +274,10 @@ def test_names_in_the_place_of_class_ids_are_ramses2s_way() -> None:
     by_name = draw_instances(image, labels, ["Rc", "Ra"])
     by_id = draw_instances(image, labels, [1, 0], class_names=["Ra", "Rc"])
     np.testing.assert_array_equal(by_name, by_id)
+
+
+@pytest.mark.parametrize(("side", "canvas"), [(39, 100), (78, 100), (43, 101)])
+def test_a_particle_at_the_edge_whose_enlargement_rounds_up(side: int, canvas: int) -> None:
+    assert np.ceil(side * (canvas / side)) > canvas
+    drawn = draw_instances(np.full((canvas, canvas, 3), 90, np.uint8), np.ones((side, side), np.int32), alpha=0.5)
+    assert drawn.shape[0] % canvas == 0 and (drawn[5:-5, 5:-5] != 90).any()
