@@ -8,8 +8,9 @@ a frame but begin where the particles begin that the last window cut. What is lo
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,7 @@ class ParticleStream:
         self._next_top = 0
         self._seen = 0  # belt row behind the last window
         self._connected = False  # the next frame continues the last one
-        self._frame_ends: list[int] = []  # belt row behind each frame
-        self._frame_lengths: list[int] = []
+        self._frame_rows: list[tuple[int, int]] = []
 
     def push(self, picture: np.ndarray) -> list[StreamParticle]:
         """Take the next frame (H, W) or (H, W, C).
@@ -135,9 +135,9 @@ class ParticleStream:
         return min(self._rows.top, self._stitcher.settled_row)
 
     @property
-    def frame_rows(self) -> list[tuple[int, int]]:
+    def frame_rows(self) -> Sequence[tuple[int, int]]:
         """First and last + 1 belt row of every frame so far."""
-        return [(end - length, end) for end, length in zip(self._frame_ends, self._frame_lengths, strict=True)]
+        return self._frame_rows
 
     def _take(self, picture: np.ndarray) -> None:
         """Copy a frame to the end of the belt."""
@@ -145,13 +145,12 @@ class ParticleStream:
         length, seen_before = len(rows), self._overlap if self._connected else 0
         if length <= seen_before:
             raise RamsesError(
-                f"frame {len(self._frame_ends) + 1} is {length} px long and frames overlap by {self._overlap} px: "
+                f"frame {len(self._frame_rows) + 1} is {length} px long and frames overlap by {self._overlap} px: "
                 "a frame must be longer; check the overlap"
             )
         self._rows.append(rows[seen_before:])
         self._connected = True
-        self._frame_ends.append(self._rows.bottom)
-        self._frame_lengths.append(length)
+        self._frame_rows.append((self._rows.bottom - length, self._rows.bottom))
         if self._given_window is None:
             self._height = max(self._height, length)
 
@@ -195,9 +194,8 @@ class ParticleStream:
 
     def _particle(self, part: Part) -> StreamParticle:
         """A finished part as the caller sees it."""
-        frame = bisect_right(self._frame_ends, part.row)
-        length = self._frame_lengths[frame]
-        start = self._frame_ends[frame] - length
+        frame = bisect_right(self._frame_rows, part.row, key=itemgetter(1))
+        start, end = self._frame_rows[frame]
         width = self._rows.width
         touched = (part.cut_before, part.cut_behind, part.column == 0, part.end_column == width)
         box = (part.column, part.row - start, part.end_column, part.end_row - start)
@@ -209,7 +207,7 @@ class ParticleStream:
             belt_rows=(part.row, part.end_row),
             belt_columns=(part.column, part.end_column),
             frame=frame,
-            box=self._orientation.box_to_picture(box, length),
+            box=self._orientation.box_to_picture(box, end - start),
             edges=tuple(name for name, is_touched in zip(self._orientation.edges, touched, strict=True) if is_touched),
             cut=part.cut_before or part.cut_behind,
         )
