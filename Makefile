@@ -42,7 +42,7 @@ setup: $(READY)
 demo: export PYTHONWARNINGS := ignore::FutureWarning
 demo: $(READY)
 	@test -f $(DEMO_DATA)/split.json || $(PY) tools/prepare_data.py synth --output $(DEMO_DATA) $(DEMO_SYNTH_OPTIONS)
-	@rm -f $(DEMO_OUTPUT)/last_checkpoint  # train anew
+	@rm -f $(DEMO_OUTPUT)/last_checkpoint $(DEMO_OUTPUT)/model_*.pth  # train anew
 	$(PY) tools/train_net.py --config-file configs/ramses_demo.yaml OUTPUT_DIR $(DEMO_OUTPUT) $(DEMO_TRAIN_OPTIONS)
 	$(PY) tools/predict.py --config-file $(DEMO_OUTPUT)/config.yaml --weights $(DEMO_OUTPUT)/model_final.pth \
 		--input 'ramses://$(DEMO_DATA)/split.json#valid' --output $(DEMO_OUTPUT)/predictions --force
@@ -51,8 +51,10 @@ demo: $(READY)
 	@echo "One row per stone:                        $(DEMO_OUTPUT)/predictions/annotations.csv"
 	@echo "The table above:                          $(DEMO_OUTPUT)/evaluation.txt"
 
+# Several processes where pytest-xdist is at hand, one thread each
+test: export OMP_NUM_THREADS := 1
 test: $(READY)
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q $$($(PY) -c "import xdist" 2>/dev/null && echo "-n auto --maxprocesses 8 --dist loadfile") tests
 
 lint: $(READY)
 	$(PY) -m ruff check .

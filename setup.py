@@ -45,7 +45,7 @@ setup(
         "termcolor>=2.0",
         "yacs>=0.1.8",
     ],
-    extras_require={"dev": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.6", "wheel>=0.40"]},
+    extras_require={"dev": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "wheel>=0.40"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -123,6 +123,8 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.MASS.ENABLED = True
     # "ReLU" (as published; both outputs can die) or "Softplus"
     cfg.MODEL.RAMSES.MASS.ACTIVATION = "ReLU"
+    # Networks without a mass branch weigh by the best constant areal density of each class, from the training truth
+    cfg.MODEL.RAMSES.MASS.DENSITY = False
 
     # ---- losses ---------------------------------------------------------------------------------------------
     cfg.MODEL.RAMSES.LOSS = CN()
@@ -169,5 +171,43 @@ def add_ramses_config(cfg: CN) -> None:
 
     # ---- training -------------------------------------------------------------------------------------------
     cfg.SOLVER.OPTIMIZER = "AdamW"
-    # Learning rate of the backbone relative to BASE_LR: below 1 for a pretrained one
-    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Learning rate of each part relative to BASE_LR; the backbone's below 1 for a pretrained one
+    cfg.SOLVER.LR_FACTOR = CN()
+    cfg.SOLVER.LR_FACTOR.BACKBONE = 1.0
+    cfg.SOLVER.LR_FACTOR.FPN = 1.0
+    cfg.SOLVER.LR_FACTOR.CLASS = 1.0
+    cfg.SOLVER.LR_FACTOR.KERNEL = 1.0
+    cfg.SOLVER.LR_FACTOR.MASK = 1.0
+    cfg.SOLVER.LR_FACTOR.MASS = 1.0
+    # Each layer (stem or block) of the backbone learns at this share of the rate of the next one; 1 = all alike
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # What does not train: parts ("backbone", "fpn", "class", "kernel", "mask", "mass"), "all but heads", or a share of
+    # the network's layers from the input on ("0.9" = all but the last tenth). Branches whose loss has weight 0 do not
+    # train either
+    cfg.SOLVER.FREEZE = []
+    # Passes over the training pictures, in place of MAX_ITER; 0 = MAX_ITER counts
+    cfg.SOLVER.MAX_EPOCHS = 0
+    # LR_SCHEDULER_NAME "ReduceOnPlateau": multiply the rate by FACTOR when METRIC has not improved for more than
+    # PATIENCE evaluations ("total_loss": the mean over TEST.EVAL_PERIOD steps). MODE: "max" or "min" is better
+    cfg.SOLVER.PLATEAU = CN()
+    cfg.SOLVER.PLATEAU.METRIC = "segm/AP"
+    cfg.SOLVER.PLATEAU.MODE = "max"
+    cfg.SOLVER.PLATEAU.PATIENCE = 3
+    cfg.SOLVER.PLATEAU.FACTOR = 0.5
+    # The rate does not fall below this share of BASE_LR
+    cfg.SOLVER.PLATEAU.MIN_FACTOR = 0.001
+    # Stop when TEST.BEST_METRIC has not improved by more than MIN_DELTA for this many evaluations; 0 = never
+    cfg.SOLVER.EARLY_STOPPING = CN()
+    cfg.SOLVER.EARLY_STOPPING.PATIENCE = 0
+    cfg.SOLVER.EARLY_STOPPING.MIN_DELTA = 0.0
+    # Moving average of the weights, evaluated beside them as "ema/..."; 0 = none, 0.999 = over about 1000 steps
+    cfg.SOLVER.EMA_DECAY = 0.0
+
+    # ---- evaluation -----------------------------------------------------------------------------------------
+    # What model_best.pth, and early stopping, go by, and whether "max" or "min" is better
+    cfg.TEST.BEST_METRIC = "segm/AP"
+    cfg.TEST.BEST_MODE = "max"
+    # Pictures with the worst predictions that an evaluation draws
+    cfg.TEST.WORST_PICTURES = 6
+    # Data sets that are evaluated once, after training, with the best weights; files go to OUTPUT_DIR/test
+    cfg.DATASETS.FINAL_TEST = ()

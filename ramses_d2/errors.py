@@ -14,15 +14,16 @@ class RamsesError(ValueError):
     """
 
 
+def one_line(error: RamsesError) -> str:
+    """The message alone: a data-loader worker puts its traceback in front of it."""
+    lines = str(error).strip().splitlines() or ["unknown error"]
+    return lines[-1].removeprefix(f"{__name__}.{RamsesError.__name__}: ")
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End a command line with one line on stderr and exit status 1 when the input is wrong.
-
-    A data-loader worker re-raises a :class:`RamsesError` with the worker's traceback in front of the
-    message; the user still gets the message alone.
-    """
+    """End a command line with one line on stderr and exit status 1 when the input is wrong."""
     try:
         yield
     except RamsesError as error:
-        message = str(error).strip().splitlines()[-1]
-        sys.exit(f"error: {message.removeprefix(f'{__name__}.{RamsesError.__name__}: ')}")
+        sys.exit(f"error: {one_line(error)}")

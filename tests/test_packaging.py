@@ -167,8 +167,19 @@ def test_given_python_without_the_libraries_stops(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"error: {python} is not ready (ModuleNotFoundError: No module named")
 
 
-def test_ci_runs_make_test_only() -> None:
+def test_ci_runs_make_test() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
-    assert commands[0] == "set -euo pipefail" and commands[-1] == "make test" and len(commands) == 3
+    commands = [line.strip() for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert commands[0] == "set -euo pipefail" and commands[-1] == "make test"
+    # Before that: into the folder, and a browser for the test that opens a report
+    assert [line for line in commands if line.startswith(("pip", "python", "pytest"))] == []
+    checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_tests_run_with_and_without_pytest_xdist() -> None:
+    """An environment that was given to make need not have it."""
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "-m pytest" in line]
+    assert 'import xdist" 2>/dev/null && echo "-n auto' in line
+    assert "pytest-xdist==" in (ROOT / "requirements.txt").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,12 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ramses_d2.data import RamsesDatasetMapper
 from ramses_d2.data.coco_source import load_coco
-from ramses_d2.data.ground_truth import coco_ground_truth
+from ramses_d2.data.label_map import read_label_map
 from ramses_d2.engine import RamsesPredictor, load_config
 
 from .test_config import NO_DOWNLOAD
@@ -134,11 +138,25 @@ def test_it_weighs_nothing_although_the_truth_is_weighed(trained: Trained) -> No
     assert evaluation["settings"]["power_law"] is None
     assert "mass" not in (out / "evaluation.txt").read_text().lower()
     assert not (out / "mass_pairs.csv").exists()
-    found = json.loads((out / "coco_instances_results.json").read_text())
+    found = json.loads((out / "predictions.json").read_text())
     assert len(found) > 50 and not any("mass" in result for result in found)
     for line in (out / "metrics.json").read_text().splitlines():
         assert not [name for name in json.loads(line) if "mass" in name]
     assert "Masses of predictions" not in trained.log and "Resolution unknown" not in trained.log
+
+
+def test_pycocotools_finds_the_same_ap_in_the_users_own_file(trained: Trained) -> None:
+    out = trained.folder / "out"
+    results = evaluation_of(out)["results"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(trained.folder / "data/annotations.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(out / "predictions.json")), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = [results["segm"][name] for name in ("AP", "AP50", "AP75")]
+    assert 100 * evaluation.stats[:3] == pytest.approx(expected, abs=1e-6)
+    assert results["segm"]["AP"] > 40  # no agreement about nothing
 
 
 def test_evaluating_again_gives_the_same(trained: Trained) -> None:
@@ -171,13 +189,12 @@ def test_the_predictor_gives_no_masses(trained: Trained, caplog: pytest.LogCaptu
 
 
 def test_small_shapes_lie_on_top(tmp_path: Path) -> None:
-    """The truth has the small shapes whole, and the large ones without what lies on them."""
+    """The label map has the small shapes whole, and the large ones without what lies on them."""
     write_coco_set(tmp_path, pictures=4)
     records, names = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
     assert names == ["triangle", "disc", "box"]
-    truth = coco_ground_truth(records, names)["annotations"]
     for record in records:
-        painted = {a["label"]: a["area"] for a in truth if a["image_id"] == record["image_id"]}
+        painted = np.bincount(read_label_map(record).ravel())
         whole = {a["label"]: a["area"] for a in record["annotations"]}
         hidden = [area - painted[label] for label, area in whole.items()]
         assert max(map(abs, hidden[-2:])) <= 2 and sum(hidden[:3]) > 50, hidden  # px
@@ -190,7 +207,7 @@ def test_every_config_trains_a_step(path: Path, tmp_path: Path) -> None:
     records, _ = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu", *NO_DOWNLOAD, "MODEL.RAMSES.NUM_CLASSES", "3"])
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (64,), 128
-    cfg.MODEL.RAMSES.GRID_SIZES = [10, 8, 6, 4, 3]
+    cfg.MODEL.RAMSES.GRID_SIZES = [10, 8, 6, 4, 3][: len(cfg.MODEL.RAMSES.GRID_SIZES)]
     mapper = RamsesDatasetMapper(cfg, is_train=True)
     items = [mapper(record) for record in records]
     assert items[0]["image"].shape != items[1]["image"].shape

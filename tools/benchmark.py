@@ -5,7 +5,8 @@ Example:
     python tools/benchmark.py --config-file configs/ramses_femto.yaml --objects 10 768
 
 A prediction is the network plus its post-processing. The weights here are random, so post-processing computes the masks
-of three candidates for each particle, and then goes on with masks as a trained network makes them: a disc each. Memory
+of three candidates for each particle, and then goes on with masks as a trained network makes them: a disc each. Of
+Mask R-CNN, whose random boxes are few, the true boxes go through the mask head and its post-processing. Memory
 is the peak of the whole process so far (on CUDA: of the device), so give the numbers in ascending order.
 """
 
@@ -22,13 +23,16 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from scipy import ndimage
 from tabulate import tabulate
 
 from ramses_d2.engine import build_optimizer, load_config
 from ramses_d2.errors import RamsesError, exit_on_error
+from ramses_d2.modeling.batching import SIZE_DIVISIBILITY
 from ramses_d2.modeling.dynamic_conv import mask_logits
 from ramses_d2.modeling.inference_settings import InferenceSettings
-from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY
+from ramses_d2.modeling.label_map_masks import LabelMapMasks
+from ramses_d2.modeling.mask_rcnn import MaskRCNN, to_picture
 from ramses_d2.modeling.nms import suppress
 from ramses_d2.modeling.postprocess import GridFrame, GridInstances, to_instances
 
@@ -38,7 +42,8 @@ def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
     # The sizes of INPUT.FIT "edge" need not be multiples of what the network takes
     sides = (cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN)
     height, width = (-(-side // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY for side in sides)
-    stride = cfg.MODEL.RAMSES.MASK_STRIDE
+    with_masks = cfg.MODEL.META_ARCHITECTURE == "MaskRCNN"
+    stride = 1 if with_masks else cfg.MODEL.RAMSES.MASK_STRIDE
     columns = int(np.ceil(np.sqrt(objects * width / height)))
     cell = width // stride / columns
     rows, cols = np.ogrid[: height // stride, : width // stride]
@@ -50,7 +55,11 @@ def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
     truth = Instances((height, width))
     truth.gt_classes = torch.arange(objects) % cfg.MODEL.RAMSES.NUM_CLASSES
     truth.gt_masses = torch.ones(objects)
-    truth.gt_boxes = Boxes(torch.zeros(objects, 4))
+    found = ndimage.find_objects(label_map)
+    corners = [(x.start, y.start, x.stop, y.stop) for y, x in found]
+    truth.gt_boxes = Boxes(stride * torch.tensor(corners, dtype=torch.float32))
+    if with_masks:
+        truth.gt_masks = LabelMapMasks(torch.from_numpy(label_map).int(), torch.arange(1, objects + 1))
     grey = np.kron(disc, np.ones((stride, stride))) * 120 + 40
     image = torch.from_numpy(np.broadcast_to(grey, (3, height, width)).astype(np.uint8).copy())
     return {
@@ -101,6 +110,21 @@ def postprocess(label_map: torch.Tensor, objects: int, settings: InferenceSettin
     return len(to_instances(found, GridFrame(height, width, 1 / stride, 1 / stride), None, settings))
 
 
+def predict_boxes(model: MaskRCNN, picture: dict[str, Any]) -> int:
+    """Mask R-CNN's prediction, with the true boxes behind its box head and a disc in each; returns their number."""
+    images = model.preprocess_image([picture])
+    features = model.backbone(images.tensor)
+    proposals, _ = model.proposal_generator(images, features, None)
+    model.find_boxes(features, proposals, model.settings)
+    truth = picture["instances"].to(model.device)
+    found = Instances(truth.image_size, pred_boxes=truth.gt_boxes, pred_classes=truth.gt_classes)
+    found.scores = torch.linspace(0.9, 0.1, len(found), device=model.device)
+    (found,) = model.roi_heads.forward_with_given_boxes(features, [found])
+    ticks = torch.linspace(-1, 1, found.pred_masks.shape[-1], device=model.device)
+    found.pred_masks = (torch.hypot(ticks[:, None], ticks) < 0.95).float().expand_as(found.pred_masks)
+    return len(to_picture(found, picture["height"], picture["width"], model.settings))
+
+
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 1.1  # the random network is to find nothing
@@ -121,6 +145,9 @@ def main(args: argparse.Namespace) -> None:
     def predict() -> None:
         model.eval()
         with torch.no_grad():
+            if isinstance(model, MaskRCNN):
+                assert predict_boxes(model, picture) == objects
+                return
             model([picture])
             ramses = cfg.MODEL.RAMSES
             found = postprocess(label_map, objects, model.settings, ramses.MASK_STRIDE, ramses.MASK_HEAD.OUT_CHANNELS)

@@ -7,16 +7,25 @@ Examples:
     python tools/train_net.py --config-file output/ramses_femto/config.yaml --resume
     python tools/train_net.py --config-file output/ramses_femto/config.yaml --eval-only \
         MODEL.WEIGHTS output/ramses_femto/model_best.pth OUTPUT_DIR output/evaluation
+
+Two processes that share each batch, on a machine without CUDA:
+    python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 0 --num-processes 2
+
+Two machines with four GPUs each; the address is machine 0's, and this runs on both of them at the same time:
+    python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 4 \
+        --num-machines 2 --machine-rank 0 --dist-url tcp://192.168.0.10:29500    # and --machine-rank 1 on the other
+
+SOLVER.IMS_PER_BATCH counts the pictures of all processes together. Ctrl-C, a kill or a power cut cost the steps since
+the last checkpoint (SOLVER.CHECKPOINT_PERIOD); --resume continues from it.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from detectron2.engine import default_argument_parser, launch
-
 from ramses_d2.checkpoint import load_weights
 from ramses_d2.engine import RamsesTrainer, prepare, setup
+from ramses_d2.engine.launch import argument_parser, end_on_signal, launch
 from ramses_d2.errors import RamsesError, exit_on_error
 
 
@@ -33,18 +42,8 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]] | None:
 
 
 if __name__ == "__main__":
-    parser = default_argument_parser(epilog=__doc__)
-    args = parser.parse_args()
-    with exit_on_error():
+    args = argument_parser(epilog=__doc__).parse_args()
+    with exit_on_error(), end_on_signal():
         if not args.config_file:
             raise RamsesError("--config-file is missing, for example --config-file configs/ramses_femto.yaml")
-        if args.num_gpus > 1:
-            prepare(args)  # here an error is one line, in a launched process it is a traceback
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args, prepare)

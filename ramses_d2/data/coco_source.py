@@ -1,153 +1,159 @@
 """Read a COCO json (polygons or RLE) into dataset records.
 
-Categories become contiguous class ids in the order of their COCO ids. A category without annotations that is
-only the supercategory of others (Roboflow writes such a dummy) is left out; every other category stays, used
-or not, so that the training and validation files of one data set agree.
-
 Masses and resolution are not part of COCO: ``mass`` (g) and ``gt_mass`` of an annotation, ``resolution`` or
 ``res`` (px/mm) of an image are read where present and unknown (NaN, False) elsewhere.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
-import pycocotools.mask as mask_utils
 from detectron2.structures import BoxMode
-from pycocotools.coco import COCO
 
 from ramses_d2.errors import RamsesError
 
-from .folder import Record, read_json
+from .coco_file import CocoFile, CocoId, read_coco_file
+from .folder import Record
+from .outlines import measured, painting_order, usable_outline
 
 logger = logging.getLogger(__name__)
 
 
-def load_coco(json_path: str | Path, image_folder: str | Path | None = None) -> tuple[list[Record], list[str]]:
+def load_coco(
+    json_path: str | Path, image_folder: str | Path | None = None, label_file: str | Path | None = None
+) -> tuple[list[Record], list[str]]:
     """Read a COCO data set.
 
     The objects of a picture get the labels 1 ... n from large to small, so that painting them in label order
-    leaves the small ones on top. Crowd annotations are dropped; so are, with one warning, those without an
-    outline.
+    leaves the small ones on top. Crowd annotations are no objects; they are kept apart. Annotations without an outline
+    are dropped, with one warning.
 
     Args:
         json_path: the annotation file.
         image_folder: where its images are; default: beside it.
+        label_file: class names in class order, one a line; default: the order of the category ids.
 
     Returns:
-        records in the order of the image ids, and the class names.
+        records in the order of the image ids, and the class names. Beside what every record has, these have the
+        file's own ids (``coco_image_id``, ``coco_id`` of an annotation) and ``crowd``, where there is one.
 
     Raises:
-        RamsesError: file, key or image missing; an annotation of an unknown category or image; no outline at
-            all.
+        RamsesError: see :func:`~ramses_d2.data.coco_file.read_coco_file`; an image is missing, or a value is wrong; no
+            outline at all.
     """
-    json_path = Path(json_path)
-    image_folder = Path(image_folder) if image_folder is not None else json_path.parent
-    key = image_folder.resolve().name
-    coco = _index(json_path)
-    categories = _categories(coco)
-    category_ids = {category["id"]: index for index, category in enumerate(categories)}
+    coco = read_coco_file(json_path, label_file)
+    image_folder = Path(image_folder) if image_folder is not None else coco.path.parent
+    class_ids = {category_id: index for index, category_id in enumerate(coco.category_ids)}
+    paths = _find_images(coco, image_folder)
     records, dropped = [], 0
-    for coco_id in sorted(coco.imgs):
-        image = coco.imgs[coco_id]
-        path = image_folder / image["file_name"]
-        if not path.is_file():
-            raise RamsesError(
-                f"{json_path}: image {path} is missing; give its folder as coco://FILE?images=DIR, or --image-folder"
-            )
-        crowd_free = [a for a in coco.imgToAnns[coco_id] if not a.get("iscrowd", 0)]
-        outlined = [_measured(coco, a | {"segmentation": outline}) for a in crowd_free if (outline := _outline(a))]
-        dropped += len(crowd_free) - len(outlined)
-        resolution = _number(image.get("resolution", image.get("res")))
+    for coco_id, image in coco.images.items():
+        size = _size(image, coco.path)
+        resolution = _number(image.get("resolution", image.get("res")), f"{coco.path}: image {coco_id}", "resolution")
         if resolution <= 0:
-            raise RamsesError(f"{json_path}: image {coco_id} has resolution {resolution:g}; it is px per mm, above 0")
-        records.append(
-            {
-                "file_name": str(path),
-                "image_id": len(records) + 1,
-                "image_name": f"{key}/{Path(image['file_name']).with_suffix('').as_posix()}",
-                "height": int(image["height"]),
-                "width": int(image["width"]),
-                "resolution": resolution,
-                "annotations": _annotations(outlined, category_ids, json_path),
-            }
-        )
+            raise RamsesError(f"{coco.path}: image {coco_id} has resolution {resolution:g}; it is px per mm, above 0")
+        outlined, crowd = [], []
+        for annotation in coco.annotations.get(coco_id, ()):
+            place = f"{coco.path}: annotation {annotation['id']}"
+            outline = usable_outline(annotation.get("segmentation"), size, place)
+            if outline is None:
+                dropped += not annotation.get("iscrowd", 0)
+                continue
+            kept = measured(annotation | {"segmentation": outline}, size)
+            (crowd if annotation.get("iscrowd", 0) else outlined).append(kept)
+        record = {
+            "file_name": str(paths[coco_id]),
+            "image_id": len(records) + 1,
+            "coco_image_id": coco_id,
+            "image_name": _image_name(image_folder, paths[coco_id]),
+            "height": size[0],
+            "width": size[1],
+            "resolution": resolution,
+            "annotations": _annotations(outlined, class_ids, coco.path),
+        }
+        if crowd:
+            record["crowd"] = [_crowd(annotation, class_ids) for annotation in crowd]
+        records.append(record)
     if dropped and not any(record["annotations"] for record in records):
-        raise RamsesError(f"{json_path}: no annotation has a segmentation; RAMSES learns from outlines, not from boxes")
+        raise RamsesError(f"{coco.path}: no annotation has a segmentation; RAMSES learns from outlines, not from boxes")
     if dropped:
-        logger.warning("%s: %d annotations without an outline are dropped", json_path, dropped)
-    return records, [category["name"] for category in categories]
+        logger.warning("%s: %d annotations without an outline are dropped", coco.path, dropped)
+    return records, coco.class_names
 
 
-def coco_class_names(json_path: str | Path) -> list[str]:
-    """Class order of a COCO json."""
-    return [category["name"] for category in _categories(_index(Path(json_path)))]
+def coco_classes(json_path: str | Path, label_file: str | Path | None = None) -> tuple[list[str], list[CocoId]]:
+    """Class names in class order, and the category id of each in the file."""
+    coco = read_coco_file(json_path, label_file)
+    return coco.class_names, coco.category_ids
 
 
-def _index(json_path: Path) -> COCO:
-    """pycocotools' index of the file, without its chatter on stdout."""
-    content = read_json(json_path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise RamsesError(f"{json_path}: not a COCO data set, list {key!r} is missing")
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    for annotation in content["annotations"]:
-        for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-            if annotation.get(key) not in known:
-                raise RamsesError(
-                    f"{json_path}: annotation {annotation.get('id')} has {key} {annotation.get(key)!r}, "
-                    f"which is not listed"
-                )
-    return coco
+def _find_images(coco: CocoFile, folder: Path) -> dict[CocoId, Path]:
+    """The file of every image.
+
+    Raises:
+        RamsesError: one is not there.
+    """
+    paths, missing = {}, []
+    for coco_id, image in coco.images.items():
+        name = image.get("file_name")
+        if not name:
+            paths[coco_id] = _downloaded(coco, coco_id, folder)
+            continue
+        # An absolute file_name stands for itself; one written on Windows has backslashes
+        path = next((p for p in (folder / name, folder / name.replace("\\", "/")) if p.is_file()), None)
+        if path is None:
+            missing.append(folder / name)
+        else:
+            paths[coco_id] = path
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise RamsesError(
+            f"{coco.path}: image {missing[0]} is missing{others}; give its folder as coco://FILE?images=DIR, or "
+            f"--image-folder"
+        )
+    return paths
 
 
-def _categories(coco: COCO) -> list[dict[str, Any]]:
-    used = {annotation["category_id"] for annotation in coco.dataset["annotations"]}
-    categories = [coco.cats[category_id] for category_id in sorted(coco.cats)]
-
-    def is_dummy(category: dict[str, Any]) -> bool:
-        is_parent = any(c.get("supercategory") == category["name"] for c in categories if c is not category)
-        return is_parent and category["id"] not in used
-
-    return [category for category in categories if not is_dummy(category)]
-
-
-def _outline(annotation: dict[str, Any]) -> list[list[float]] | dict[str, Any] | None:
-    """The segmentation without polygons of fewer than three points; None when nothing is left."""
-    outline = annotation.get("segmentation")
-    if isinstance(outline, dict):
-        return outline
-    return [polygon for polygon in outline or [] if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
+def _downloaded(coco: CocoFile, coco_id: CocoId, folder: Path) -> Path:
+    """The file of an image that only has an address on the web."""
+    url = coco.images[coco_id].get("coco_url") or coco.images[coco_id].get("flickr_url")
+    if not url:
+        raise RamsesError(f"{coco.path}: image {coco_id} has no file_name")
+    path = folder / PurePosixPath(urlparse(url).path).name
+    if not path.is_file():
+        raise RamsesError(f"{coco.path}: image {coco_id} has no file_name; download {url} as {path}")
+    return path
 
 
-def _measured(coco: COCO, annotation: dict[str, Any]) -> dict[str, Any]:
-    """The annotation with area and box, measured on its outline where the file does not give them."""
-    if annotation.get("area") is None or annotation.get("bbox") is None:
-        rle = coco.annToRLE(annotation)
-        annotation |= {"area": float(mask_utils.area(rle)), "bbox": mask_utils.toBbox(rle).tolist()}
-    return annotation
+def _image_name(folder: Path, path: Path) -> str:
+    """``<folder name>/<path in it without extension>``, also for a picture elsewhere."""
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else path.relative_to(path.anchor)
+    return f"{folder.resolve().name}/{inside.with_suffix('').as_posix()}"
 
 
-def _annotations(annotations: list[dict[str, Any]], category_ids: dict[int, int], path: Path) -> list[dict[str, Any]]:
+def _size(image: dict[str, Any], path: Path) -> tuple[int, int]:
+    """Height and width, px."""
+    sides = image.get("height"), image.get("width")
+    if not all(isinstance(side, int | float) and side >= 1 for side in sides):
+        raise RamsesError(f"{path}: image {image['id']} has height {sides[0]}, width {sides[1]}; give its size in px")
+    return int(sides[0]), int(sides[1])
+
+
+def _annotations(annotations: list[dict[str, Any]], class_ids: dict[CocoId, int], path: Path) -> list[dict[str, Any]]:
     """Annotations of one image in our fields, sorted by label."""
-    large_to_small = sorted(annotations, key=lambda annotation: -annotation["area"])
     converted = []
-    for label, annotation in enumerate(large_to_small, start=1):
-        mass = _number(annotation.get("mass"))
+    for label, annotation in enumerate(painting_order(annotations), start=1):
+        mass = _number(annotation.get("mass"), f"{path}: annotation {annotation['id']}", "mass")
         if mass <= 0:
-            raise RamsesError(f"{path}: annotation {annotation.get('id')} has mass {mass:g}; it is in grams, above 0")
+            raise RamsesError(f"{path}: annotation {annotation['id']} has mass {mass:g}; it is in grams, above 0")
         converted.append(
             {
                 "label": label,
-                "category_id": category_ids[annotation["category_id"]],
+                "coco_id": annotation["id"],
+                "category_id": class_ids[annotation["category_id"]],
                 "bbox": BoxMode.convert(list(map(float, annotation["bbox"])), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "area": float(annotation["area"]),
@@ -160,5 +166,20 @@ def _annotations(annotations: list[dict[str, Any]], category_ids: dict[int, int]
     return converted
 
 
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
+def _crowd(annotation: dict[str, Any], class_ids: dict[CocoId, int]) -> dict[str, Any]:
+    """A region of uncounted objects: nothing to learn from, and nothing in it is a false prediction."""
+    return {
+        "coco_id": annotation["id"],
+        "category_id": class_ids[annotation["category_id"]],
+        "bbox": list(map(float, annotation["bbox"])),
+        "area": float(annotation["area"]),
+        "segmentation": annotation["segmentation"],
+    }
+
+
+def _number(value: Any, place: str, key: str) -> float:
+    """A number, NaN where there is none."""
+    try:
+        return np.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        raise RamsesError(f"{place} has {key} {value!r}, which is no number") from None

@@ -4,6 +4,7 @@
 ``ramses://FOLDER``                            all pictures of one RAMSES folder
 ``ramses://split.json#train``                  one subset of a split file (ours or the original's)
 ``coco://annotations.json?images=DIR``         a COCO json; its folder if DIR is left out
+``...?images=DIR&labels=label.txt``            the same, classes in the order of the lines of label.txt
 =============================================  ==================================================
 
 A relative path is looked up in the working directory, then in ``$DETECTRON2_DATASETS``.
@@ -15,17 +16,35 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ramses_d2.errors import RamsesError
 
-from .coco_source import coco_class_names, load_coco
+from .coco_source import coco_classes, load_coco
 from .folder import Record, folder_class_names, load_folder
+from .registered_records import complete_registration
 from .split_file import load_split, split_class_names, subset_names
 
 _FORMS = "ramses://FOLDER, ramses://split.json#SUBSET and coco://annotations.json?images=DIR"
-Loader = Callable[[], tuple[list[Record], list[str]]]
+_COCO_OPTIONS = ("images", "labels")
+
+
+class Source(NamedTuple):
+    """Where a URI leads.
+
+    Attributes:
+        load: gives the records and the class names.
+        class_names: the same class names, without reading the records.
+        place: path and subset, to notice that a URI leads elsewhere.
+        category_ids: contiguous class id -> category id in the COCO file; None for a RAMSES folder.
+    """
+
+    load: Callable[[], tuple[list[Record], list[str]]]
+    class_names: list[str]
+    place: str
+    category_ids: list[Any] | None = None
 
 
 def register(uri: str) -> str:
@@ -43,66 +62,95 @@ def register(uri: str) -> str:
     Raises:
         RamsesError: not such a URI; file, folder or subset missing.
     """
-    load, class_names, source = _resolve(uri)
+    source = _resolve(uri)
     if uri in DatasetCatalog.list():
-        if MetadataCatalog.get(uri).source == source:
+        if MetadataCatalog.get(uri).source == source.place:
             return uri
         DatasetCatalog.remove(uri)
         MetadataCatalog.remove(uri)
-    DatasetCatalog.register(uri, partial(_records, load))
-    MetadataCatalog.get(uri).set(thing_classes=class_names, evaluator_type="ramses", source=source)
+    DatasetCatalog.register(uri, partial(_records, source))
+    metadata = MetadataCatalog.get(uri)
+    metadata.set(thing_classes=source.class_names, evaluator_type="ramses", source=source.place)
+    if source.category_ids is not None:
+        metadata.set(dataset_category_ids=source.category_ids)
     return uri
 
 
 def register_datasets(names: Sequence[str]) -> None:
-    """Register every URI among the names of a config's data sets; names a script has registered itself stay.
+    """Register every URI among the names of a config's data sets.
+
+    Names a script has registered itself, such as by Detectron2's ``register_coco_instances``, stay; what their records
+    lack is filled in, see :mod:`ramses_d2.data.registered_records`.
 
     Raises:
-        RamsesError: neither a URI nor a registered name, or data sets with different class lists.
+        RamsesError: neither a URI nor a registered name, a registered data set that cannot be read or has no outlines,
+            or data sets with different class lists.
     """
     for name in names:
         if "://" in name or name not in DatasetCatalog.list():
             register(name)
+        else:
+            complete_registration(name)
     uris = [name for name in names if "://" in name]
     for name in uris[1:]:
-        first, other = (MetadataCatalog.get(each).thing_classes for each in (uris[0], name))
+        first, other = (list(MetadataCatalog.get(each).thing_classes) for each in (uris[0], name))
         if first != other:
+            coco = any(uri.startswith("coco") for uri in (uris[0], name))
             raise RamsesError(
-                f"data sets {uris[0]} ({', '.join(first)}) and {name} ({', '.join(other)}) "
-                f"have different class lists; fix the order by a split file or a classes.json in each folder"
+                f"data sets {uris[0]} ({', '.join(first)}) and {name} ({', '.join(other)}) have different class lists; "
+                + (
+                    "write one class name a line into a file, and give it to each: coco://FILE?images=DIR&labels=FILE"
+                    if coco
+                    else "fix the order by a split file or a classes.json in each folder"
+                )
             )
 
 
-def _records(load: Loader) -> list[Record]:
-    return load()[0]
+def _records(source: Source) -> list[Record]:
+    return source.load()[0]
 
 
-def _resolve(uri: str) -> tuple[Loader, list[str], str]:
-    """How to read the data set, its class names, and where it is (to notice that a URI leads elsewhere)."""
+def _resolve(uri: str) -> Source:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("ramses", "coco") or not rest:
         raise RamsesError(f"data set {uri!r} is not one of {_FORMS}")
     if scheme == "coco":
         name, _, query = rest.partition("?")
-        key, _, images = query.partition("=")
-        if query and key != "images":
-            raise RamsesError(f"data set {uri!r}: unknown option {key!r}; write coco://annotations.json?images=DIR")
+        options = _coco_options(query, uri)
         json_path = _find(name, uri)
-        folder = _find(images, uri) if images else json_path.parent
-        return partial(load_coco, json_path, folder), coco_class_names(json_path), f"{json_path}?{folder}"
+        folder = _find(options["images"], uri) if "images" in options else json_path.parent
+        label_file = _find(options["labels"], uri) if "labels" in options else None
+        class_names, category_ids = coco_classes(json_path, label_file)
+        place = f"{json_path}?{folder}&{label_file}"
+        return Source(partial(load_coco, json_path, folder, label_file), class_names, place, category_ids)
 
     name, _, subset = rest.partition("#")
     path = _find(name, uri)
     if path.is_dir():
         if subset:
             raise RamsesError(f"data set {uri!r}: {path} is a folder and has no subsets; name a split file")
-        return partial(load_folder, path), folder_class_names(path), str(path)
+        return Source(partial(load_folder, path), folder_class_names(path), str(path))
     subsets = subset_names(path)
     if subset not in subsets:
         raise RamsesError(
             f"data set {uri!r}: {path} has no subset {subset!r}; append one of {', '.join('#' + s for s in subsets)}"
         )
-    return partial(load_split, path, subset), split_class_names(path), f"{path}#{subset}"
+    return Source(partial(load_split, path, subset), split_class_names(path), f"{path}#{subset}")
+
+
+def _coco_options(query: str, uri: str) -> dict[str, str]:
+    """The options behind the "?", in any order."""
+    options: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key not in _COCO_OPTIONS:
+            raise RamsesError(
+                f"data set {uri!r}: unknown option {key!r}; write coco://annotations.json?images=DIR&labels=label.txt"
+            )
+        if not value or key in options:
+            raise RamsesError(f"data set {uri!r}: give {key}= one value")
+        options[key] = value
+    return options
 
 
 def _find(name: str, uri: str) -> Path:

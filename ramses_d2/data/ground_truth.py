@@ -1,4 +1,4 @@
-"""Ground truth as a COCO data set for the evaluator, made from label maps one picture at a time."""
+"""Ground truth as a COCO data set for the evaluator, made one picture at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from .rle import encode_label_map
 def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
     """Convert dataset records to a COCO dict, plus the fields mass evaluation needs.
 
-    Repeated records (oversampling) count once. Annotations without a pixel are left out.
+    Records with a label image are measured on it, and annotations without a pixel there are left out. Records of a
+    COCO file keep its outlines, boxes and areas, overlaps included, and its crowd regions. Repeated records
+    (oversampling) count once.
 
     Args:
         records: dataset records.
@@ -25,7 +27,8 @@ def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[s
     Returns:
         JSON-serialisable ``{"images", "annotations", "categories"}``. Images: id, file_name, height, width,
         resolution (px/mm or None). Annotations: id from 1, image_id, category_id, segmentation (RLE, counts
-        as str), bbox (XYWH of the mask), area (px), iscrowd 0, label, mass (g or None), gt_mass, resolution.
+        as str), bbox (XYWH), area (px), iscrowd, and, but for crowd regions, label, mass (g or None), gt_mass and
+        resolution; coco_id, the id in the file they come from, if there is one.
 
     Raises:
         RamsesError: a label image cannot be read.
@@ -37,30 +40,64 @@ def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[s
             {"id": record["image_id"], "resolution": resolution}
             | {key: record[key] for key in ("file_name", "height", "width")}
         )
-        label_map = read_label_map(record)
-        rles = encode_label_map(label_map, [a["label"] for a in record["annotations"]])
-        areas = [mask_utils.area(rle) for rle in rles]  # one by one: pycocotools 2.0.11 fails on lists of 256 and more
-        boxes = mask_utils.toBbox(rles) if rles else np.zeros((0, 4))
-        for annotation, rle, area, box in zip(record["annotations"], rles, areas, boxes, strict=True):
-            if area == 0:
-                continue
+        measured = _from_label_image(record) if "label_file_name" in record else _from_outlines(record)
+        for annotation, shape in measured:
             annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record["image_id"],
-                    "category_id": annotation["category_id"] + 1,
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                    "bbox": box.tolist(),
-                    "area": int(area),
-                    "iscrowd": 0,
-                    "label": annotation["label"],
-                    "mass": _none_if_unknown(annotation["mass"]),
-                    "gt_mass": annotation["gt_mass"],
-                    "resolution": resolution,
-                }
+                {"id": len(annotations) + 1, "image_id": record["image_id"]}
+                | {"category_id": annotation["category_id"] + 1, **shape, "iscrowd": 0}
+                | {"label": annotation["label"], "mass": _none_if_unknown(annotation["mass"])}
+                | {"gt_mass": annotation["gt_mass"], "resolution": resolution}
+                | {key: annotation[key] for key in ("coco_id",) if key in annotation}
+            )
+        for region in record.get("crowd", ()):
+            shape = {"segmentation": _run_lengths(region["segmentation"], record)}
+            shape |= {"bbox": list(region["bbox"]), "area": region["area"], "iscrowd": 1}
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": record["image_id"]}
+                | {"category_id": region["category_id"] + 1, **shape}
+                | {key: region[key] for key in ("coco_id",) if key in region}
             )
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(class_names)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _from_label_image(record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Annotations with a pixel, each with its segmentation, bbox and area."""
+    rles = encode_label_map(read_label_map(record), [a["label"] for a in record["annotations"]])
+    areas = [int(mask_utils.area(rle)) for rle in rles]  # one by one: pycocotools 2.0.11 fails on lists of 256 and more
+    boxes = mask_utils.toBbox(rles) if rles else np.zeros((0, 4))
+    return [
+        (annotation, {"segmentation": _as_text(rle), "bbox": box.tolist(), "area": area})
+        for annotation, rle, area, box in zip(record["annotations"], rles, areas, boxes, strict=True)
+        if area
+    ]
+
+
+def _from_outlines(record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """All annotations, each with its segmentation, bbox and area as its file has them."""
+    measured = []
+    for annotation in record["annotations"]:
+        x0, y0, x1, y1 = annotation["bbox"]
+        rle = _run_lengths(annotation["segmentation"], record)
+        area = annotation["area"]
+        area = float(mask_utils.area(rle)) if math.isnan(area) else area
+        measured.append((annotation, {"segmentation": rle, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area}))
+    return measured
+
+
+def _run_lengths(outline: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """Polygons or RLE of any kind as COCO's compressed RLE, counts as str."""
+    height, width = record["height"], record["width"]
+    if isinstance(outline, list):
+        return _as_text(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
+    if isinstance(outline["counts"], list):
+        return _as_text(mask_utils.frPyObjects(outline, height, width))
+    return _as_text(outline)
+
+
+def _as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
 def _none_if_unknown(value: float) -> float | None:

@@ -19,6 +19,7 @@ from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 
 from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.label_map_masks import LabelMapMasks
 from ramses_d2.modeling.mass import mass_scale
 
 from .augmentation import applied_scale, build_augmentation, build_test_augmentation
@@ -46,6 +47,9 @@ class RamsesDatasetMapper:
     * ``label_map``: int64 (Hm, Wm), 0 = background, 1 ... K in the order of ``instances``.
     * ``mass_scale``: float, normalised mass = grams * mass_scale on this mask grid; NaN for unknown
       resolution. A resize changes it; crop, padding, flips and rotation do not.
+
+    Mask R-CNN learns masks from ``instances.gt_masks`` (:class:`LabelMapMasks` of the network input) in place of
+    ``label_map``; its objects are those with a pixel of the network input.
     """
 
     @configurable
@@ -56,19 +60,22 @@ class RamsesDatasetMapper:
         image_format: str,
         augmentation: T.Augmentation,
         mask_stride: int,
+        with_masks: bool = False,
     ) -> None:
         self.is_train = is_train
         self.image_format = image_format
         self.augmentation = augmentation
         self.mask_stride = mask_stride
+        self.with_masks = with_masks
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Read INPUT.* and MODEL.RAMSES.MASK_STRIDE.
+        """Read INPUT.*, MODEL.META_ARCHITECTURE and MODEL.RAMSES.MASK_STRIDE.
 
         Raises:
             RamsesError: sizes that the network cannot take, or an unknown INPUT.FIT.
         """
+        with_masks = cfg.MODEL.META_ARCHITECTURE == "MaskRCNN"
         if is_train:
             sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.MODEL.RAMSES.MASK_STRIDE)
             if cfg.INPUT.FIT not in ("pad", "crop", "edge"):
@@ -97,7 +104,8 @@ class RamsesDatasetMapper:
             "is_train": is_train,
             "image_format": cfg.INPUT.FORMAT,
             "augmentation": augmentation,
-            "mask_stride": cfg.MODEL.RAMSES.MASK_STRIDE,
+            "mask_stride": 1 if with_masks else cfg.MODEL.RAMSES.MASK_STRIDE,
+            "with_masks": with_masks,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +137,12 @@ class RamsesDatasetMapper:
         masses[cut | math.isnan(resolution)] = np.nan
         classes = np.array([annotation["category_id"] for annotation in record["annotations"]], dtype=np.int64)
         instances, grid = build_targets(label_map, labels, classes, masses, self.mask_stride)
-        return output | {
-            "image": _to_tensor(inputs.image),
-            "instances": instances,
-            "label_map": grid,
-            "mass_scale": float(mass_scale(resolution)),
-        }
+        output |= {"image": _to_tensor(inputs.image), "instances": instances}
+        output["mass_scale"] = float(mass_scale(resolution))
+        if self.with_masks:
+            instances.gt_masks = LabelMapMasks(grid.int(), torch.arange(1, len(instances) + 1))
+            return output
+        return output | {"label_map": grid}
 
 
 def training_canvas(min_size: int | Sequence[int], max_size: int, mask_stride: int) -> tuple[int, int]:

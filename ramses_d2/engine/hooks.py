@@ -1,38 +1,113 @@
-"""The best checkpoint, in a form that resuming can trust."""
+"""The best checkpoint, in a form that resuming can trust, and a writer that loses no evaluation."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import hooks
+from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import EventWriter
 from torch import nn
 
+from ..errors import RamsesError
+from .checkpointer import WeightsOnly
+from .ema import EmaWeights
+from .evaluation_hook import Evaluation
 
-class _WeightsOnly(DetectionCheckpointer):
-    """Saves weights beside the training's checkpoints, without becoming the one that ``--resume`` picks up."""
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        pass
+logger = logging.getLogger(__name__)
 
 
-class BestCheckpoint(hooks.BestCheckpointer):
-    """Keep the weights of the best evaluation so far in ``model_best.pth``, across resumes too.
-
-    Detectron2's own hook forgets the best score on resume, and its file becomes the last checkpoint.
+class FigureWriter(hooks.PeriodicWriter):
+    """Detectron2's writer, which also writes after every evaluation: it would keep only the latest of a period.
 
     Args:
-        eval_period: steps between evaluations, 0 = only after training.
-        model: whose weights to keep.
-        output_dir: where.
-        metric: to maximise, as the storage names it.
+        writers: of Detectron2.
+        evaluation: the hook that evaluates.
+        period: steps between two writes otherwise.
     """
 
-    def __init__(self, eval_period: int, model: nn.Module, output_dir: str, metric: str) -> None:
-        super().__init__(eval_period, _WeightsOnly(model, output_dir), metric, file_prefix="model_best")
+    def __init__(self, writers: Sequence[EventWriter], evaluation: Evaluation, period: int = 20) -> None:
+        super().__init__(writers, period)
+        self._evaluation = evaluation
+
+    def after_step(self) -> None:
+        if self._evaluation.is_new():
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()
+
+
+class BestCheckpoint(HookBase):
+    """Keep the weights of the best evaluation so far in ``model_best.pth``, across resumes too.
+
+    Detectron2's own hook forgets the best score on resume, its file becomes the last checkpoint, and a metric that
+    nobody computes is only warned of. Stands after the evaluation, on the main process.
+
+    Args:
+        evaluation: whose results.
+        model: whose weights to keep.
+        output_dir: where.
+        metric: name of a result; of "ema/..." the averaged weights are kept.
+        mode: "max" or "min" is better.
+        ema: the averaged weights, None = there are none.
+
+    Raises:
+        RamsesError: another mode; at the first evaluation, a metric that is not among its results.
+    """
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        model: nn.Module,
+        output_dir: str,
+        metric: str,
+        mode: str = "max",
+        ema: EmaWeights | None = None,
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise RamsesError(f'TEST.BEST_MODE is "{mode}", use max or min')
+        self._evaluation = evaluation
+        self._model = model
+        self._checkpointer = WeightsOnly(model, output_dir)
+        self._metric, self._sign = metric, 1.0 if mode == "max" else -1.0
+        self._ema = ema
+        self.best_metric: float | None = None
+        self.best_iter: int | None = None
+
+    def after_step(self) -> None:
+        if self._evaluation.is_new():
+            self._judge(self.trainer.iter)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._judge(self.trainer.max_iter - 1)
+
+    def _judge(self, iteration: int) -> None:
+        value = self._evaluation.metric(self._metric, "TEST.BEST_METRIC")
+        if not math.isfinite(value):  # nothing to measure
+            return
+        if self.best_metric is not None and self._sign * (value - self.best_metric) <= 0:
+            best = (self.best_metric, self.best_iter)
+            logger.info("%s is %.4g, not better than the %.4g of iteration %d", self._metric, value, *best)
+            return
+        with self._weights():
+            self._checkpointer.save("model_best", iteration=iteration)
+        self.best_metric, self.best_iter = value, iteration
+        logger.info("%s is %.4g, the best so far: saved as model_best.pth", self._metric, value)
+
+    def _weights(self) -> contextlib.AbstractContextManager:
+        """Those that the metric is of, in the model."""
+        if self._ema is not None and "ema" in self._metric.split("/"):
+            return self._ema.applied_to(self._model)
+        return contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+        return {"metric": self._metric, "best_metric": self.best_metric, "best_iter": self.best_iter}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]
+        if state_dict.get("metric", self._metric) == self._metric:  # scores of another metric do not compare
+            self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]

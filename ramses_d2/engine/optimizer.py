@@ -1,7 +1,8 @@
-"""Optimizer of RAMSES: no weight decay on norms, biases and GRN, a learning rate of its own for the backbone."""
+"""Optimizer of RAMSES: no weight decay on norms, biases and GRN, learning rates by part and by depth."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..errors import RamsesError
+from .network_parts import backbone_depths, part_of
 
 
 def parameter_groups(
@@ -16,36 +18,42 @@ def parameter_groups(
     *,
     base_lr: float,
     weight_decay: float,
-    backbone_lr_factor: float,
-    backbone_prefix: str = "backbone.bottom_up.",
+    factors: Mapping[str, float],
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning rate and weight decay.
 
-    Parameters with one dimension (biases, norms, GRN) do not decay.
+    Parameters with one dimension (biases, norms, GRN) do not decay. Layer ``i`` (from 0, the stem) of the ``n`` layers
+    of the backbone learns at ``layer_decay ** (n - i)`` of the backbone's rate, as in BEiT and ConvNeXt.
 
     Args:
         model: the network.
-        base_lr: learning rate of everything but the backbone.
+        base_lr: learning rate of a part without a factor.
         weight_decay: of the parameters that decay.
-        backbone_lr_factor: learning rate of the backbone relative to ``base_lr``.
-        backbone_prefix: of the names of the backbone's parameters.
+        factors: part of the network (see :func:`~.network_parts.part_of`) -> learning rate relative to ``base_lr``.
+        layer_decay: see above; 1 = all layers alike.
 
     Returns:
-        groups for a torch optimizer, none of them empty.
+        groups for a torch optimizer, as few as there are rates and decays, none of them empty.
+
+    Raises:
+        RamsesError: a factor below 0, a ``layer_decay`` outside 0..1, or one for a backbone of unknown layers.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for part, factor in factors.items():
+        if factor < 0:
+            raise RamsesError(f"SOLVER.LR_FACTOR.{part.upper()} is {factor}, use 0 or more")
+    if not 0 < layer_decay <= 1:
+        raise RamsesError(f"SOLVER.LAYER_DECAY is {layer_decay}, use a number above 0 and up to 1")
+    depths, count = backbone_depths(model) if layer_decay < 1 else ({}, 0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.removeprefix("module.").startswith(backbone_prefix), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": base_lr * (backbone_lr_factor if in_backbone else 1.0),
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (in_backbone, decays), parameters in groups.items()
-    ]
+            rate = base_lr * factors.get(part_of(name), 1.0)
+            if name in depths:
+                rate *= layer_decay ** (count - depths[name])
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
 
 def clip_before_step(optimizer: torch.optim.Optimizer, kind: str, limit: float, norm_type: float) -> None:
@@ -70,7 +78,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW or SGD as ``SOLVER`` says."""
     solver = cfg.SOLVER
     groups = parameter_groups(
-        model, base_lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, backbone_lr_factor=solver.BACKBONE_LR_FACTOR
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        factors={key.lower(): getattr(solver.LR_FACTOR, key) for key in solver.LR_FACTOR},
+        layer_decay=solver.LAYER_DECAY,
     )
     if solver.OPTIMIZER == "AdamW":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR)

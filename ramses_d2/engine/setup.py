@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -18,6 +18,10 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_ramses_config
 from ..data import register_datasets
 from ..errors import RamsesError
+from ..modeling.mask_rcnn import follow_ramses_keys
+from .checkpointer import checkpoints_in
+from .launch import lost_connection
+from .schedule import settle_iterations
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu":
         cfg.SOLVER.AMP.ENABLED = False
+    if cfg.MODEL.META_ARCHITECTURE == "MaskRCNN":
+        follow_ramses_keys(cfg)
     return cfg
 
 
@@ -97,9 +103,9 @@ def prepare(args: argparse.Namespace) -> CfgNode:
         except RamsesError as error:
             logger.warning("Evaluating without the training data: %s", error)
     else:
-        names += cfg.DATASETS.TRAIN
+        names += [*cfg.DATASETS.TRAIN, *cfg.DATASETS.FINAL_TEST]
         register_datasets(names)
-        if not args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file():
+        if not args.resume and checkpoints_in(cfg.OUTPUT_DIR):
             raise RamsesError(
                 f"{cfg.OUTPUT_DIR} holds a training: continue it with --resume, or choose another OUTPUT_DIR"
             )
@@ -107,11 +113,20 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     for name in names:
         if not DatasetCatalog.get(name):
             raise RamsesError(f"{name}: the data set has no picture")
+    if not args.eval_only:
+        settle_iterations(cfg, _training_pictures(cfg))
     return cfg
 
 
-def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], RamsesError))
+def _training_pictures(cfg: CfgNode) -> int:
+    """Pictures that the training loader takes."""
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    return len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty, check_consistency=False))
+
+
+def _needs_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, RamsesError) or lost_connection(error))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -125,8 +140,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = prepare(args)
     cfg.freeze()
-    # Detectron2 logs a traceback of whatever ends a training; wrong input ends it with one line, see exit_on_error
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
+    # Detectron2 logs a traceback of whatever ends a training; wrong input ends it with one line, see exit_on_error, and
+    # so does another process that has ended
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)
     setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ramses_d2")
     default_setup(cfg, args)
     return cfg

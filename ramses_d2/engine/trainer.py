@@ -6,15 +6,19 @@ import dataclasses
 import functools
 import logging
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,8 +27,22 @@ from ..data import RamsesDatasetMapper
 from ..data.loader import TrainLoader
 from ..errors import RamsesError
 from ..evaluation import PowerLaw, RamsesEvaluator, fit_power_law
-from .hooks import BestCheckpoint
+from .areal_density import FitArealDensity
+from .checkpointer import TrainingCheckpointer
+from .ema import EmaUpdate, EmaWeights
+from .evaluation_followers import follow_evaluations
+from .evaluation_hook import Evaluation
+from .final_test import final_test
+from .freezing import freeze
+from .hooks import BestCheckpoint, FigureWriter
+from .launch import distributed
+from .metrics_file import forget_steps
+from .nan_guard import NanGuard
 from .optimizer import build_optimizer
+from .records import add_records, event_writers
+from .schedule import build_lr_scheduler, settle_iterations
+from .stopping import EndOfTraining
+from .tensorboard import EVALUATION_PICTURES, has_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +56,36 @@ class RamsesTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg)
+        self._reason_to_end: str | None = None
+        # Not DefaultTrainer's: its several processes need CUDA, and its checkpoints can be half written
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # a script without Detectron2's set-up
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        loader = self.build_train_loader(cfg)
+        cfg = cfg.clone()
+        cfg.defrost()
+        settle_iterations(cfg, len(loader.dataset))  # of a script; a command line has done it
+        cfg.freeze()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._guard = NanGuard(model, optimizer)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(distributed(model), loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
         self._step_seed = None if cfg.SEED < 0 else cfg.SEED
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        freeze(model, cfg.SOLVER.FREEZE)  # not in build_model, which evaluation uses too
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -68,13 +110,15 @@ class RamsesTrainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR)
         if len(cfg.DATASETS.TEST) > 1:  # each has files of its own
             folder = folder / re.sub(r"\W+", "_", dataset_name)
-        weighs = cfg.MODEL.RAMSES.MASS.ENABLED
+        weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
         return RamsesEvaluator(
             dataset_name,
             output_dir=str(folder),
             max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
             report_thresh=cfg.MODEL.RAMSES.TEST.REPORT_THRESH,
             power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if weighs and comm.is_main_process() else None,
+            worst_pictures=cfg.TEST.WORST_PICTURES,
+            stored_pictures=EVALUATION_PICTURES if has_tensorboard() else 0,
         )
 
     @classmethod
@@ -89,22 +133,107 @@ class RamsesTrainer(DefaultTrainer):
             network.settings = settings
 
     def build_hooks(self) -> list[HookBase]:
-        all_hooks = super().build_hooks()
+        solver, test_sets = self.cfg.SOLVER, self.cfg.DATASETS.TEST
+        averages = []
+        self.ema = EmaWeights(self.model, solver.EMA_DECAY) if solver.EMA_DECAY else None
+        if self.ema is not None:
+            self.checkpointer.add_checkpointable("ema", self.ema)
+            averages.append(EmaUpdate(self.ema, self.model, self.cfg.OUTPUT_DIR))
+        first = test_sets[0] if len(test_sets) > 1 else ""
+        self._evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, first)
+        all_hooks = follow_evaluations(self.cfg, super().build_hooks(), self._evaluation, averages)
+        density = getattr(getattr(self.model, "module", self.model), "areal_density", None)
+        if density is not None:
+            all_hooks.insert(0, FitArealDensity(density, self.cfg.DATASETS.TRAIN))
+        for index, hook in enumerate(all_hooks):
+            if isinstance(hook, PeriodicWriter):
+                all_hooks[index] = FigureWriter(hook._writers, self._evaluation)
         if comm.is_main_process() and self.cfg.DATASETS.TEST:
-            several = len(self.cfg.DATASETS.TEST) > 1
-            metric = f"{self.cfg.DATASETS.TEST[0]}/segm/AP" if several else "segm/AP"
-            best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.model, self.cfg.OUTPUT_DIR, metric)
-            all_hooks.insert(-1, best)  # after the evaluation, before the writers
-        return all_hooks
+            test, folder = self.cfg.TEST, self.cfg.OUTPUT_DIR
+            best = BestCheckpoint(self._evaluation, self.model, folder, test.BEST_METRIC, test.BEST_MODE, self.ema)
+            all_hooks.insert(all_hooks.index(self._evaluation) + 1, best)
+        return add_records(all_hooks, self.cfg, self.model, len(self._trainer.data_loader.dataset))
+
+    def build_writers(self) -> list[EventWriter]:
+        return event_writers(self.cfg, self.max_iter)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Results of the network, and under "ema" those of its averaged weights."""
+        results = self._last_eval_results = self.test(self.cfg, self.model)
+        if self.ema is not None and self.cfg.DATASETS.TEST:
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
+            logger.info("Evaluation of the averaged weights:")
+            # A storage of its own: pictures of this evaluation would take the names of the other's
+            with EventStorage(self.iter), self.ema.applied_to(self.model):
+                results = {**results, "ema": self.test(cfg, self.model)}
+        return results
+
+    def request_end(self, reason: str) -> None:
+        """End the training after this step, as if it were the last one; every process must ask for it."""
+        self._reason_to_end = reason
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self._evaluation.is_due() and self._reason_to_end is None:
+            logger.info("First the evaluation after step %d: its checkpoint was written before it", self.start_iter)
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks[self._hooks.index(self._evaluation) :]:
+                hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+        self._end_if_asked(self.start_iter)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self._end_if_asked(self.iter + 1)
+
+    def _end_if_asked(self, steps: int) -> None:
+        if self._reason_to_end is None:
+            return
+        logger.info("The training ends after %d of %d steps: %s", steps, self.max_iter, self._reason_to_end)
+        self.iter = steps - 1
+        if comm.is_main_process():
+            self.checkpointer.save("model_final", iteration=self.iter)
+        self.iter = self.max_iter = steps  # what hooks take for a training that is done
+        raise EndOfTraining
+
+    def train(self) -> Any:
+        last = self.checkpointer.resumed_from
+        if self.start_iter >= self.max_iter and last is not None and last.name != "model_final.pth":
+            self.checkpointer.save("model_final", iteration=self.iter)  # it ended between its last step and this
+        try:
+            results = super().train()
+        except EndOfTraining:
+            results = None
+        final_test(self.cfg, self.model, self.test)
+        return results
 
     def run_step(self) -> None:
         if self._step_seed is not None:
             torch.manual_seed(self._step_seed + self.iter * comm.get_world_size() + comm.get_rank())
-        super().run_step()
+        try:
+            super().run_step()
+        except FloatingPointError as error:  # of a part of Detectron2 that looks for itself
+            raise self._guard.error(" ".join(str(error).split())) from error
+
+    def after_train(self) -> None:
+        if self.iter >= self.max_iter:
+            self.iter = self.max_iter  # Detectron2 counts one more where no step was left to do
+        else:  # a fault in the last step is no end of the training: hooks must not evaluate
+            self.iter = min(self.iter, self.max_iter - 2)
+        super().after_train()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        if resume and self.checkpointer.has_checkpoint():
-            super().resume_or_load(resume)
+        """Continue from the last checkpoint that can be read, or start with ``MODEL.WEIGHTS``.
+
+        Raises:
+            RamsesError: no checkpoint can be read, or it or the weights do not fit the config.
+        """
+        if resume and self.checkpointer.resume():
+            self.start_iter = self.iter + 1
+            if comm.is_main_process():
+                forget_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         elif self.cfg.MODEL.WEIGHTS:
             # Not by Detectron2's checkpointer: it unpickles whatever the file holds, and only warns of a lost backbone
             path = PathManager.get_local_path(self.cfg.MODEL.WEIGHTS)
@@ -121,9 +250,15 @@ class RamsesTrainer(DefaultTrainer):
             raise RamsesError("this checkpoint holds no optimizer state: use it as MODEL.WEIGHTS, without --resume")
         if hasattr(self._trainer, "grad_scaler"):  # a run that began without mixed precision has no scaler
             state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
-        super().load_state_dict(state_dict)
-        if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
-            self._trainer.load_state_dict(state_dict["_trainer"])
+        try:
+            super().load_state_dict(state_dict)
+            if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
+                self._trainer.load_state_dict(state_dict["_trainer"])
+        except ValueError as error:  # of the optimizer
+            raise RamsesError(
+                f"this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER, FREEZE or LR_FACTOR?): use it as "
+                f"MODEL.WEIGHTS, without --resume ({error})"
+            ) from error
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""COCO average precision of crowded pictures.
+"""COCO average precision and recall of crowded pictures.
 
 The precisions come from faster-coco-eval, whose numbers are those of pycocotools (a test shows it). They are
 summarised here, because COCO's own summary counts 100 detections a picture.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,80 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 logger = logging.getLogger(__name__)
 
-_IOU_50, _IOU_75 = 0, 5
+IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+RECALLS = np.linspace(0, 1, 101)
+_IOU_50, _IOU_75 = IOU_THRESHOLDS.index(0.5), IOU_THRESHOLDS.index(0.75)
 # COCO's bounds, in px of the file on disk: small < 32^2 <= medium < 96^2 <= large
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _SHAPE = {"segm": "segmentation", "bbox": "bbox"}
 
 
-def evaluate_ap(
+@dataclass(frozen=True)
+class Curves:
+    """Precision over recall, as COCO computes it; -1 = undefined, because there is no truth.
+
+    Attributes:
+        precision: (T, R, C, A), interpolated: the best precision at this recall or more.
+        scores: (T, R, C, A) score from which on predictions reach the recall; 0 where they never do.
+        recall: (T, C, A) reached by all predictions.
+        class_names: C names.
+        max_dets: predictions that counted, the best of each picture and class.
+    """
+
+    precision: np.ndarray
+    scores: np.ndarray
+    recall: np.ndarray
+    class_names: tuple[str, ...]
+    max_dets: int
+
+    def summary(self) -> dict[str, float]:
+        """AP under Detectron2's names, and AR with the limit of detections in its name, in percent.
+
+        Returns:
+            AP, AP50, AP75, APs, APm, APl, AR@<max_dets> and AP-<class>; NaN where there is no truth.
+        """
+        return self._summary(slice(None)) | {
+            f"AP-{name}": _mean_percent(self.precision[:, :, index, _ALL])
+            for index, name in enumerate(self.class_names)
+        }
+
+    def details(self, class_id: int | None = None) -> dict[str, Any]:
+        """All figures of one class, or of all: those of :meth:`summary`, AR by size, and AP at each IoU."""
+        chosen = slice(None) if class_id is None else slice(class_id, class_id + 1)
+        sizes = {"ARs": _SMALL, "ARm": _MEDIUM, "ARl": _LARGE}
+        recalls = {f"{name}@{self.max_dets}": _mean_percent(self.recall[:, chosen, a]) for name, a in sizes.items()}
+        by_iou = {
+            f"{iou:.2f}": _mean_percent(self.precision[index, :, chosen, _ALL])
+            for index, iou in enumerate(IOU_THRESHOLDS)
+        }
+        return self._summary(chosen) | recalls | {"AP_by_IoU": by_iou}
+
+    def at(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
+        """Precision and score at each of :data:`RECALLS`, (R, C) each, for one of :data:`IOU_THRESHOLDS`."""
+        index = IOU_THRESHOLDS.index(iou)
+        return self.precision[index, :, :, _ALL], self.scores[index, :, :, _ALL]
+
+    def _summary(self, chosen: slice) -> dict[str, float]:
+        precision = self.precision[:, :, chosen]
+        return {
+            "AP": _mean_percent(precision[..., _ALL]),
+            "AP50": _mean_percent(precision[_IOU_50, ..., _ALL]),
+            "AP75": _mean_percent(precision[_IOU_75, ..., _ALL]),
+            "APs": _mean_percent(precision[..., _SMALL]),
+            "APm": _mean_percent(precision[..., _MEDIUM]),
+            "APl": _mean_percent(precision[..., _LARGE]),
+            f"AR@{self.max_dets}": _mean_percent(self.recall[:, chosen, _ALL]),
+        }
+
+
+def coco_curves(
     coco_gt: dict[str, Any],
     results: Sequence[dict[str, Any]],
     iou_type: str,
     class_names: Sequence[str],
     max_dets: int,
-) -> dict[str, float]:
-    """Average precision over all pictures of a data set.
+) -> Curves:
+    """Precision over recall of all pictures of a data set.
 
     Args:
         coco_gt: COCO data set whose category ids are the class ids + 1; not changed.
@@ -41,41 +102,37 @@ def evaluate_ap(
         max_dets: predictions that count, the best of each picture **and class**.
 
     Returns:
-        percent, see :func:`summarize_precision`. Without predictions AP is 0 wherever there is truth.
+        curves; without predictions the precision is 0 wherever there is truth.
     """
-    # Both libraries write into the dicts they are given
-    truth = COCO({**coco_gt, "annotations": [dict(annotation) for annotation in coco_gt["annotations"]]})
+    # Both libraries write into the dicts they are given; and the library wants pictures with numbers
+    numbers = {image["id"]: number for number, image in enumerate(coco_gt["images"], start=1)}
+    images = [image | {"id": numbers[image["id"]]} for image in coco_gt["images"]]
+    annotations = [a | {"image_id": numbers[a["image_id"]]} for a in coco_gt["annotations"]]
+    truth = COCO({**coco_gt, "images": images, "annotations": annotations})
     # With a box beside the mask, COCO would take the box's area for that of the object
-    fields = ("image_id", "category_id", "score", _SHAPE[iou_type])
-    found = truth.loadRes([{field: result[field] for field in fields} for result in results])
+    fields = ("category_id", "score", _SHAPE[iou_type])
+    found = truth.loadRes(
+        [{"image_id": numbers[r["image_id"]]} | {field: r[field] for field in fields} for r in results]
+    )
     evaluation = COCOeval_faster(truth, found, iou_type, print_function=logger.debug)
     evaluation.params.maxDets = [max_dets]
     evaluation.evaluate()
     evaluation.accumulate()
-    return summarize_precision(evaluation.eval["precision"], class_names)
+    arrays = (np.asarray(evaluation.eval[name])[..., -1] for name in ("precision", "scores", "recall"))
+    return Curves(*arrays, tuple(class_names), max_dets)
 
 
-def summarize_precision(precision: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
-    """Mean precisions under Detectron2's names.
-
-    Args:
-        precision: (T, R, C, A, M) of COCOeval; -1 = undefined. The last limit of detections counts.
-        class_names: C names.
-
-    Returns:
-        AP, AP50, AP75, APs, APm, APl and AP-<class>, in percent; NaN where there is no truth.
-    """
-    precision = precision[..., -1]
-    return {
-        "AP": _mean_percent(precision[:, :, :, _ALL]),
-        "AP50": _mean_percent(precision[_IOU_50, :, :, _ALL]),
-        "AP75": _mean_percent(precision[_IOU_75, :, :, _ALL]),
-        "APs": _mean_percent(precision[:, :, :, _SMALL]),
-        "APm": _mean_percent(precision[:, :, :, _MEDIUM]),
-        "APl": _mean_percent(precision[:, :, :, _LARGE]),
-    } | {f"AP-{name}": _mean_percent(precision[:, :, index, _ALL]) for index, name in enumerate(class_names)}
+def evaluate_ap(
+    coco_gt: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    iou_type: str,
+    class_names: Sequence[str],
+    max_dets: int,
+) -> dict[str, float]:
+    """Average precision over all pictures of a data set: :meth:`Curves.summary` of :func:`coco_curves`."""
+    return coco_curves(coco_gt, results, iou_type, class_names, max_dets).summary()
 
 
-def _mean_percent(precision: np.ndarray) -> float:
-    defined = precision[precision > -1]
+def _mean_percent(values: np.ndarray) -> float:
+    defined = values[values > -1]
     return 100 * float(defined.mean()) if defined.size else float("nan")

@@ -9,42 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import BitMasks, BoxMode, Instances
 from detectron2.utils import comm
 
 from ramses_d2.data.ground_truth import coco_ground_truth
-from ramses_d2.data.rle import encode_in_box
 from ramses_d2.errors import RamsesError
 
-from .coco_ap import evaluate_ap
-from .mass_metrics import evaluate_masses, flatten_masses
-from .matching import IOU_THRESHOLDS, prediction_table, truth_table
+from .coco_results import FileIds, instances_to_results
+from .files import write_files
+from .matching import IOU_THRESHOLDS
+from .outcome import judge
 from .power_law import PowerLaw
-from .report import ap_tables, mass_tables, write_files
+from .report import ap_tables, mass_tables
+from .storage_pictures import store_pictures
 
 logger = logging.getLogger(__name__)
-
-_PAIR_COLUMNS = [
-    "image_name",
-    "label",
-    "prediction",
-    "iou",
-    "score",
-    "true_class",
-    "predicted_class",
-    "true_mass",
-    "predicted_mass",
-    "gt_mass",
-    "true_area",
-    "predicted_area",
-    "resolution",
-    "power_law_mass",
-]
 
 
 class RamsesEvaluator(DatasetEvaluator):
@@ -62,6 +42,8 @@ class RamsesEvaluator(DatasetEvaluator):
         report_thresh: float,
         tasks: Sequence[str] = ("segm", "bbox"),
         power_law: PowerLaw | None = None,
+        worst_pictures: int = 0,
+        stored_pictures: int = 0,
         distributed: bool = True,
     ) -> None:
         """Prepare for a registered data set.
@@ -73,6 +55,8 @@ class RamsesEvaluator(DatasetEvaluator):
             report_thresh: score from which a prediction counts as a particle in the mass figures.
             tasks: of "segm" and "bbox".
             power_law: baseline for the masses.
+            worst_pictures: pictures with the worst predictions to draw.
+            stored_pictures: pictures of truth and prediction for TensorBoard, in a training.
             distributed: gather the predictions of all processes; else those of this one are all.
 
         Raises:
@@ -84,11 +68,15 @@ class RamsesEvaluator(DatasetEvaluator):
         self._report_thresh = report_thresh
         self._tasks = tuple(tasks)
         self._power_law = power_law
+        self._worst_pictures = worst_pictures
+        self._stored_pictures = stored_pictures
         self._distributed = distributed
         self._records = DatasetCatalog.get(dataset_name)
         if len(self._records) == 0:
             raise RamsesError(f"{dataset_name}: the data set has no picture; there is nothing to evaluate")
-        self._class_names = list(MetadataCatalog.get(dataset_name).thing_classes)
+        metadata = MetadataCatalog.get(dataset_name)
+        self._class_names = list(metadata.thing_classes)
+        self._category_ids = metadata.get("dataset_category_ids")  # of a COCO file, else None
         self.reset()
 
     def reset(self) -> None:
@@ -124,33 +112,37 @@ class RamsesEvaluator(DatasetEvaluator):
         """
         if not self._gather():
             return OrderedDict()
-        names = {record["image_id"]: record["image_name"] for record in self._records}
-        self._check_pictures(names)
-        truth = coco_ground_truth(self._records, self._class_names)
-        results = [result for image_id in sorted(self._results) for result in self._results[image_id]]
+        pictures = dict.fromkeys(record["image_id"] for record in self._records)
+        self._check_pictures(set(pictures))
+        results = [result for image_id in pictures for result in self._results.get(image_id, ())]
         self._log_if_nothing_found(results)
-
-        metrics: OrderedDict[str, dict[str, float]] = OrderedDict(
-            (task, evaluate_ap(truth, results, task, self._class_names, self._max_dets)) for task in self._tasks
+        outcome = judge(
+            coco_ground_truth(self._records, self._class_names),
+            results,
+            self._class_names,
+            tasks=self._tasks,
+            max_dets=self._max_dets,
+            report_thresh=self._report_thresh,
+            weighs=self._weighs,
+            power_law=self._power_law,
         )
-        tables = [ap_tables(metrics, self._class_names, self._max_dets)]
-        evaluation: dict[str, Any] = {"settings": self._settings(), "results": metrics}
-        pairs = None
-        if self._weighs:
-            masses, pairs = evaluate_masses(
-                truth_table(truth["annotations"]),
-                prediction_table(truth["annotations"], results),
-                self._class_names,
-                self._report_thresh,
-                self._power_law,
-            )
-            metrics["mass"] = flatten_masses(masses)
-            evaluation["mass"] = masses
-            tables.append(mass_tables(masses, self._report_thresh))
-            pairs = self._name_pairs(pairs, names)
-        logger.info("%s\n%s", self._dataset_name, "\n\n".join(tables))
+        metrics = outcome.metrics()
+        tables = [ap_tables({task: metrics[task] for task in self._tasks}, self._class_names, self._max_dets)]
+        if outcome.masses is not None:
+            tables.append(mass_tables(outcome.masses, self._report_thresh))
+        text = "\n\n".join(tables)
+        logger.info("%s\n%s", self._dataset_name, text)
         if self._output_dir is not None:
-            write_files(self._output_dir, results, evaluation, pairs, "\n\n".join(tables))
+            write_files(
+                self._output_dir,
+                outcome,
+                self._records,
+                FileIds(self._records, self._category_ids),
+                settings=self._settings(),
+                tables=text,
+                worst_pictures=self._worst_pictures,
+            )
+        store_pictures(outcome, self._records, self._stored_pictures)
         return metrics
 
     def _gather(self) -> bool:
@@ -165,20 +157,20 @@ class RamsesEvaluator(DatasetEvaluator):
         self._weighs = any(weighs for _, weighs in gathered)
         return True
 
-    def _check_pictures(self, names: dict[int, str]) -> None:
-        unknown = self._results.keys() - names.keys()
+    def _check_pictures(self, known: set[int]) -> None:
+        unknown = self._results.keys() - known
         if unknown:
             raise RamsesError(
-                f"{self._dataset_name}: predictions for image_id {min(unknown)}, which the data set does not "
+                f"{self._dataset_name}: predictions for image_id {next(iter(unknown))}, which the data set does not "
                 "have; evaluate with the loader of the same data set"
             )
-        missing = len(names) - len(self._results)
+        missing = len(known) - len(self._results)
         if missing:
             logger.warning(
                 "%s: %d of %d pictures were not predicted; their particles count as missed",
                 self._dataset_name,
                 missing,
-                len(names),
+                len(known),
             )
 
     def _log_if_nothing_found(self, results: Sequence[dict[str, Any]]) -> None:
@@ -207,57 +199,3 @@ class RamsesEvaluator(DatasetEvaluator):
             "iou_thresholds": IOU_THRESHOLDS,
             "power_law": asdict(self._power_law) if self._weighs and self._power_law is not None else None,
         }
-
-    def _name_pairs(self, pairs: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
-        """Rows of mass_pairs.csv: files carry names, never ids."""
-        classes = dict(enumerate(self._class_names))
-        return pairs.assign(
-            image_name=pairs["image_id"].map(names),
-            true_class=pairs["true_class"].map(classes),
-            predicted_class=pairs["predicted_class"].map(classes),
-        ).reindex(columns=_PAIR_COLUMNS)
-
-
-def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """COCO results of one picture, ready for JSON.
-
-    Args:
-        instances: of the model, on the CPU, K objects.
-        image_id: of the picture.
-
-    Returns:
-        K dicts: image_id, category_id (class id + 1), bbox (XYWH, px), score, segmentation (RLE, counts as
-        str) and, where the model weighs, mass (g, None unknown).
-    """
-    boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-    scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
-    results = [
-        {
-            "image_id": image_id,
-            "category_id": class_id + 1,
-            "bbox": box,
-            "score": score,
-            "segmentation": {"size": list(rle["size"]), "counts": _text(rle["counts"])},
-        }
-        for class_id, box, score, rle in zip(classes, boxes, scores, _run_lengths(instances), strict=True)
-    ]
-    if instances.has("pred_masses"):
-        for result, mass in zip(results, instances.pred_masses.tolist(), strict=True):
-            result["mass"] = mass if np.isfinite(mass) else None
-    return results
-
-
-def _run_lengths(instances: Instances) -> list[dict[str, Any]]:
-    masks = instances.pred_masks
-    if not isinstance(masks, torch.Tensor):
-        return list(masks)
-    height, width = instances.image_size
-    boxes = BitMasks(masks).get_bounding_boxes().tensor.int().tolist()
-    return [
-        encode_in_box(mask[y0:y1, x0:x1], x0, y0, height, width)
-        for mask, (x0, y0, x1, y1) in zip(masks.numpy(), boxes, strict=True)
-    ]
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts

@@ -63,18 +63,22 @@ def truth_table(annotations: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return table.astype({"mass": float, "area": float, "resolution": float})
 
 
-def prediction_table(annotations: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def prediction_table(
+    annotations: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], crowd: Sequence[dict[str, Any]] = ()
+) -> pd.DataFrame:
     """One row per COCO result, with the particles it is matched to.
 
     Args:
-        annotations: of the COCO ground truth; the table refers to them by position.
+        annotations: of the COCO ground truth, without crowd regions; the table refers to them by position.
         results: COCO results with segmentation and, possibly, mass.
+        crowd: the crowd regions of the ground truth.
 
     Returns:
         In the order of ``results``: image_id, prediction (position in its picture), class_id (from 0), score,
         mass (g, NaN unknown), area (px), nearest (particle of highest IoU if that is 0.5 or more, taken or
         not; -1 = none) and for each threshold of :data:`IOU_THRESHOLDS`, in percent, match50 (particle, -1 =
-        none) and iou50.
+        none) and iou50; in_crowd (matched to no particle at the first threshold, and at least that share of it
+        lies in a crowd region: nothing can be said of it).
     """
     table = pd.DataFrame(results, columns=["image_id", "category_id", "score", "mass"])
     table["class_id"] = table.pop("category_id").astype(np.int64) - 1
@@ -102,7 +106,21 @@ def prediction_table(annotations: Sequence[dict[str, Any]], results: Sequence[di
             paired = match >= 0
             columns[f"match{percent}"][rows[paired]] = here[match[paired]]
             columns[f"iou{percent}"][rows[paired]] = iou[paired, match[paired]]
+    columns["in_crowd"] = _in_crowd(table, rles, crowd) & (columns[f"match{as_percent(IOU_THRESHOLDS[0])}"] < 0)
     return table.assign(**columns)
+
+
+def _in_crowd(table: pd.DataFrame, rles: Sequence[dict[str, Any]], crowd: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Which predictions lie in a crowd region of their picture, bool (P,)."""
+    inside = np.zeros(len(table), dtype=bool)
+    pictures = table.groupby("image_id").indices
+    for region in crowd:
+        rows = pictures.get(region["image_id"], ())
+        if len(rows):
+            # With a crowd region, COCO's IoU is the share of the prediction that lies in it
+            share = mask_utils.iou([rles[row] for row in rows], [region["segmentation"]], [True])
+            inside[rows] |= np.asarray(share)[:, 0] >= IOU_THRESHOLDS[0]
+    return inside
 
 
 def pair_table(truth: pd.DataFrame, predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:

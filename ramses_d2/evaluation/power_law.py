@@ -72,8 +72,8 @@ def fit_power_law(records: Sequence[dict[str, Any]]) -> PowerLaw:
         mine = class_ids == class_id
         enough = mine.sum() >= MIN_PARTICLES
         exponent = _slope(x[mine], y[mine], otherwise=shared) if enough else shared
-        laws[class_id] = (_best_scale(areas[mine], masses[mine], exponent), exponent)
-    return PowerLaw(laws, (_best_scale(areas, masses, shared), shared))
+        laws[class_id] = (best_scale(areas[mine], masses[mine], exponent), exponent)
+    return PowerLaw(laws, (best_scale(areas, masses, shared), shared))
 
 
 def training_truth(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +103,7 @@ def _slope(x: np.ndarray, y: np.ndarray, otherwise: float) -> float:
     return float(x @ (y - y.mean())) / spread if spread > 1e-9 else otherwise
 
 
-def _best_scale(areas: np.ndarray, masses: np.ndarray, exponent: float) -> float:
+def best_scale(areas: np.ndarray, masses: np.ndarray, exponent: float) -> float:
     """The s of least mean |s q - m| / m with q = area ^ exponent: the median of m / q weighted by q / m."""
     ratio = np.sort(masses / areas**exponent)
     weight = np.cumsum(1 / ratio)

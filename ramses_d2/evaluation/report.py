@@ -1,16 +1,12 @@
-"""What an evaluation shows: tables for the log, and the files."""
+"""What an evaluation shows in the log and in evaluation.txt."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tabulate import tabulate
 
 from .matching import IOU_THRESHOLDS, as_percent
@@ -28,8 +24,9 @@ def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[
         class_names: class order.
         max_dets: limit of detections, for the heading.
     """
+    columns = (*_AP_METRICS, f"AR@{max_dets}")
     by_task = [
-        {"": task} | {name: _number(metrics[name], ".2f") for name in _AP_METRICS} for task, metrics in results.items()
+        {"": task} | {name: _number(metrics[name], ".2f") for name in columns} for task, metrics in results.items()
     ]
     by_class = [
         {"class": name} | {f"{task} AP": f"{metrics[f'AP-{name}']:.2f}" for task, metrics in results.items()}
@@ -52,31 +49,6 @@ def mass_tables(masses: Mapping[str, Any], report_thresh: float) -> str:
             *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in remarks),
         ]
     )
-
-
-def write_files(
-    output_dir: str | Path,
-    results: Sequence[Mapping[str, Any]],
-    evaluation: Mapping[str, Any],
-    pairs: pd.DataFrame | None,
-    tables: str,
-) -> None:
-    """Write coco_instances_results.json, evaluation.json, evaluation.txt and mass_pairs.csv; older ones are replaced.
-
-    Args:
-        output_dir: made if missing.
-        results: COCO results, "mass" in g.
-        evaluation: settings and figures; NaN becomes null.
-        pairs: rows of mass_pairs.csv, or None where masses play no part.
-        tables: the printed tables, for evaluation.txt.
-    """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "coco_instances_results.json", json.dumps(list(results), allow_nan=False))
-    _write(folder / "evaluation.json", json.dumps(_strict(evaluation), indent=2, allow_nan=False) + "\n")
-    _write(folder / "evaluation.txt", tables + "\n")
-    if pairs is not None:
-        _write(folder / "mass_pairs.csv", pairs.to_csv(index=False, float_format="%.6g"))
 
 
 def _iou_row(whole: Mapping[str, Any], threshold: float) -> dict[str, str]:
@@ -160,19 +132,3 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
 def _number(value: float, spec: str) -> str:
     """A formatted number; "-" where it is undefined."""
     return format(value, spec) if math.isfinite(value) else "-"
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Never leave a half-written file under the final name."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -5,9 +5,7 @@ Shape letters: N images, H W network input (padded), Hm Wm mask grid, G cells of
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,17 +19,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import RamsesError
+from .areal_density import ArealDensity
+from .batching import SIZE_DIVISIBILITY, PictureResolution, predict_by_size
 from .heads import CellPredictions, MaskHead, SharedHead
 from .inference_settings import InferenceSettings
 from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
-from .mass import geometry_sums, known_resolution, mass_in_grams, mass_scale, normalize_mass
+from .mass import geometry_sums, mass_in_grams, mass_scale, normalize_mass
 from .postprocess import GridFrame, grid_instances, sampling_offset, to_instances
 from .targets import LEVEL_RULES, assign_cells, grid_shape, object_geometry, sample_cells
-
-# Grids are rounded from the picture's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
-SIZE_DIVISIBILITY = 64
-
-logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -52,6 +47,7 @@ class RAMSES(nn.Module):
         mass_loss_type: "mape" or "log".
         settings: of inference.
         resolution: px/mm of pictures that state none; 0 = unknown.
+        areal_density: weighs instances where there is no mass branch; None = nothing does.
         pixel_mean, pixel_std: per channel.
 
     Raises:
@@ -83,6 +79,7 @@ class RAMSES(nn.Module):
         # Inference
         settings: InferenceSettings,
         resolution: float,
+        areal_density: ArealDensity | None = None,
         # Input
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -101,13 +98,13 @@ class RAMSES(nn.Module):
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.mass_loss_type = mass_loss_type
         self.settings = settings
-        self.resolution = resolution
+        self.picture_resolution = PictureResolution(resolution)
+        self.areal_density = areal_density
         shapes = backbone.output_shape()
         self._check(shapes)
         self.strides = [shapes[name].stride for name in self.in_features]
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self._warned_of_resolution = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -139,6 +136,7 @@ class RAMSES(nn.Module):
             # Inference
             "settings": InferenceSettings.from_config(cfg),
             "resolution": cfg.INPUT.RESOLUTION,
+            "areal_density": ArealDensity.from_config(cfg),
             # Input
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -193,17 +191,7 @@ class RAMSES(nn.Module):
             settings: for this call instead of the network's own.
         """
         settings = settings or self.settings
-        # Pictures of one size go through together. Mixing sizes would pad some, and padding changes both the grids and
-        # ConvNeXt's global response normalisation: a picture's result must not depend on its neighbours in the batch.
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, item in enumerate(batched_inputs):
-            groups[tuple(item["image"].shape)].append(index)
-        results: list[dict[str, Instances]] = [{} for _ in batched_inputs]
-        for indices in groups.values():
-            found = self._predict([batched_inputs[i] for i in indices], settings)
-            for index, result in zip(indices, found, strict=True):
-                results[index] = {"instances": result}
-        return results
+        return predict_by_size(batched_inputs, lambda items: self._predict(items, settings))
 
     def _network(
         self, images: torch.Tensor
@@ -309,9 +297,12 @@ class RAMSES(nn.Module):
                 frame = self._frame(item)
                 grams = None
                 if found.masses is not None:
-                    resolution = self._resolution(item) * math.sqrt(frame.step_y * frame.step_x)
+                    resolution = self.picture_resolution(item) * math.sqrt(frame.step_y * frame.step_x)
                     grams = mass_in_grams(found.masses, mass_scale(resolution))
-                results.append(to_instances(found, frame, grams, settings))
+                instances = to_instances(found, frame, grams, settings)
+                if self.areal_density is not None and self.areal_density.is_known:
+                    self.areal_density.weigh(instances, self.picture_resolution(item))
+                results.append(instances)
         return results
 
     def _frame(self, item: dict[str, Any]) -> GridFrame:
@@ -320,16 +311,6 @@ class RAMSES(nn.Module):
         height, width = item.get("height", in_height), item.get("width", in_width)
         stride = self.mask_stride
         return GridFrame(height, width, in_height / height / stride, in_width / width / stride, sampling_offset(stride))
-
-    def _resolution(self, item: dict[str, Any]) -> float:
-        """px/mm of the original picture; NaN, and one warning, when nobody knows it."""
-        resolution = known_resolution(item.get("resolution"), self.resolution)
-        if resolution is not None:
-            return resolution
-        if not self._warned_of_resolution:
-            logger.warning("Resolution unknown, masses are NaN: set INPUT.RESOLUTION (px/mm) or pass resolution=")
-            self._warned_of_resolution = True
-        return math.nan
 
 
 def _mean_over_ranks(values: torch.Tensor) -> torch.Tensor:

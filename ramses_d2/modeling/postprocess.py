@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ..data.rle import RLEMasks, encode_in_box
 from .dynamic_conv import mask_logits
 from .inference_settings import InferenceSettings
+from .mask_output import trim, whole_masks
 from .mass import instance_masses
 from .nms import point_nms, suppress
 
@@ -184,11 +184,7 @@ def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tupl
     left, right, across = _lerp(frame.step_x, frame.offset, x0, x1, mask.shape[1])
     rows = torch.lerp(mask[above], mask[below], weight[:, None])
     crop = (torch.lerp(rows[:, left], rows[:, right], across) >= threshold).numpy()
-    rows_used, cols_used = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
-    if not len(rows_used):
-        return np.zeros((0, 0), bool), 0, 0
-    top, left_edge = rows_used[0], cols_used[0]
-    return crop[top : rows_used[-1] + 1, left_edge : cols_used[-1] + 1], x0 + int(left_edge), y0 + int(top)
+    return trim(crop, x0, y0)
 
 
 def to_instances(
@@ -204,8 +200,8 @@ def to_instances(
 
     Returns:
         ``Instances`` of size (H, W) with pred_boxes (XYXY, end exclusive), scores, pred_classes, pred_masks (bool
-        tensor (K, H, W), or :class:`RLEMasks`) and, with a mass branch, pred_masses (grams). Masks that vanish on the
-        way to a smaller picture are left out.
+        tensor (K, H, W), or :class:`~ramses_d2.data.rle.RLEMasks`) and, with a mass branch, pred_masses (grams). Masks
+        that vanish on the way to a smaller picture are left out.
     """
     device = found.scores.device
     crops = [paste_in_box(mask, frame, settings.mask_thresh) for mask in found.masks.float().cpu()]
@@ -218,13 +214,8 @@ def to_instances(
     result.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4))
     result.scores = found.scores[kept].float()
     result.pred_classes = found.classes[kept]
-    if settings.mask_format == "rle":
-        result.pred_masks = RLEMasks(encode_in_box(crop, x, y, frame.height, frame.width) for crop, x, y in crops)
-    else:
-        masks = torch.zeros(len(crops), frame.height, frame.width, dtype=torch.bool)
-        for mask, (crop, x, y) in zip(masks, crops, strict=True):
-            mask[y : y + crop.shape[0], x : x + crop.shape[1]] = torch.from_numpy(crop)
-        result.pred_masks = masks.to(device)
+    masks = whole_masks(crops, (frame.height, frame.width), settings.mask_format)
+    result.pred_masks = masks.to(device) if isinstance(masks, torch.Tensor) else masks
     if masses is not None:
         result.pred_masses = masses[kept].float()
     return result

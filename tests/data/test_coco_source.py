@@ -11,7 +11,7 @@ import pycocotools.mask as mask_utils
 import pytest
 from PIL import Image
 
-from ramses_d2.data.coco_source import coco_class_names, load_coco
+from ramses_d2.data.coco_source import coco_classes, load_coco
 from ramses_d2.data.label_map import read_label_map
 from ramses_d2.errors import RamsesError
 
@@ -60,7 +60,8 @@ def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records, class_names = load_coco(path, tmp_path / "pictures")
     assert capsys.readouterr().out == ""
     # The dummy supercategory goes; an unused class stays
-    assert class_names == coco_class_names(path) == ["spare", "brick", "stone"]
+    assert class_names == ["spare", "brick", "stone"]
+    assert coco_classes(path) == (class_names, [3, 5, 9])
     (record,) = records
     assert record["image_name"] == "pictures/a" and record["image_id"] == 1
     assert (record["height"], record["width"]) == (30, 40) and np.isnan(record["resolution"])
@@ -125,3 +126,87 @@ def test_picture_without_annotations(tmp_path: Path) -> None:
 def test_errors(tmp_path: Path, annotations: list[dict[str, Any]], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RamsesError, match=f"annotations.json: .*{message}"):
         load_coco(write(tmp_path, annotations, **changes), tmp_path / "pictures")
+
+
+def test_ids_of_the_file_are_kept(tmp_path: Path) -> None:
+    small, large = annotation("x", 3, 4), annotation("y", 1, 10, category_id=9)
+    ((record,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
+    assert record["coco_image_id"] == 7 and record["image_id"] == 1
+    assert [entry["coco_id"] for entry in record["annotations"]] == ["y", "x"]
+    assert "crowd" not in record
+
+
+def test_crowd_is_kept_apart(tmp_path: Path) -> None:
+    """It is neither learned nor painted; its run lengths are as in the file, measured where the file does not."""
+    counts = {"size": [30, 40], "counts": [60, 30, 1110]}
+    crowd = annotation(8, 0, 1, category_id=9, iscrowd=1, segmentation=counts, area=None, bbox=None)
+    ((record,), _) = load_coco(write(tmp_path, [annotation(1, 3, 4), crowd]), tmp_path / "pictures")
+    assert len(record["annotations"]) == 1 and set(np.unique(read_label_map(record))) == {0, 1}
+    assert record["crowd"] == [
+        {"coco_id": 8, "category_id": 2, "bbox": [2, 0, 1, 30], "area": 30, "segmentation": counts}
+    ]
+
+
+def test_label_file(tmp_path: Path) -> None:
+    (tmp_path / "label.txt").write_text("stone\nbrick\n")
+    annotations = [annotation(1, 3, 4), annotation(2, 1, 10, category_id=9)]
+    records, names = load_coco(write(tmp_path, annotations), tmp_path / "pictures", tmp_path / "label.txt")
+    assert names == ["stone", "brick"]
+    assert [entry["category_id"] for entry in records[0]["annotations"]] == [0, 1]
+
+
+def test_where_pictures_are(tmp_path: Path) -> None:
+    """In sub-folders, under absolute names, written on Windows, or known by their address on the web alone."""
+    path = write(tmp_path, [])
+    pictures = tmp_path / "pictures"
+    (pictures / "deep").mkdir()
+    (tmp_path / "else").mkdir()
+    for place in (pictures / "deep/b.png", tmp_path / "else/c.png", pictures / "d.png"):
+        place.write_bytes((pictures / "a.png").read_bytes())
+    names = [
+        {"file_name": "deep/b.png"},
+        {"file_name": str(tmp_path / "else/c.png")},
+        {"file_name": "deep\\b.png"},
+        {"coco_url": "http://images.cocodataset.org/val/d.png?x=1"},
+    ]
+    images = [{"id": number, "height": 30, "width": 40} | name for number, name in enumerate(names)]
+    records, _ = load_coco(write(tmp_path, [], images=images), pictures)
+    assert [Path(r["file_name"]).name for r in records] == ["b.png", "c.png", "b.png", "d.png"]
+    assert [r["image_name"] for r in records][::3] == ["pictures/deep/b", "pictures/d"]
+    assert records[1]["image_name"].startswith("pictures/") and records[1]["image_name"].endswith("else/c")
+    (pictures / "d.png").unlink()
+    with pytest.raises(RamsesError, match=r"image 3 has no file_name; download http://.*d.png.* as .*pictures/d.png"):
+        load_coco(path, pictures)
+
+
+def test_missing_pictures_are_counted(tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f"{n}.png", "height": 30, "width": 40} for n in range(3)]
+    with pytest.raises(RamsesError, match=r"pictures/0.png is missing \(and 2 more\); .*images=DIR"):
+        load_coco(write(tmp_path, [], images=images), tmp_path / "pictures")
+
+
+def test_one_polygon_without_its_list(tmp_path: Path) -> None:
+    flat = annotation(1, 3, 4, segmentation=square(3, 2, 4)[0])
+    ((record,), _) = load_coco(write(tmp_path, [flat]), tmp_path / "pictures")
+    assert np.count_nonzero(read_label_map(record)) == 16
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [40, 30], "counts": [1200]}, "annotation 1: its run lengths are of a picture of 40 x 30 px"),
+        ({"counts": [1200]}, "annotation 1: its segmentation has no size and counts"),
+        ("polygon", "annotation 1: its segmentation is str"),
+        ([["a", "b", "c", "d", "e", "f"]], "annotation 1: a polygon has something in it that is no number"),
+        ([{"x": 1, "y": 2}], "annotation 1: a polygon is a list of numbers"),
+    ],
+)
+def test_wrong_outlines(tmp_path: Path, segmentation: Any, message: str) -> None:
+    with pytest.raises(RamsesError, match=f"annotations.json: {message}") as error:
+        load_coco(write(tmp_path, [annotation(1, 3, 4, segmentation=segmentation)]), tmp_path / "pictures")
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_without_a_size(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="image 7 has height None, width 40; give its size in px"):
+        load_coco(write(tmp_path, [], images=[{"id": 7, "file_name": "a.png", "width": 40}]), tmp_path / "pictures")

@@ -127,3 +127,38 @@ def test_register_datasets(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch)
         register_datasets([*names, "ramses://demo"])
     with pytest.raises(RamsesError, match="is not one of"):
         register_datasets(["nobody registered this"])
+
+
+def write_categories(folder: Path, name: str, categories: dict[int, str]) -> None:
+    content = {"images": [], "annotations": [], "categories": [{"id": k, "name": v} for k, v in categories.items()]}
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_train_valid_and_test_with_other_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A common label file makes them agree; without one the error says so."""
+    monkeypatch.chdir(tmp_path)
+    write_categories(tmp_path, "train.json", {1: "a", 2: "b", 3: "c"})
+    write_categories(tmp_path, "valid.json", {4: "c", 9: "a"})
+    (tmp_path / "label.txt").write_text("c\nb\na\n")
+    with pytest.raises(RamsesError, match=r"different class lists; write one class name a line .*labels=FILE"):
+        register_datasets(["coco://train.json", "coco://valid.json"])
+    uris = ["coco://train.json?labels=label.txt&images=.", "coco://valid.json?images=.&labels=label.txt"]
+    register_datasets(uris)
+    assert [MetadataCatalog.get(uri).thing_classes for uri in uris] == [["c", "b", "a"]] * 2
+    assert [MetadataCatalog.get(uri).dataset_category_ids for uri in uris] == [[3, 2, 1], [4, 1, 9]]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?images=.&labels=gone.txt", "gone.txt is not found in"),
+        ("?images=.&label=label.txt", "unknown option 'label'; write .*images=DIR&labels=label.txt"),
+        ("?images=", "give images= one value"),
+        ("?images=.&images=.", "give images= one value"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_categories(tmp_path, "train.json", {1: "a"})
+    with pytest.raises(RamsesError, match=message):
+        register(f"coco://train.json{query}")

@@ -58,3 +58,24 @@ def test_unknown_values_empty_pictures_and_repeats(tiny_folder: Callable[..., Pa
     assert all(a["mass"] is None and a["gt_mass"] is False for a in truth["annotations"])
     assert truth["images"][0]["resolution"] is None and truth["annotations"][0]["resolution"] is None
     json.dumps(truth, allow_nan=False)
+
+
+def test_outlines_of_a_coco_file_stay_as_they_are() -> None:
+    """Overlaps count for both objects, and areas and boxes are the file's, measured only where it has none."""
+    outlines = [[[10.0, 10, 30, 10, 30, 30, 10, 30]], [[20.0, 20, 40, 20, 40, 40, 20, 40]]]
+    annotation = {"category_id": 1, "mass": float("nan"), "gt_mass": False, "bbox": [10.5, 10.0, 30.0, 30.5]}
+    record = {"file_name": "a.png", "image_id": 4, "height": 50, "width": 60, "resolution": float("nan")}
+    record["annotations"] = [
+        annotation | {"label": 1, "area": 777.5, "coco_id": "x", "segmentation": outlines[0]},
+        annotation | {"label": 2, "area": float("nan"), "segmentation": outlines[1]},
+    ]
+    counts = [10 * 50, 5, 60 * 50 - 10 * 50 - 5]
+    region = {"segmentation": {"size": [50, 60], "counts": counts}, "bbox": [10, 0, 1, 5], "area": 5.0}
+    record["crowd"] = [region | {"category_id": 0}]
+    first, second, crowd = json.loads(json.dumps(coco_ground_truth([record], ["a", "b"])))["annotations"]
+    assert [first["coco_id"], first["area"], first["bbox"]] == ["x", 777.5, [10.5, 10.0, 19.5, 20.5]]
+    assert "coco_id" not in second and second["area"] == 400 and second["category_id"] == 2
+    masks = [mask_utils.decode(a["segmentation"]) for a in (first, second, crowd)]
+    assert masks[0].sum() == masks[1].sum() == 400 and (masks[0] & masks[1]).sum() == 100
+    assert (crowd["iscrowd"], crowd["category_id"], masks[2].sum()) == (1, 1, 5)
+    assert masks[2][:5, 10].all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -69,8 +70,14 @@ def test_ground_truth_of_crowded_pictures(uri: str, most: int) -> None:
     truth = coco_ground_truth(records, MetadataCatalog.get(uri).thing_classes)
     counts = np.bincount([annotation["image_id"] for annotation in truth["annotations"]])
     assert counts.max() == most
-    covered = sum(annotation["area"] for annotation in truth["annotations"])
-    assert covered == sum(np.count_nonzero(read_label_map(record)) for record in records)
+    record = records[int(np.flatnonzero([len(record["annotations"]) == most for record in records])[0])]
+    masks = [a["segmentation"] for a in truth["annotations"] if a["image_id"] == record["image_id"]]
+    covered = np.zeros((record["height"], record["width"]), dtype=bool)
+    for mask in masks:
+        covered |= mask_utils.decode(mask).astype(bool)
+    painted = read_label_map(record) > 0
+    # Outlines are rasterised in their box there, and in the whole picture here
+    assert np.count_nonzero(covered ^ painted) <= 0.001 * np.count_nonzero(painted)
 
 
 @needs_data

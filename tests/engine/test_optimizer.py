@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 from ramses_d2 import RamsesError
+from ramses_d2.engine import build_optimizer, load_config
+from ramses_d2.engine.network_parts import part_of
 from ramses_d2.engine.optimizer import clip_before_step, parameter_groups
+
+TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 
 
 class Net(nn.Module):
@@ -19,22 +27,65 @@ class Net(nn.Module):
         self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
 
 
+def rates(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter that trains, by name."""
+    options = {"base_lr": 1.0, "weight_decay": 0.1, "factors": {}, **options}
+    of = {id(p): (g["lr"], g["weight_decay"]) for g in parameter_groups(model, **options) for p in g["params"]}
+    return {name: of[id(p)] for name, p in model.named_parameters() if id(p) in of}
+
+
 def test_groups_split_decay_and_backbone() -> None:
     net = Net()
-    groups = parameter_groups(net, base_lr=1.0, weight_decay=0.1, backbone_lr_factor=0.25)
-    of = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    conv, norm = net.backbone.bottom_up
-    assert of[id(conv.weight)] == (0.25, 0.1)
-    assert of[id(conv.bias)] == of[id(norm.weight)] == of[id(norm.bias)] == (0.25, 0.0)
-    assert of[id(net.head.weight)] == (1.0, 0.1) and of[id(net.head.bias)] == (1.0, 0.0)
-    assert id(net.frozen) not in of and len(of) == 6
+    assert rates(net, factors={"backbone": 0.25}) == {
+        "backbone.bottom_up.0.weight": (0.25, 0.1),
+        "backbone.bottom_up.0.bias": (0.25, 0.0),
+        "backbone.bottom_up.1.weight": (0.25, 0.0),
+        "backbone.bottom_up.1.bias": (0.25, 0.0),
+        "head.weight": (1.0, 0.1),
+        "head.bias": (1.0, 0.0),
+    }
 
 
 def test_a_parallel_wrapper_changes_nothing() -> None:
     net = nn.Module()
     net.module = Net()
-    groups = parameter_groups(net, base_lr=1.0, weight_decay=0.1, backbone_lr_factor=0.25)
+    groups = parameter_groups(net, base_lr=1.0, weight_decay=0.1, factors={"backbone": 0.25})
     assert sorted((g["lr"], g["weight_decay"]) for g in groups) == [(0.25, 0.0), (0.25, 0.1), (1.0, 0.0), (1.0, 0.1)]
+
+
+def test_every_part_has_its_factor() -> None:
+    cfg = load_config(TINY_YAML, ["SOLVER.BASE_LR", 1.0])
+    model = build_model(cfg)
+    factors = {"BACKBONE": 0.1, "FPN": 0.2, "CLASS": 0.3, "KERNEL": 0.4, "MASK": 0.5, "MASS": 0.6}
+    cfg.merge_from_list([item for part, factor in factors.items() for item in (f"SOLVER.LR_FACTOR.{part}", factor)])
+    groups = build_optimizer(cfg, model).param_groups
+    of = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert of[id(parameter)] == factors[part_of(name).upper()], name
+    assert len(groups) == 11  # with and without decay; the pyramid has neither norms nor biases
+    assert all(group["params"] for group in groups)
+
+
+def test_layers_of_the_backbone_decay_from_the_last_to_the_stem() -> None:
+    model = build_model(load_config(TINY_YAML))
+    of = {name: rate for name, (rate, _) in rates(model, factors={"backbone": 0.5}, layer_decay=0.8).items()}
+    network = "backbone.bottom_up.network."
+    # Five layers: stem, then a block in each of four stages
+    assert of[f"{network}stem_0.weight"] == pytest.approx(0.5 * 0.8**5)
+    assert of[f"{network}stages_0.blocks.0.conv_dw.weight"] == pytest.approx(0.5 * 0.8**4)
+    assert of[f"{network}stages_3.blocks.0.mlp.fc1.weight"] == pytest.approx(0.5 * 0.8)
+    assert of["backbone.lateral.0.weight"] == of["mask_head.mask_out.weight"] == 1.0
+    groups = parameter_groups(model, base_lr=1.0, weight_decay=0.1, factors={}, layer_decay=0.8)
+    assert len(groups) == 2 * (5 + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"factors": {"fpn": -1.0}}, "LR_FACTOR.FPN is -1.0"), ({"layer_decay": 1.5}, "LAYER_DECAY is 1.5")],
+)
+def test_rates_out_of_range_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        rates(Net(), **options)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramses_d2.evaluation.coco_ap import evaluate_ap, summarize_precision
+from ramses_d2.evaluation.coco_ap import Curves, coco_curves, evaluate_ap
 
 CLASSES = ["brick", "concrete", "glass", "never seen"]
 SIZE = 320
@@ -100,11 +100,47 @@ def test_equals_the_summary_of_pycocotools(crowded: tuple[dict, list[dict]], iou
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])
 def test_equals_pycocotools_for_a_thousand_detections(crowded: tuple[dict, list[dict]], iou_type: str) -> None:
     # The summary of pycocotools cannot do this, its precisions can
-    expected = summarize_precision(by_pycocotools(*crowded, iou_type, 1000).eval["precision"], CLASSES)
+    arrays = by_pycocotools(*crowded, iou_type, 1000).eval
+    expected = Curves(*(arrays[name][..., -1] for name in ("precision", "scores", "recall")), tuple(CLASSES), 1000)
+    curves = coco_curves(*crowded, iou_type, CLASSES, 1000)
+    np.testing.assert_array_equal(curves.scores, expected.scores)
     found = evaluate_ap(*crowded, iou_type, CLASSES, 1000)
-    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert found == pytest.approx(expected.summary(), abs=1e-9, nan_ok=True)
+    assert found["AR@1000"] > evaluate_ap(*crowded, iou_type, CLASSES, 100)["AR@100"] + 1
     assert found["AP"] > evaluate_ap(*crowded, iou_type, CLASSES, 100)["AP"] + 1
     assert np.isnan(found["AP-never seen"])
+
+
+def test_details_of_all_and_of_each_class_are_those_of_pycocotools(crowded: tuple[dict, list[dict]]) -> None:
+    """AR by size, AP at each IoU; and of one class what pycocotools says of that category alone."""
+    curves = coco_curves(*crowded, "segm", CLASSES, 100)
+    expected = by_pycocotools(*crowded, "segm", 100).stats
+    details = curves.details()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    recalls = ("AR@100", "ARs@100", "ARm@100", "ARl@100")
+    assert [details[name] for name in names] == pytest.approx(list(100 * expected[:6]), abs=1e-9)
+    assert [details[name] for name in recalls] == pytest.approx(list(100 * expected[8:]), abs=1e-9)
+    assert list(details["AP_by_IoU"]) == [f"0.{percent}" for percent in range(50, 100, 5)]
+    assert details["AP_by_IoU"]["0.75"] == details["AP75"]
+    assert np.mean(list(details["AP_by_IoU"].values())) == pytest.approx(details["AP"])
+
+    data, results = crowded
+    only = data | {"annotations": [a for a in data["annotations"] if a["category_id"] == 2]}
+    stats = by_pycocotools(only, [r for r in results if r["category_id"] == 2], "segm", 100).stats
+    one = curves.details(1)
+    assert [one[name] for name in names] == pytest.approx(list(100 * stats[:6]), abs=1e-9)
+    assert [one[name] for name in recalls] == pytest.approx(list(100 * stats[8:]), abs=1e-9)
+
+
+def test_pictures_may_have_any_ids(crowded: tuple[dict, list[dict]]) -> None:
+    data, results = crowded
+    ids = {1: "belt/a.png", 2: 0, 3: "3f2b"}
+    renamed = data | {
+        "images": [image | {"id": ids[image["id"]]} for image in data["images"]],
+        "annotations": [a | {"image_id": ids[a["image_id"]]} for a in data["annotations"]],
+    }
+    found = evaluate_ap(renamed, [r | {"image_id": ids[r["image_id"]]} for r in results], "segm", CLASSES, 100)
+    np.testing.assert_equal(found, evaluate_ap(data, results, "segm", CLASSES, 100))
 
 
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])

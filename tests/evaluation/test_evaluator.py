@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from ramses_d2.data import RLEMasks, load_folder, read_label_map
 from ramses_d2.data.rle import encode_label_map
@@ -22,7 +23,18 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.evaluation import PowerLaw, RamsesEvaluator, fit_power_law
 
 NAME = "evaluator_test"
-FILES = ["coco_instances_results.json", "evaluation.json", "evaluation.txt", "mass_pairs.csv"]
+FILES = [
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    "evaluation.json",
+    "evaluation.txt",
+    "ground_truth.json",
+    "mass_pairs.csv",
+    "precision_recall.csv",
+    "precision_recall.png",
+    "predictions.json",
+    "test_stats.json",
+]
 
 
 @pytest.fixture
@@ -88,14 +100,15 @@ def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path
     assert mass["power_law_MAPE"] == pytest.approx(0, abs=1e-3)  # masses of the fixture go by class and area
     assert all(type(value) is float for metrics in results.values() for value in metrics.values())
 
-    assert sorted(path.name for path in out.iterdir()) == FILES
-    listed = json.loads((out / FILES[0]).read_text())
+    assert sorted(path.name for path in out.iterdir()) == [*FILES, "worst"]
+    assert not list((out / "worst").iterdir())  # nothing is wrong anywhere
+    listed = json.loads((out / "predictions.json").read_text())
     assert len(listed) == 18
     assert listed[0]["mass"] == pytest.approx(records[0]["annotations"][0]["mass"], rel=1e-6)
-    saved = json.loads((out / FILES[1]).read_text(), parse_constant=pytest.fail)  # strict: no NaN
+    saved = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)  # strict: no NaN
     assert saved["results"]["segm"]["APl"] is None
     assert saved["settings"]["max_dets"] == 1000 and saved["settings"]["power_law"]["laws"]
-    with (out / FILES[3]).open(newline="") as file:
+    with (out / "mass_pairs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
     assert rows[0]["image_name"] == records[0]["image_name"]
@@ -161,6 +174,25 @@ def test_of_two_predictions_on_one_particle_the_surer_counts(data_set: Callable[
     assert mass["MAPE"] == pytest.approx(10, rel=1e-4)
 
 
+def test_the_worst_pictures_are_drawn_by_rank(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
+    records = data_set(sizes=((64, 96),) * 4, count=6)
+    outputs = [perfect(record)[:kept] for record, kept in zip(records, (5, 6, 2, 0), strict=True)]
+    evaluate(records, outputs, tmp_path, worst_pictures=2)
+    assert sorted(path.name for path in (tmp_path / "worst").iterdir()) == ["01_demo_img3.jpg", "02_demo_img2.jpg"]
+    with Image.open(tmp_path / "worst/02_demo_img2.jpg") as picture:
+        assert picture.width > 2 * picture.height > 1000
+    listed = json.loads((tmp_path / "test_stats.json").read_text())["worst"]
+    assert [(entry["picture"], entry["file"], entry["missed"]) for entry in listed] == [
+        ("demo/img3", "worst/01_demo_img3.jpg", 6),
+        ("demo/img2", "worst/02_demo_img2.jpg", 4),
+    ]
+    # The next evaluation leaves none of these behind
+    outputs[2:] = [perfect(record) for record in records[2:]]
+    evaluate(records, outputs, tmp_path, worst_pictures=2)
+    assert [path.name for path in (tmp_path / "worst").iterdir()] == ["01_demo_img0.jpg"]
+    assert not list(tmp_path.glob("*unfinished*")) and not list(tmp_path.glob("*replaced*"))
+
+
 def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     records = data_set()
     with caplog.at_level(logging.WARNING):
@@ -169,8 +201,8 @@ def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, cap
     assert results["segm"]["AP"] == 0
     assert results["mass"]["TotalError"] == -100
     assert np.isnan(results["mass"]["MAPE"]) and results["mass"]["pairs"] == 0
-    assert json.loads((tmp_path / "out" / FILES[0]).read_text()) == []
-    assert (tmp_path / "out" / FILES[3]).read_text().startswith("image_name,label,")
+    assert json.loads((tmp_path / "out/predictions.json").read_text()) == []
+    assert (tmp_path / "out/mass_pairs.csv").read_text().startswith("image_name,label,")
 
 
 def test_no_score_high_enough_is_said_with_the_highest(
@@ -205,7 +237,7 @@ def test_unknown_masses(data_set: Callable[..., list[dict]], tmp_path: Path) -> 
     assert results["segm"]["AP"] == pytest.approx(100)
     assert np.isnan(results["mass"]["MAPE"]) and np.isnan(results["mass"]["TotalError"])
     assert results["mass"]["pairs"] == 12 and results["mass"]["weighed"] == 0
-    assert json.loads((tmp_path / FILES[0]).read_text())[0]["mass"] is None
+    assert json.loads((tmp_path / "predictions.json").read_text())[0]["mass"] is None
 
     plain = [perfect(r, masses=False) for r in records]  # plain SOLOv2 on plain data
     assert list(evaluate(records, plain, tmp_path / "plain")) == ["segm", "bbox"]

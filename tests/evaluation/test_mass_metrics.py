@@ -34,6 +34,7 @@ def predictions_of(*rows: tuple[int, int, float, float, int, float]) -> pd.DataF
     return table.astype({"nearest": int, "mass": float}).assign(
         prediction=range(len(rows)),
         area=100.0,
+        in_crowd=False,
         match50=table["nearest"],
         match75=np.where(table["iou50"] >= 0.75, table["nearest"], -1),
         iou75=table["iou50"],

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2.data import RLEMasks, encode_label_map, read_label_map, register
+from ramses_d2.data import RLEMasks, coco_ground_truth, register
 from ramses_d2.evaluation import RamsesEvaluator
 
 DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
@@ -17,13 +17,13 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs 
 
 
 def truth_as_prediction(record: dict) -> Instances:
-    label_map = read_label_map(record)
-    annotations = [a for a in record["annotations"] if (label_map == a["label"]).any()]
+    """The annotated outlines, overlaps included."""
+    annotations = coco_ground_truth([record], [])["annotations"]
     instances = Instances((record["height"], record["width"]))
-    rles = encode_label_map(label_map, [a["label"] for a in annotations])
-    instances.pred_masks = RLEMasks(rles)
-    instances.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4))
-    instances.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+    instances.pred_masks = RLEMasks(a["segmentation"] for a in annotations)
+    boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
+    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+    instances.pred_classes = torch.tensor([a["category_id"] - 1 for a in annotations])
     instances.scores = torch.linspace(1.0, 0.6, len(annotations))
     return instances
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pycocotools.mask as mask_utils
-from detectron2.structures import BoxMode
 
 from ramses_d2.data.coco_source import load_coco
 from ramses_d2.data.folder import Record, read_json
@@ -61,7 +60,8 @@ def read_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
-    images = [image for _, image in sorted({image["id"]: image for image in content["images"]}.items())]
+    entries = {image["id"]: image for image in content["images"]}
+    images = [entries[record["coco_image_id"]] for record in records]
     notes: Counter[str] = Counter()
     crowds = sum(1 for annotation in content["annotations"] if annotation.get("iscrowd", 0))
     notes["crowd annotations left out"] = crowds
@@ -198,9 +198,10 @@ def _default_images(json_path: Path, content: Any) -> Path:
     """The json's folder, or images/ in it where the first picture is only there."""
     beside = json_path.parent
     images = content.get("images") if isinstance(content, dict) else None
-    if images and not (beside / images[0]["file_name"]).is_file():
+    name = images[0].get("file_name") if images and isinstance(images[0], dict) else None
+    if name and not (beside / name).is_file():
         inside = beside / "images"
-        if (inside / images[0]["file_name"]).is_file():
+        if (inside / name).is_file():
             return inside
     return beside
 
@@ -212,7 +213,9 @@ def _pictures(
     classes: Sequence[str],
     notes: Counter[str],
 ) -> Iterator[Picture]:
-    names = unique_names([Path(image["file_name"]) for image in images])
+    names = unique_names(
+        [Path(image.get("file_name") or record["file_name"]) for image, record in zip(images, records, strict=True)]
+    )
     for record, image, name in zip(records, images, names, strict=True):
         label_map = read_label_map(record)
         notes["pixels of overlapping objects given to the smaller one"] += _overlap(record, label_map)
@@ -231,19 +234,11 @@ def _pictures(
 
 
 def _rows(record: Record, annotations: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per object: what its record has, and the further keys of its annotation.
-
-    A record does not name its annotation; box and area do, and annotations that share both keep their order.
-    """
-    by_shape: dict[tuple[float, ...], deque[dict[str, Any]]] = defaultdict(deque)
-    for annotation in annotations:
-        if not annotation.get("iscrowd", 0) and annotation.get("bbox") and annotation.get("area") is not None:
-            box = BoxMode.convert(list(map(float, annotation["bbox"])), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            by_shape[(*box, float(annotation["area"]))].append(annotation)
+    """One row per object: what its record has, and the further keys of its annotation."""
+    by_id = {annotation["id"]: annotation for annotation in annotations}
     rows = []
     for entry in record["annotations"]:
-        found = by_shape.get((*entry["bbox"], entry["area"]))
-        annotation = found.popleft() if found else {}
+        annotation = by_id[entry["coco_id"]]
         row = {"painted": entry["label"], "label": annotation.get("label"), "class": classes[entry["category_id"]]}
         row |= {"mass": entry["mass"], "gt_mass": entry["gt_mass"]}
         rows.append(row | {key: value for key, value in annotation.items() if _is_further(key, value)})

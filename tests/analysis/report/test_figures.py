@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ramses_d2.analysis.report.build import Report
 from ramses_d2.analysis.report import figures as report_figures
+from ramses_d2.analysis.report.build import Report
 
 from .hand_made_report import make_report
 

@@ -1,0 +1,211 @@
+"""Frozen parts stand still: weights, running statistics, noise; everything else trains."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from timm.layers import DropPath
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ramses_d2 import RamsesError
+from ramses_d2.engine import build_optimizer, load_config
+from ramses_d2.engine.freezing import freeze
+from ramses_d2.engine.network_parts import layers_from_input, part_of, parts_of
+
+from ..modeling.conftest import blocks, training_item
+
+ROOT = Path(__file__).parents[2]
+TINY = "tests/ramses_tiny.yaml"
+SEGMENTATION = ["backbone", "fpn", "class", "kernel", "mask"]
+
+
+def build(*overrides: object, config_file: str = TINY) -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(load_config(str(ROOT / config_file), list(overrides)))
+
+
+def parts_that_train(model: nn.Module) -> set[str]:
+    return {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def train(model: nn.Module, steps: int, *overrides: object, network: nn.Module | None = None) -> None:
+    """A few steps of AdamW with a large weight decay."""
+    options = ["SOLVER.WEIGHT_DECAY", 0.5, "SOLVER.BASE_LR", 0.01, *overrides]
+    optimizer = build_optimizer(load_config(str(ROOT / TINY), options), model)
+    network = network or model
+    network.train()
+    for seed in range(steps):
+        with EventStorage():
+            losses = network([training_item(blocks(16, 24, 5), seed=seed)])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+
+
+def changed_parts(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
+    return {part_of(name) for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (["backbone"], {"fpn", "class", "kernel", "mask", "mass"}),
+        (["all but heads"], {"class", "kernel", "mask", "mass"}),
+        (SEGMENTATION, {"mass"}),
+        (["mass", "all but heads"], {"class", "kernel", "mask"}),
+    ],
+)
+def test_only_what_is_left_changes(names: list[str], left: set[str]) -> None:
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    freeze(model, names)
+    train(model, 2)
+    assert parts_that_train(model) == left == changed_parts(before, model)
+
+
+@pytest.mark.parametrize(("share", "frozen"), [("0", 0), ("0.5", 28), ("0.9", 51), (0.9, 51)])
+def test_a_share_counts_layers_from_the_input(share: str, frozen: int) -> None:
+    model = build()
+    layers = layers_from_input(model)
+    assert len(layers) == 57
+    freeze(model, [share])
+    trains = [any(p.requires_grad for p in model.get_submodule(name).parameters(recurse=False)) for name in layers]
+    assert trains == [False] * frozen + [True] * (len(layers) - frozen)
+
+
+@pytest.mark.parametrize("name", ["bakbone", "rpn", "1.5", "-0.1", "nan"])
+def test_an_unknown_name_is_one_line_with_the_choices(name: str) -> None:
+    with pytest.raises(
+        RamsesError, match=f'"{name}" is no part of this network; use backbone, .*mass.*"all but heads"'
+    ):
+        freeze(build(), [name])
+
+
+@pytest.mark.parametrize("names", [[*SEGMENTATION, "mass"], ["1"]])
+def test_nothing_left_to_train_is_an_error(names: list[str]) -> None:
+    with pytest.raises(RamsesError, match="leaves nothing to train"):
+        freeze(build(), names)
+
+
+def test_frozen_batch_norms_keep_their_statistics() -> None:
+    options = [
+        "MODEL.BACKBONE.NAME",
+        "build_timm_fpn_backbone",
+        "MODEL.TIMM.NAME",
+        "resnet18",
+        "MODEL.RAMSES.NORM",
+        "BN",
+    ]
+    model = build(*options)
+    freeze(model, ["backbone", "class"])
+    model.eval()
+    before = copy.deepcopy(model.state_dict())
+    train(model, 1)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    statistics = {part_of(name) for name in moved if "running_mean" in name}
+    assert statistics == {"kernel", "mass", "mask"}
+    # The same output as at inference: the statistics are used, not those of the batch
+    picture = torch.rand(1, 3, 64, 64)
+    training = model.backbone.bottom_up(picture)["res5"]
+    assert torch.equal(model.eval().backbone.bottom_up(picture)["res5"], training)
+
+
+def test_frozen_stochastic_depth_is_off_and_a_copy_stays_frozen() -> None:
+    model = build("MODEL.CONVNEXTV2.DROP_PATH", 0.9)
+    assert any(isinstance(module, DropPath) for module in model.modules())
+    freeze(model, ["backbone"])
+    for network in (model, copy.deepcopy(model)):
+        network.train()
+        assert network.training and network.backbone.bottom_up.training
+        assert not any(module.training for module in network.modules() if isinstance(module, DropPath))
+        picture = torch.rand(1, 3, 64, 64)
+        first, second = (network.backbone.bottom_up(picture)["res5"] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("weight", "still"), [("CLS", {"class"}), ("MASS", {"mass"}), ("MASK", {"kernel", "mask"})])
+def test_weight_decay_spares_a_branch_whose_loss_has_weight_0(weight: str, still: set[str]) -> None:
+    key = f"MODEL.RAMSES.LOSS.{weight}_WEIGHT"
+    model = build(key, 0.0)
+    before = copy.deepcopy(model.state_dict())
+    freeze(model, [])
+    train(model, 2)
+    after = model.state_dict()
+    same = {name for name, value in after.items() if torch.equal(before[name], value)}
+    # The fused levels go on learning from the masses: they also make the geometry map
+    fused = {name for name in before if name.startswith("mask_head.pipelines.")}
+    assert fused and same == {name for name in before if part_of(name) in still} - fused
+
+
+def test_without_masks_and_masses_the_mask_head_rests_altogether() -> None:
+    model = build("MODEL.RAMSES.LOSS.MASK_WEIGHT", 0.0, "MODEL.RAMSES.LOSS.MASS_WEIGHT", 0.0)
+    freeze(model, [])
+    assert parts_that_train(model) == {"backbone", "fpn", "class"}
+    with pytest.raises(RamsesError, match="nothing to train"):
+        freeze(model, ["backbone", "fpn", "class"])
+
+
+def test_the_second_stage_leaves_the_segmentation_bit_for_bit() -> None:
+    model = build()
+    item = training_item(blocks(16, 24, 5))
+    images = model._batch([item])
+    with torch.no_grad():
+        cells, features, geometry, _ = model.eval()._network(images)
+    freeze(model, SEGMENTATION)
+    train(model, 3)
+    with torch.no_grad():
+        new_cells, new_features, new_geometry, _ = model.eval()._network(images)
+    assert torch.equal(cells.class_logits, new_cells.class_logits)
+    assert torch.equal(cells.kernels, new_cells.kernels)
+    assert torch.equal(features, new_features)
+    assert not torch.equal(cells.factors, new_cells.factors) and not torch.equal(geometry, new_geometry)
+
+
+def test_mask_rcnn_trains_with_frozen_heads() -> None:
+    """A proposal network in evaluation mode would give no losses, and other proposals."""
+    options = ["MODEL.DEVICE", "cpu", "MODEL.TIMM.WEIGHTS", "", "MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.NORM", ""]
+    model = build(*options, config_file="configs/MaskRCNN/mask_rcnn_R50_FPN.yaml")
+    freeze(model, ["backbone", "rpn", "mask"])
+    model.train()
+    assert parts_that_train(model) == {"fpn", "box"}
+    assert model.proposal_generator.training and model.roi_heads.training and model.roi_heads.mask_head.training
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and not any(module.training for module in norms)
+
+
+def test_the_log_counts_parameters(caplog: pytest.LogCaptureFixture) -> None:
+    model = build()
+    mass = sum(p.numel() for name, p in model.named_parameters() if part_of(name) == "mass")
+    total = sum(p.numel() for p in model.parameters())
+    with caplog.at_level(logging.INFO, "ramses_d2"):
+        freeze(model, SEGMENTATION)
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith(f"Parameters that train: {mass:,} of {total:,} (backbone 0 of ")
+    assert f"mass {mass:,} of {mass:,}" in line and all(part in line for part in parts_of(model))
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("names", [["mass"], SEGMENTATION, ["0.5"], ["class", "kernel"]])
+def test_several_processes_need_no_search_for_unused_parameters(names: list[str], one_rank: Callable) -> None:
+    """DistributedDataParallel fails in its second step if a parameter that it waits for gets no gradient."""
+    overrides = ("MODEL.RAMSES.LOSS.MASS_WEIGHT", 0.0) if names == ["mass"] else ()
+    model = build(*overrides)
+    freeze(model, names)
+    before = copy.deepcopy(model.state_dict())
+    train(model, 3, network=DistributedDataParallel(model))
+    assert changed_parts(before, model) == parts_that_train(model)

@@ -1,0 +1,176 @@
+"""Several processes without CUDA: they agree, they share evaluations, and they end together."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from ramses_d2 import RamsesError
+from ramses_d2.engine import RamsesTrainer
+from ramses_d2.engine.launch import argument_parser, distributed, end_on_signal, launch, process_count
+
+from ..modeling.conftest import blocks, training_item
+from .training import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def arguments(*options: str) -> argparse.Namespace:
+    return argument_parser("").parse_args(["--num-gpus", "0", *options])
+
+
+def items() -> list[dict]:
+    return [training_item(blocks(16, 24, count), seed=count) for count in (5, 3)]
+
+
+def network(folder: Path, output: Path, test: Path) -> tuple[torch.nn.Module, object]:
+    """The same random network in every process, with scores high enough to find things."""
+    cfg = tiny_config(folder, output, "MODEL.RAMSES.TEST.SCORE_THRESH", 0.0, test=[test])
+    torch.manual_seed(3)
+    return RamsesTrainer.build_model(cfg), cfg
+
+
+def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
+    with EventStorage():
+        sum(model(batch).values()).backward()
+    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
+
+
+def work(args: argparse.Namespace) -> None:
+    """What a rank of a training does: share gradients, evaluate three pictures, evaluate one."""
+    rank = comm.get_rank()
+    assert (comm.get_world_size(), comm.get_local_rank(), comm.get_local_size()) == (2, rank, 2)
+    assert args.opts[-2:] == ["MODEL.DEVICE", "cpu"]
+    folder = Path(args.folder)
+    for name in ("three", "one"):
+        model, cfg = network(folder / "three", folder / f"two_ranks_{name}", folder / name)
+        results = RamsesTrainer.test(cfg, model)
+        assert bool(results) == (rank == 0)
+    wrapped = distributed(model.train())
+    torch.manual_seed(0)
+    found = gradients(wrapped, items()[rank : rank + 1])
+    torch.save((found, torch.get_num_threads()), folder / f"rank{rank}.pth")
+
+
+def test_two_ranks_do_the_work_of_one(
+    tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_folder(name="three", sizes=[(64, 96), (96, 64), (64, 96)], count=[4, 6, 3])
+    tiny_folder(name="one", sizes=[(64, 96)], count=4)
+    args = arguments("--num-processes", "2")
+    args.folder = str(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launch(work, args)
+
+    (first, threads), (second, _) = (torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2))
+    assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    torch.set_num_threads(threads)  # the order of sums depends on it
+    model, _ = network(tmp_path / "three", tmp_path / "one_rank", tmp_path / "three")
+    alone = gradients(model.train(), items())
+    assert first.keys() == alone.keys() and len(alone) > 50
+    for name, gradient in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+    assert sum(bool(gradient.abs().max() > 1e-3) for gradient in alone.values()) > 50
+
+    for name in ("three", "one"):  # unequal shares, and none at all
+        model, cfg = network(tmp_path / "three", tmp_path / f"one_rank_{name}", tmp_path / name)
+        RamsesTrainer.test(cfg, model)
+        together, single = (tmp_path / f"{ranks}_{name}" for ranks in ("two_ranks", "one_rank"))
+        assert (single / "predictions.json").stat().st_size > 1000
+        for file in ("evaluation.json", "predictions.json", "mass_pairs.csv"):
+            assert (together / file).read_bytes() == (single / file).read_bytes(), (name, file)
+
+
+def wrong_input(args: argparse.Namespace) -> None:
+    if comm.get_rank() == 1:
+        raise RamsesError("img7.png: cannot be read")
+    comm.synchronize()  # waits for the other
+
+
+def killed(args: argparse.Namespace) -> None:
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+
+def mistake(args: argparse.Namespace) -> None:
+    if comm.get_rank() == 1:
+        raise KeyError("a fault in the program")
+    time.sleep(300)  # is not even waiting for it
+
+
+def test_wrong_input_of_one_rank_is_the_one_line_of_all() -> None:
+    with pytest.raises(RamsesError, match=r"^img7\.png: cannot be read$"):
+        launch(wrong_input, arguments("--num-processes", "2"))
+
+
+def test_a_killed_rank_ends_the_others() -> None:
+    begin = time.monotonic()
+    with pytest.raises(RamsesError, match=r"^process 1 of this machine ended with SIGKILL"):
+        launch(killed, arguments("--num-processes", "2"))
+    assert time.monotonic() - begin < 120
+
+
+def test_any_other_fault_shows_its_traceback_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(mistake, arguments("--num-processes", "2"))
+    assert stop.value.code == 1
+    assert capfd.readouterr().err.count("KeyError: 'a fault in the program'") == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_line_with_one_line(
+    number: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, end_on_signal():
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert stop.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert number.name in line and "--resume" in line
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_one_process_is_this_one() -> None:
+    seen = []
+    launch(seen.append, arguments())
+    assert len(seen) == 1 and seen[0].opts == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num-gpus", "64"), r"--num-gpus 64, but this machine has \d+ CUDA GPUs"),
+        (("--num-gpus", "2", "--num-processes", "2"), "either --num-gpus"),
+        (("--num-processes", "-1"), "0 or more"),
+        (("--num-machines", "2", "--machine-rank", "2"), "count from 0"),
+        (("--num-machines", "2"), "needs --dist-url tcp://ADDRESS:PORT"),
+    ],
+)
+def test_arguments_that_contradict_each_other(options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        process_count(arguments(*options))
+
+
+def test_faults_are_found_before_processes_start() -> None:
+    def prepare(args: argparse.Namespace) -> None:
+        raise RamsesError("no such data")
+
+    with pytest.raises(RamsesError, match="no such data"):
+        launch(wrong_input, arguments("--num-processes", "2"), prepare)

@@ -1,0 +1,83 @@
+"""Three pictures whose outcome is known by hand.
+
+1. four particles: a brick found 50 % too heavy, a glass taken for a brick, a brick missed, a glass of unknown mass
+   found; an extra glass, an extra below the threshold, and one prediction in a crowd region;
+2. a brick found nine times too heavy;
+3. nothing, and nothing found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from ramses_d2.evaluation.outcome import Outcome, judge
+
+CLASSES = ("brick", "glass", "never seen")
+BRICK, GLASS = 1, 2
+SIZE = (100, 140)
+
+
+def rectangle(x: int, y: int, width: int = 12, height: int = 10) -> dict[str, Any]:
+    """COCO RLE of a rectangle in a picture of SIZE."""
+    mask = np.zeros(SIZE, dtype=np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    rle = mask_utils.encode(mask)
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def particle(image_id: int, category_id: int, x: int, mass: float | None) -> dict[str, Any]:
+    shape = {"segmentation": rectangle(x, 4), "bbox": [x, 4, 12, 10], "area": 120, "iscrowd": 0}
+    return {"image_id": image_id, "category_id": category_id, **shape, "mass": mass, "gt_mass": True} | {
+        "label": 1 + x // 20,
+        "resolution": 2.0,
+    }
+
+
+def found(image_id: int, category_id: int, x: int, score: float, mass: float, y: int = 4) -> dict[str, Any]:
+    shape = {"segmentation": rectangle(x, y), "bbox": [x, y, 12, 10]}
+    return {"image_id": image_id, "category_id": category_id, "score": score, **shape, "mass": mass}
+
+
+def truth() -> dict[str, Any]:
+    annotations = [
+        particle(1, BRICK, 0, 2.0),
+        particle(1, GLASS, 20, 4.0),
+        particle(1, BRICK, 40, 1.0),
+        particle(1, GLASS, 60, None),
+        particle(2, BRICK, 0, 1.0),
+        {"image_id": 1, "category_id": GLASS, "segmentation": rectangle(0, 50, 60, 40), "bbox": [0, 50, 60, 40]}
+        | {"area": 2400, "iscrowd": 1},
+    ]
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2, 3)],
+        "annotations": [{"id": number} | a for number, a in enumerate(annotations, start=1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
+    }
+
+
+def results() -> list[dict[str, Any]]:
+    return [
+        found(1, BRICK, 0, 0.9, 3.0),
+        found(1, BRICK, 20, 0.8, 4.0),
+        found(1, GLASS, 60, 0.6, 5.0),
+        found(1, GLASS, 90, 0.7, 6.0),
+        found(1, GLASS, 110, 0.3, 7.0),
+        found(1, GLASS, 10, 0.95, 8.0, y=60),
+        found(2, BRICK, 0, 0.9, 9.0),
+    ]
+
+
+def outcome(predictions: Sequence[dict[str, Any]] | None = None, *, weighs: bool = True) -> Outcome:
+    return judge(
+        truth(),
+        results() if predictions is None else list(predictions),
+        CLASSES,
+        tasks=("segm", "bbox"),
+        max_dets=100,
+        report_thresh=0.5,
+        weighs=weighs,
+    )
