@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,32 @@ def one_line(error: RamsesError) -> str:
     return lines[-1].removeprefix(f"{__name__}.{RamsesError.__name__}: ")
 
 
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error says that no space is left, on the disk or of the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End a command line with one line on stderr and exit status 1 when the input is wrong."""
+def full_disk_is_one_line(hint: str) -> Iterator[None]:
+    """Turn the error of a full disk into a line that says what to do.
+
+    Raises:
+        RamsesError: the disk is full.
+    """
     try:
         yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise RamsesError(f"{where}{error.strerror}; {hint}") from error
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End a command line with one line on stderr and exit status 1 when the input is wrong, or the disk is full."""
+    try:
+        with full_disk_is_one_line("make room and try again"):
+            yield
     except RamsesError as error:
         sys.exit(f"error: {one_line(error)}")

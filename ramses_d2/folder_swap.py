@@ -18,6 +18,9 @@ def folder_swap(output: Path) -> Iterator[Path]:
     Args:
         output: the folder to make or to replace.
     """
+    # What an earlier process left when it was killed; in containers it often had this one's number
+    for left in (*output.parent.glob(f"{output.name}.unfinished-*"), *output.parent.glob(f"{output.name}.replaced-*")):
+        shutil.rmtree(left, ignore_errors=True)
     unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:

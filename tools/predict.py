@@ -32,7 +32,14 @@ from ramses_d2.engine.prediction_run import predict_belt, predict_pictures
 from ramses_d2.errors import RamsesError, exit_on_error
 
 # Options of --stream, and their defaults
-_BELT = {"overlap": 0, "belt_axis": "rows", "belt_direction": "forward", "cut_particles": "keep", "order": None}
+_BELT = {
+    "overlap": 0,
+    "belt_axis": "rows",
+    "belt_direction": "forward",
+    "belt_window": None,
+    "cut_particles": "keep",
+    "order": None,
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,6 +85,7 @@ def parse_args() -> argparse.Namespace:
         help="the next frame continues below or right (forward, default), or above or left",
     )
     belt.add_argument("--order", metavar="FILE", help="text with the frames' names in their order; others are left out")
+    belt.add_argument("--belt-window", type=int, metavar="PX", help="px along the belt seen at once; default: a frame")
     belt.add_argument(
         "--cut-particles",
         choices=("keep", "drop"),
@@ -105,7 +113,8 @@ def main(args: argparse.Namespace) -> int:
     options |= {"min_area": args.min_area, "min_area_mm2": args.min_area_mm2}
     if args.stream:
         options["stream"] = {name: getattr(args, name) for name in _BELT if name != "order"}
-        options["stream"]["frames"] = [picture.path.name for picture in pictures]
+        options["stream"]["frames"] = [str(picture.path.resolve()) for picture in pictures]
+        options["stream"]["resolutions"] = sorted({picture.resolution or 0 for picture in pictures})
     run = RunFolder(
         args.output,
         class_names,
@@ -118,6 +127,7 @@ def main(args: argparse.Namespace) -> int:
             overlap=args.overlap,
             axis=args.belt_axis,
             direction=args.belt_direction,
+            window=args.belt_window,
             keep_cut=args.cut_particles == "keep",
             fragments=args.fragments,
             min_area_px=args.min_area,
@@ -137,7 +147,7 @@ def main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             overlays=not args.no_overlays,
         )
-    read = len(pictures) - len(failed)
+    read = len(run.pictures)
     weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
     print(f"{_summary(table, weighs)} in {read} picture{'s' * (read != 1)}: {args.output}")
     return 1 if failed else 0
@@ -153,6 +163,8 @@ def _check(args: argparse.Namespace) -> None:
     given = [name for name, default in _BELT.items() if getattr(args, name) != default]
     if given and not args.stream:
         raise RamsesError(f"--{given[0].replace('_', '-')} is for conveyor belts: add --stream")
+    if args.stream and args.batch_size != 1:
+        raise RamsesError("--batch-size is not for conveyor belts, whose windows follow from one another: leave it out")
 
 
 def _summary(table: pd.DataFrame, weighs: bool) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -40,29 +41,42 @@ def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str,
     ]
 
 
-def coco_files(
-    pictures: Iterable[dict[str, Any]], class_names: Sequence[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Put the pictures of a run together.
+class CocoFiles:
+    """Writes the pictures of a run as COCO files, one after another: outlines of many pictures need not fit in memory.
+
+    The first file is a COCO ground truth (ids from 1; with score, mass and label of each annotation, res and resolution
+    of each image), the second has the same particles in COCO's results format.
 
     Args:
-        pictures: of each, "file_name", "height", "width", "resolution" (px/mm or None) and "instances", see
-            :func:`coco_instances`.
+        truth, results: text files to fill.
         class_names: in order; category ids count from 1.
-
-    Returns:
-        a COCO ground truth (ids from 1; with score, mass and label of each annotation, res and resolution of each
-        image), and the same particles in COCO's results format.
     """
-    images, annotations, results = [], [], []
-    for image_id, picture in enumerate(pictures, start=1):
+
+    def __init__(self, truth: IO[str], results: IO[str], class_names: Sequence[str]) -> None:
+        categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
+        info = {"description": "RAMSES predictions; resolution in px/mm, mass in g"}
+        head = json.dumps({"info": info, "licenses": [], "categories": categories})
+        truth.write(f'{head[:-1]}, "annotations": [')
+        results.write("[")
+        self._truth, self._results = truth, results
+        self._images: list[dict[str, Any]] = []
+        self._count = 0
+
+    def add(self, picture: dict[str, Any]) -> None:
+        """Write a picture: "file_name", "height", "width", "resolution" (px/mm or None) and :func:`coco_instances`."""
         image = {key: picture[key] for key in ("file_name", "height", "width", "resolution")}
-        images.append({"id": image_id} | image | {"res": picture["resolution"]})
+        number = len(self._images) + 1
+        self._images.append({"id": number} | image | {"res": picture["resolution"]})
         for instance in picture["instances"]:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id} | instance)
+            separator = ",\n" if self._count else "\n"
+            self._count += 1
+            annotation = {"id": self._count, "image_id": number} | instance
+            self._truth.write(separator + json.dumps(annotation, allow_nan=False))
             kept = ("category_id", "segmentation", "bbox", "score", "mass")
-            results.append({"image_id": image_id} | {key: instance[key] for key in kept})
-    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
-    info = {"description": "RAMSES predictions; resolution in px/mm, mass in g"}
-    truth = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-    return truth, results
+            result = {"image_id": number} | {key: instance[key] for key in kept}
+            self._results.write(separator + json.dumps(result, allow_nan=False))
+
+    def finish(self) -> None:
+        """Write what comes last."""
+        self._truth.write(f'], "images": {json.dumps(self._images, allow_nan=False)}}}\n')
+        self._results.write("]\n")

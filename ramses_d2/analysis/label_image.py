@@ -40,6 +40,13 @@ def paint_label_image(
     return labels
 
 
+def whole_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The smallest boxes of whole pixels that hold boxes (K, 4) XYXY of a network, inside a picture (H, W)."""
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    grown = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+    return np.clip(grown, 0, [shape[1], shape[0]] * 2).astype(np.int64)
+
+
 def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarray]:
     """Bool (h, w) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, each cut to its box.
 

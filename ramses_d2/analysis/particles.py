@@ -25,7 +25,7 @@ edge                       edges of the picture that the particle touches: of "t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,6 @@ def particle_table(
     masses: Sequence[float],
     scores: Sequence[float],
     resolution: float,
-    *,
-    edges: Collection[str] = EDGES,
 ) -> pd.DataFrame:
     """Measure the particles of one label image; works inside each particle's box.
 
@@ -83,14 +81,12 @@ def particle_table(
         labels: (H, W) label image, k = particle k - 1; particles without a pixel get no row.
         class_names, masses, scores: of each particle; masses in grams, NaN = unknown.
         resolution: px/mm, NaN = unknown.
-        edges: edges of the picture where particles are cut; the others are never named in the column ``edge``, such as
-            top and bottom of a picture that the belt's next one continues.
 
     Returns:
         ``COLUMNS``, by rising label.
 
     Raises:
-        ValueError: names, masses and scores that do not fit each other or the labels, or an unknown edge.
+        ValueError: names, masses and scores that do not fit each other or the labels.
     """
     count, largest = len(class_names), int(labels.max(initial=0))
     if not count == len(masses) == len(scores) or largest > count:
@@ -98,12 +94,9 @@ def particle_table(
             f"{count} class names, {len(masses)} masses and {len(scores)} scores for labels up to {largest}: "
             "give one of each for every particle"
         )
-    if unknown := set(edges) - set(EDGES):
-        raise ValueError(f"edges {sorted(unknown)}: give some of {', '.join(EDGES)}")
     rows = []
     for index, box in enumerate(ndimage.find_objects(labels) if largest else []):
         if box is not None:
-            touched = [name for name in _touched(box, labels.shape) if name in edges]
             row = particle_row(
                 labels[box] == index + 1,
                 baseimg=image_name,
@@ -113,7 +106,7 @@ def particle_table(
                 score=scores[index],
                 resolution=resolution,
                 origin=(box[0].start, box[1].start),
-                edges=touched,
+                edges=_touched(box, labels.shape),
             )
             rows.append(row)
     return table_of(rows)

@@ -159,11 +159,15 @@ def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
 
 
 def _with_unique_names(pictures: list[Picture]) -> list[Picture]:
-    """Tell pictures of one name apart (a.jpg and a.png, or two folders) by a number."""
-    seen: dict[str, int] = {}
+    """Tell pictures of one name apart (a.jpg and a.png, or two folders) by a number that no other one has."""
+    taken: set[str] = set()
+    own = {picture.name for picture in pictures}
     unique = []
     for picture in pictures:
-        seen[picture.name] = seen.get(picture.name, 0) + 1
-        number = seen[picture.name]
-        unique.append(picture if number == 1 else picture._replace(name=f"{picture.name}-{number}"))
+        name, number = picture.name, 1
+        while name in taken or (number > 1 and name in own):
+            number += 1
+            name = f"{picture.name}-{number}"
+        taken.add(name)
+        unique.append(picture._replace(name=name))
     return unique

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 
 from .drawing import draw_instances
 from .fragments import handle_fragments
-from .label_image import masks_in_boxes, paint_label_image
+from .label_image import masks_in_boxes, paint_label_image, whole_boxes
 from .particles import particle_table
 
 
@@ -55,7 +55,7 @@ def picture_result(
     masses = instances.pred_masses.numpy().astype(float) if instances.has("pred_masses") else None
     masses = np.full(len(scores), math.nan) if masses is None else masses
     classes = instances.pred_classes.numpy()
-    boxes = instances.pred_boxes.tensor.numpy()
+    boxes = whole_boxes(instances.pred_boxes.tensor.numpy(), instances.image_size)  # Mask R-CNN's are not whole
     labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, instances.image_size)
     labels, parents, shares = handle_fragments(
         labels, mode=fragments, min_area_px=min_area_px, min_area_mm2=min_area_mm2, resolution=resolution

@@ -10,18 +10,20 @@ import io
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..errors import RamsesError
-from .coco_output import coco_files, coco_instances
+from .coco_output import CocoFiles, coco_instances
 from .natural_order import natural_key
 from .particles import COLUMNS
 from .pictures import Picture
@@ -32,12 +34,19 @@ ENTRIES = {
     *("annotations.csv", "coco_instances.json", "coco_results.json", "run.json"),
     *("labels", "overlays", "pictures", "windows"),
 }
+# What a write that was killed leaves behind
+_PARTIAL = re.compile(rf"\.({'|'.join(map(re.escape, sorted(ENTRIES)))})\.\d+")
 
 
 class RunFolder:
     """Writes annotations.csv, labels/, overlays/, coco_instances.json, coco_results.json and run.json.
 
-    Nothing is on disk before the first picture. A folder that holds a run with the same settings is continued.
+    Nothing is on disk before the first picture. A folder that holds a run with the same settings is continued; pictures
+    can be added to it.
+
+    Attributes:
+        resumed: whether the folder held this run already.
+        pictures: those in it, after :meth:`finish`: file_name, path, name, height, width, resolution, particles.
 
     Args:
         output: the folder.
@@ -63,8 +72,9 @@ class RunFolder:
         self.class_names = list(class_names)
         self.settings = json.loads(json.dumps(settings | {"classes": self.class_names}))
         self.about = about or {}
+        self.pictures: list[dict[str, Any]] = []
         self._replaces = False
-        self._started = self._resume(force)
+        self._started = self.resumed = self._resume(force)
 
     def _resume(self, force: bool) -> bool:
         """Check what is there; whether it is this run."""
@@ -72,7 +82,8 @@ class RunFolder:
             return False
         if not self.output.is_dir():
             raise RamsesError(f"{self.output} is a file: choose another --output")
-        names = {path.name for path in self.output.iterdir()}
+        # What a kill left half written is no obstacle; it goes when the next file of that name is written
+        names = {path.name for path in self.output.iterdir() if not _PARTIAL.fullmatch(path.name)}
         if not names:
             return False
         if not force:
@@ -97,9 +108,25 @@ class RunFolder:
             raise RamsesError(f"{self.output / name}: not readable ({type(error).__name__})") from error
         return content if isinstance(content, dict) else {}
 
-    def is_done(self, picture: Picture) -> bool:
-        """Whether an earlier start of this run has finished a picture."""
-        return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
+    def is_done(self, picture: Picture, resolution: float | None) -> bool:
+        """Whether an earlier start of this run has finished a picture, as it is now and with this resolution.
+
+        Args:
+            picture: to be predicted.
+            resolution: px/mm, None = unknown.
+
+        Raises:
+            RamsesError: the run has another picture of this name.
+        """
+        if not self._started or not (self.output / "pictures" / f"{picture.name}.json").is_file():
+            return False
+        done = self._read(f"pictures/{picture.name}.json")
+        if done.get("path") != str(picture.path.resolve()):
+            raise RamsesError(
+                f"{self.output} holds the run of another picture of this name, {done.get('path')}: choose another "
+                f"--output for {picture.path}, or replace the run with --force"
+            )
+        return done.get("resolution") == resolution and done.get("state") == _state(picture.path)
 
     def start(self) -> None:
         """Make the folder, if this is not the run that is in it."""
@@ -109,9 +136,10 @@ class RunFolder:
             replaced = self.output.with_name(f"{self.output.name}.replaced-{os.getpid()}")
             self.output.rename(replaced)
             shutil.rmtree(replaced)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._write_json("run.json", self._run(complete=False))  # first, so that a killed run is known as one
         for name in ("labels", "overlays", "pictures"):
-            (self.output / name).mkdir(parents=True, exist_ok=True)
-        self._write_json("run.json", self._run(complete=False))
+            (self.output / name).mkdir(exist_ok=True)
         self._started = True
 
     def add(
@@ -142,7 +170,8 @@ class RunFolder:
         ids = {name: index for index, name in enumerate(self.class_names, start=1)}
         part = {
             "file_name": picture.path.name,
-            "path": str(picture.path),
+            "path": str(picture.path.resolve()),
+            "state": _state(picture.path),
             "name": picture.name,
             "height": size[0],
             "width": size[1],
@@ -164,21 +193,23 @@ class RunFolder:
         """
         self.start()
         names = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
-        parts = [self._read(f"pictures/{path.name}") for path in names]
-        tables = [pd.DataFrame(part["rows"], columns=part["columns"]) for part in parts if part["rows"]]
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-        text = table.to_csv(index=False, na_rep="nan", float_format="%.6g")
-        self._write("annotations.csv", text.encode())
-        truth, results = coco_files(parts, self.class_names)
-        self._write_json("coco_instances.json", truth)
-        self._write_json("coco_results.json", results)
-        pictures = [
-            {key: part[key] for key in ("file_name", "path", "name", "height", "width", "resolution")}
-            | {"particles": len(part["rows"])}
-            for part in parts
-        ]
+        pictures, tables = [], []
+        with self._partial("coco_instances.json") as truth, self._partial("coco_results.json") as results:
+            coco = CocoFiles(truth, results, self.class_names)
+            for path in names:
+                part = self._read(f"pictures/{path.name}")
+                coco.add(part)
+                kept = {key: part[key] for key in ("file_name", "path", "name", "height", "width", "resolution")}
+                pictures.append(kept | {"particles": len(part["rows"])})
+                tables.append(pd.DataFrame(part["rows"], columns=part["columns"]))
+            coco.finish()
+        filled = [table for table in tables if len(table)] or tables[:1]
+        table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+        with self._partial("annotations.csv") as stream:
+            table.to_csv(stream, index=False, na_rep="nan", float_format="%.6g")
         failures = [{"path": path, "error": error} for path, error in failed]
         self._write_json("run.json", self._run(complete=True) | {"pictures": pictures, "failed": failures})
+        self.pictures = pictures
         return table
 
     def _run(self, *, complete: bool) -> dict[str, Any]:
@@ -191,14 +222,30 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         """Write a file under a temporary name, then rename it: a kill leaves no half file."""
+        with self._partial(name, "wb") as stream:
+            stream.write(content)
+
+    @contextmanager
+    def _partial(self, name: str, mode: str = "w") -> Iterator[IO[Any]]:
         path = self.output / name
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            partial.write_bytes(content)
+            with partial.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
+                yield stream
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise RamsesError(f"{path}: cannot be written ({error.strerror})") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size and time of change of a file: whether it is the one that was predicted; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:

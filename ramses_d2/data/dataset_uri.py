@@ -7,6 +7,7 @@
 ``...?images=DIR&labels=label.txt``            the same, classes in the order of the lines of label.txt
 =============================================  ==================================================
 
+In ``coco://``, a ``?``, ``&``, ``#`` or ``%`` of a file's own name is written as ``%3F``, ``%26``, ``%23`` or ``%25``.
 A relative path is looked up in the working directory, then in ``$DETECTRON2_DATASETS``.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -117,7 +119,7 @@ def _resolve(uri: str) -> Source:
     if scheme == "coco":
         name, _, query = rest.partition("?")
         options = _coco_options(query, uri)
-        json_path = _find(name, uri)
+        json_path = _find(unquote(name), uri)
         folder = _find(options["images"], uri) if "images" in options else json_path.parent
         label_file = _find(options["labels"], uri) if "labels" in options else None
         class_names, category_ids = coco_classes(json_path, label_file)
@@ -149,7 +151,7 @@ def _coco_options(query: str, uri: str) -> dict[str, str]:
             )
         if not value or key in options:
             raise RamsesError(f"data set {uri!r}: give {key}= one value")
-        options[key] = value
+        options[key] = unquote(value)
     return options
 
 

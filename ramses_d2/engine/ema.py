@@ -59,6 +59,10 @@ class EmaWeights:
                 self.average[name].copy_(value)
         self.updates += 1
 
+    def buffers(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What is copied rather than averaged, such as running statistics."""
+        return {name: self.average[name] for name, _ in _plain(model).named_buffers() if name in self.average}
+
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """The network has the averaged weights inside the ``with`` block, and its own again, bit for bit, after it."""

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import load_weights
+from .launch import share_buffers
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,12 @@ def final_test(cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Modul
     best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
     network = getattr(model, "module", model)
     last = None
-    if cfg.DATASETS.TEST and best.is_file():
+    # Another machine need not see the folder: the main process decides, and has the weights
+    if cfg.DATASETS.TEST and comm.all_gather(best.is_file())[0]:
         last = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-        load_weights(network, str(best))
+        if comm.is_main_process():
+            load_weights(network, str(best))
+        share_buffers(network.state_dict())
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "test")

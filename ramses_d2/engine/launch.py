@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -91,11 +91,11 @@ def launch(main: Main, args: argparse.Namespace, prepare: Main | None = None) ->
         RamsesError: of the process that failed first. Any other error of it has been printed, and ends this process.
     """
     processes, on_gpus = process_count(args)
+    if not on_gpus and (processes * args.num_machines > 1 or args.num_gpus == 0 or args.num_processes):
+        args.opts = [*(args.opts or []), "MODEL.DEVICE", "cpu"]
     if processes * args.num_machines == 1:
         main(args)
         return
-    if not on_gpus:
-        args.opts = [*(args.opts or []), "MODEL.DEVICE", "cpu"]
     if prepare is not None:
         prepare(args)
     with _first_failure(), tempfile.TemporaryDirectory(prefix="ramses-") as folder:
@@ -118,10 +118,21 @@ def distributed(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
-    # Buffers do not change, and sharing them at every forward pass would hang where processes evaluate unequal shares
+    # Running statistics are shared before an evaluation: to share them at every forward pass would hang where processes
+    # evaluate unequal shares
     newer = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     keep_buffers = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
     return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **keep_buffers)
+
+
+def share_buffers(buffers: Mapping[str, torch.Tensor]) -> None:
+    """Give every process the main one's buffers, in place: running statistics differ where norms learn them.
+
+    All processes have to call it.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in buffers.values():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def lost_connection(error: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ from ..analysis.pictures import Picture
 from ..analysis.prediction import picture_overlay, picture_result
 from ..analysis.run_folder import RunFolder
 from ..analysis.stream import FrameInstances, instances_from_prediction
-from ..analysis.stream.run import StreamRun, StreamSettings
+from ..analysis.stream.run import StreamRun, StreamSettings, remove_windows
 from ..data import read_image
 from ..errors import RamsesError
 from ..modeling.mass import known_resolution
@@ -52,7 +52,9 @@ def predict_pictures(
     Raises:
         RamsesError: none of the pictures can be read.
     """
-    todo = [picture for picture in pictures if not run.is_done(picture)]
+    resolutions = {picture: _resolution(predictor, picture) for picture in pictures}
+    _check_area(min_area_mm2, list(resolutions.values()))
+    todo = [picture for picture in pictures if not run.is_done(picture, resolutions[picture])]
     if len(todo) < len(pictures):
         print(f"{len(pictures) - len(todo)} of {len(pictures)} pictures are done already", file=sys.stderr)
     failed: Failures = []
@@ -69,11 +71,11 @@ def predict_pictures(
                     progress.update()
                     continue
                 batch.append(picture)
-            resolutions = [known_resolution(picture.resolution, predictor.cfg.INPUT.RESOLUTION) for picture in batch]
-            outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], resolutions)
-            for picture, image, resolution, output in zip(batch, images, resolutions, outputs, strict=True):
+            known = [resolutions[picture] for picture in batch]
+            outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], known)
+            for picture, image, output in zip(batch, images, outputs, strict=True):
                 instances = output["instances"].to("cpu")
-                resolution = resolution or math.nan
+                resolution = resolutions[picture] or math.nan
                 result = picture_result(
                     picture.path.name,
                     instances[instances.scores >= score_threshold],
@@ -114,13 +116,16 @@ def predict_belt(
         RamsesError: frames of several resolutions, a frame that does not continue the one before, or none that can be
             read.
     """
-    if all(map(run.is_done, frames)):
-        print(f"all {len(frames)} frames are done already", file=sys.stderr)
-        return run.finish(), []
-    resolutions = {known_resolution(frame.resolution, predictor.cfg.INPUT.RESOLUTION) for frame in frames}
+    resolutions = {_resolution(predictor, frame) for frame in frames}
     if len(resolutions) > 1:
         raise RamsesError(f"frames of one belt need one resolution, these have {len(resolutions)}")
     resolution = resolutions.pop()
+    _check_area(settings.min_area_mm2, [resolution])
+    if all(run.is_done(frame, resolution) for frame in frames):
+        print(f"all {len(frames)} frames are done already", file=sys.stderr)
+        table = run.finish()
+        remove_windows(run)
+        return table, []
 
     def predict(image: np.ndarray) -> FrameInstances:
         return instances_from_prediction(predictor(image[:, :, ::-1], resolution)["instances"], score_threshold)
@@ -139,6 +144,15 @@ def predict_belt(
             progress.update(progress.n < len(frames))
     _stop_if_all_failed(belt.failed, frames)
     return belt.finish(), belt.failed
+
+
+def _resolution(predictor: RamsesPredictor, picture: Picture) -> float | None:
+    return known_resolution(picture.resolution, predictor.cfg.INPUT.RESOLUTION)
+
+
+def _check_area(min_area_mm2: float | None, resolutions: Sequence[float | None]) -> None:
+    if min_area_mm2 is not None and None in resolutions:
+        raise RamsesError(f"a smallest area of {min_area_mm2:g} mm2 needs the resolution: give --resolution (px/mm)")
 
 
 def _stop_if_all_failed(failed: Failures, pictures: Sequence[Picture]) -> None:

@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_ramses_config
 from ..data import register_datasets
-from ..errors import RamsesError
+from ..errors import RamsesError, is_full_disk
 from ..modeling.mask_rcnn import follow_ramses_keys
 from .checkpointer import checkpoints_in
 from .launch import lost_connection
@@ -126,7 +126,7 @@ def _training_pictures(cfg: CfgNode) -> int:
 
 def _needs_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, RamsesError) or lost_connection(error))
+    return not (isinstance(error, RamsesError) or lost_connection(error) or is_full_disk(error))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

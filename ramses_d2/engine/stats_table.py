@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from ..atomic_file import atomic_file
 
 KEY = "iteration"
 
@@ -72,12 +73,10 @@ class StatsTable:
         return [steps for steps, _ in known], [value for _, value in known]
 
     def _rewrite(self) -> None:
-        unfinished = self._path.with_name(self._path.name + ".unfinished")
-        with unfinished.open("w", encoding="utf-8", newline="") as stream:
+        with atomic_file(self._path, newline="") as stream:
             writer = self._writer(stream)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(unfinished, self._path)
 
     def _writer(self, stream: io.TextIOBase) -> csv.DictWriter[str]:
         return csv.DictWriter(stream, self.columns, restval="", dialect="excel-tab", lineterminator="\n")

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import load_initial_weights
 from ..data import RamsesDatasetMapper
 from ..data.loader import TrainLoader
-from ..errors import RamsesError
+from ..errors import RamsesError, full_disk_is_one_line
 from ..evaluation import PowerLaw, RamsesEvaluator, fit_power_law
 from .areal_density import FitArealDensity
 from .checkpointer import TrainingCheckpointer
@@ -35,7 +35,7 @@ from .evaluation_hook import Evaluation
 from .final_test import final_test
 from .freezing import freeze
 from .hooks import BestCheckpoint, FigureWriter
-from .launch import distributed
+from .launch import distributed, share_buffers
 from .metrics_file import forget_steps
 from .nan_guard import NanGuard
 from .optimizer import build_optimizer
@@ -159,12 +159,14 @@ class RamsesTrainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Results of the network, and under "ema" those of its averaged weights."""
+        share_buffers(dict(self.model.named_buffers()))
         results = self._last_eval_results = self.test(self.cfg, self.model)
         if self.ema is not None and self.cfg.DATASETS.TEST:
             cfg = self.cfg.clone()
             cfg.defrost()
             cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
             logger.info("Evaluation of the averaged weights:")
+            share_buffers(self.ema.buffers(self.model))
             # A storage of its own: pictures of this evaluation would take the names of the other's
             with EventStorage(self.iter), self.ema.applied_to(self.model):
                 results = {**results, "ema": self.test(cfg, self.model)}
@@ -202,12 +204,14 @@ class RamsesTrainer(DefaultTrainer):
         last = self.checkpointer.resumed_from
         if self.start_iter >= self.max_iter and last is not None and last.name != "model_final.pth":
             self.checkpointer.save("model_final", iteration=self.iter)  # it ended between its last step and this
-        try:
-            results = super().train()
-        except EndOfTraining:
-            results = None
-        final_test(self.cfg, self.model, self.test)
-        return results
+        hint = f"the checkpoints in {self.cfg.OUTPUT_DIR} are intact, make room and continue with --resume"
+        with full_disk_is_one_line(hint):
+            try:
+                results = super().train()
+            except EndOfTraining:
+                results = None
+            tested = final_test(self.cfg, self.model, self.test)
+        return tested or results
 
     def run_step(self) -> None:
         if self._step_seed is not None:

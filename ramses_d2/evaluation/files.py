@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import cv2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ramses_d2.atomic_file import atomic_file
 from ramses_d2.folder_swap import folder_swap
 
 from .coco_results import FileIds
@@ -79,6 +79,8 @@ def write_files(
     if outcome.masses is not None:
         evaluation["mass"] = outcome.masses
         _write_table(folder / "mass_pairs.csv", _name_pairs(outcome, names))
+    else:
+        (folder / "mass_pairs.csv").unlink(missing_ok=True)  # of a network that weighed
     _write_json(folder / "evaluation.json", evaluation, indent=2)
     _write(folder / "evaluation.txt", (tables + "\n").encode())
 
@@ -91,7 +93,7 @@ def write_files(
     matrix = confusion_matrix(outcome)
     _write(folder / "confusion_matrix.csv", confusion_table(matrix, outcome.class_names).to_csv().encode())
     _write_figure(folder / "confusion_matrix.png", draw_confusion(matrix, outcome.class_names, outcome.report_thresh))
-    curves = next(iter(outcome.curves.values()))
+    curves = outcome.curves.get("segm") or next(iter(outcome.curves.values()))
     _write_table(folder / "precision_recall.csv", precision_recall_table(curves))
     _write_figure(folder / "precision_recall.png", draw_precision_recall(curves, outcome.report_thresh))
 
@@ -147,7 +149,5 @@ def _strict(value: Any) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Never leave a half-written file under the final name."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    with atomic_file(path, "wb") as stream:
+        stream.write(content)

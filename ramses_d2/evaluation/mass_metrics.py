@@ -195,7 +195,7 @@ def _pair_figures(pairs: pd.DataFrame) -> dict[str, Any]:
         both = known & np.isfinite(baseline)
         law = particle_errors(baseline[both], true[both])["MAPE"]
         branch = particle_errors(predicted[both], true[both])["MAPE"]
-        figures["power_law"] = {"MAPE": law, "gain": 1 - branch / law if law > 0 else float("nan")}
+        figures["power_law"] = {"MAPE": law, "gain": 100 * (1 - branch / law) if law > 0 else float("nan")}
     return figures
 
 

@@ -107,7 +107,7 @@ def _remarks(whole: Mapping[str, Any]) -> list[str]:
         law = pairs["power_law"]
         remarks.append(
             f"Power law in class and area on the same masks: MAPE {_number(law['MAPE'], '.2f')} % "
-            f"(gain of the mass branch: {_number(100 * law['gain'], '+.1f')} %)"
+            f"(gain of the network: {_number(law['gain'], '+.1f')} %)"
         )
     if whole["weighed"] < whole["ground_truth"]:
         remarks.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.coco_file import read_coco_file
 from ..data.folder import read_json
 from ..data.split_file import subset_names
 from ..data.split_folders import split_folders
@@ -123,6 +125,7 @@ def find_data(
     whole = coco.of(str(path))
     if valid:
         return ProjectData(whole, coco.of(valid), coco.of(test), whole)
+    read_coco_file(path, labels or None)  # every entry has its ids, or one line says which has not
     parts = divide_coco(content, share, seed)
     pictures = coco.images_of(path)
     files = {f"{name}.json": part for name, part in zip((TRAIN, VALID), parts, strict=True)}
@@ -150,8 +153,14 @@ class _CocoAddress:
             return source
         path = Path(source)
         images = images or self.images_of(path)
-        labels = f"&labels={Path(self.labels).resolve()}" if self.labels else ""
-        return f"coco://{path.resolve()}?images={images}{labels}"
+        labels = f"&labels={_quoted(Path(self.labels))}" if self.labels else ""
+        return f"coco://{_quoted(path)}?images={_quoted(images)}{labels}"
+
+
+def _quoted(path: Path) -> str:
+    """A path as an address has it: what separates the parts of an address is written as %3F, %26, ..."""
+    text = str(path.resolve())
+    return re.sub("[%?&#]", lambda found: f"%{ord(found[0]):02X}", text)
 
 
 def divide_coco(content: dict[str, Any], share: float, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

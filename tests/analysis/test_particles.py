@@ -96,7 +96,6 @@ def test_edges() -> None:
     labels[10, 10:30] = 3
     labels[2:4, 2:4] = 4
     assert table(labels)["edge"].tolist() == ["top", "bottom left", "right", ""]
-    assert table(labels, edges=("left", "right"))["edge"].tolist() == ["", "left", "right", ""]
     assert table(np.ones((3, 3), np.uint16))["edge"].tolist() == ["top bottom left right"]
 
 
@@ -147,5 +146,3 @@ def test_arguments_that_do_not_fit(labels: np.ndarray) -> None:
         particle_table("a.jpg", labels, ["a"] * 3, [1] * 3, [1] * 3, 2.0)
     with pytest.raises(ValueError, match="4 class names, 3 masses"):
         particle_table("a.jpg", labels, ["a"] * 4, [1] * 3, [1] * 4, 2.0)
-    with pytest.raises(ValueError, match="edges"):
-        table(labels, edges=("north",))

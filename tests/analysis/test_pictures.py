@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ramses_d2 import RamsesError
 from ramses_d2.analysis.pictures import find_pictures, read_resolutions
@@ -78,3 +79,12 @@ def test_wrong_files_of_resolutions_are_one_line(pictures: Path, text: str, mess
 def test_wrong_numbers_are_one_line(pictures: Path, text: str) -> None:
     with pytest.raises(RamsesError, match="--resolution"):
         read_resolutions(text)
+
+
+def test_a_number_is_never_somebody_elses_name(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "b/x-2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    pictures = find_pictures([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert len({picture.name for picture in pictures}) == 3
+    assert {picture.path.name: picture.name for picture in pictures}["x-2.png"] == "x-2"

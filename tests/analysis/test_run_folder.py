@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     first = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
     add(first, 1)  # and then it is killed
     again = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
-    assert again.is_done(picture(1)) and not again.is_done(picture(2))
+    assert again.is_done(picture(1), 2.0) and not again.is_done(picture(2), 2.0)
     add(again, 2)
     assert set(again.finish()["baseimg"]) == {"p1.png", "p2.png"}
 
@@ -89,7 +89,7 @@ def test_a_picture_without_its_record_is_not_done(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
     add(run, 1)
     (tmp_path / "out/pictures/p1.json").unlink()
-    assert not RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS).is_done(picture(1))
+    assert not RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS).is_done(picture(1), 2.0)
 
 
 def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path: Path) -> None:
@@ -110,4 +110,34 @@ def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path:
 def test_force_does_the_same_run_again(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     add(RunFolder(out, ["Ra", "Rc"], SETTINGS), 1)
-    assert not RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True).is_done(picture(1))
+    assert not RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True).is_done(picture(1), 2.0)
+
+
+def test_a_picture_is_done_as_it_was(tmp_path: Path) -> None:
+    """Another resolution or another content is predicted again; another file of the same name is an error."""
+    ours = Picture(tmp_path / "p1.png", "p1", 2.0)
+    ours.path.write_bytes(b"one")
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    labels = np.zeros((4, 4), np.uint16)
+    run.add(ours, (4, 4), 2.0, labels, particle_table("p1.png", labels, [], [], [], 2.0), None)
+    again = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    assert again.resumed and again.is_done(ours, 2.0)
+    assert not again.is_done(ours, 4.0) and not again.is_done(ours, None)
+    ours.path.write_bytes(b"another")
+    assert not again.is_done(ours, 2.0)
+    other = Picture(tmp_path / "elsewhere/p1.png", "p1", 2.0)
+    with pytest.raises(RamsesError, match="another picture of this name"):
+        again.is_done(other, 2.0)
+
+
+@pytest.mark.parametrize("left", [".coco_instances.json.99", ".run.json.7"])
+def test_what_a_kill_left_half_written_is_no_obstacle(tmp_path: Path, left: str) -> None:
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / left).write_text("{")
+    run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
+    add(run, 1)
+    run.finish()
+    (tmp_path / "out" / left).write_text("{")
+    add(RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS | {"options": 2}, force=True), 2)
+    assert not (tmp_path / "out" / left).exists()

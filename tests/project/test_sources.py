@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog
 
 from ramses_d2 import RamsesError
+from ramses_d2.data import register_datasets
 from ramses_d2.data.split_folders import split_folders
 from ramses_d2.project import find_data
 from ramses_d2.project.sources import divide_coco
@@ -113,3 +115,22 @@ def test_what_is_no_data(folder: Path, tmp_path: Path, make: Callable[[Path], st
         find_data(make(folder), tmp_path)
     with pytest.raises(RamsesError, match="--valid-share 1"):
         find_data(str(folder), tmp_path, share=1.0)
+
+
+def test_folders_with_letters_that_separate_addresses(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "R&D 100% #1?"
+    write_coco(odd / "train.json", folder, NAMES[:3])
+    write_coco(odd / "valid.json", folder, NAMES[3:])
+    shutil.copytree(folder / "images", odd / "images")
+    data = find_data(str(odd), tmp_path / "project")
+    register_datasets([data.train, data.valid])
+    assert [len(DatasetCatalog.get(uri)) for uri in (data.train, data.valid)] == [3, 2]
+
+
+def test_a_coco_file_with_entries_without_ids(folder: Path, tmp_path: Path) -> None:
+    content = coco_content(folder, NAMES)
+    del content["images"][0]["id"]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RamsesError, match="annotations.json"):
+        find_data(str(path), tmp_path / "project", images=str(folder / "images"))

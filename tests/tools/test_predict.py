@@ -63,6 +63,11 @@ def test_folder(tiny_folder: Callable[..., Path], weights: str, tmp_path: Path) 
     again = predict(*arguments, "--output", "out", "--batch-size", "2", cwd=tmp_path)
     assert again.returncode == 0 and "1 of 2 pictures are done already" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out/annotations.csv"), table)
+    # A corrected resolution is no old result
+    arguments[arguments.index("2")] = "4"
+    corrected = predict(*arguments, "--output", "out", cwd=tmp_path)
+    assert corrected.returncode == 0 and "done already" not in corrected.stderr
+    assert (pd.read_csv(tmp_path / "out/annotations.csv")["res"] == 4).all()
 
 
 def test_an_existing_output_is_not_replaced_unasked(
@@ -118,7 +123,9 @@ def test_a_belt(
     assert list(table.index) == list(range(1, len(table) + 1)) and len(table) > 0
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["settings"]["options"]["stream"]["overlap"] == 4
-    assert record["settings"]["options"]["stream"]["frames"] == ["frame_2.png", "frame_1.png"]
+    assert record["settings"]["options"]["stream"]["frames"] == [
+        str(tmp_path / "belt" / name) for name in ("frame_2.png", "frame_1.png")
+    ]
     second = table[table["baseimg"] == "frame_1.png"]
     assert (second["belt_x0"] - second["x0"] == record["pictures"][0]["height"] - 4).all()
     assert {path.name for path in (tmp_path / "out/labels").iterdir()} == {"frame_1.png", "frame_2.png"}
@@ -141,6 +148,8 @@ def test_a_belt(
         ({"--order": "order.txt", "--stream": ""}, "img7.png is none of the pictures"),
         ({"--order": "none.txt", "--stream": ""}, "none.txt: not readable"),
         ({"--min-area-mm2": "nan"}, "--min-area-mm2 nan"),
+        ({"--min-area-mm2": "2", "--resolution": ""}, "needs the resolution"),
+        ({"--batch-size": "2", "--stream": ""}, "--batch-size is not for conveyor belts"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(
@@ -160,6 +169,8 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         "--resolution": "2",
         "--output": "out",
     } | change
+    if not options["--resolution"]:
+        options.pop("--resolution")
     arguments = [word for pair in options.items() for word in pair if word]
     assert message in error_of("predict.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

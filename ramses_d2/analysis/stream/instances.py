@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..label_image import masks_in_boxes, paint_label_image
+from ..label_image import masks_in_boxes, paint_label_image, whole_boxes
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def instances_from_prediction(prediction: Any, min_score: float = 0.0) -> FrameI
     """Take what a network predicted, every pixel given to the surest particle that claims it.
 
     Args:
-        prediction: Detectron2 ``Instances`` with pred_boxes (whole px), pred_masks (RLE or tensor), pred_classes,
+        prediction: Detectron2 ``Instances`` with pred_boxes, pred_masks (RLE or tensor), pred_classes,
             scores and, where the network weighs, pred_masses.
         min_score: what is less sure is left out.
 
@@ -94,7 +94,7 @@ def instances_from_prediction(prediction: Any, min_score: float = 0.0) -> FrameI
         the particles that keep a pixel, in the network's order. The mass is that of the whole mask as predicted.
     """
     prediction = prediction[prediction.scores >= min_score].to("cpu")
-    boxes = prediction.pred_boxes.tensor.numpy().round().astype(int)
+    boxes = whole_boxes(prediction.pred_boxes.tensor.numpy(), prediction.image_size)
     scores = prediction.scores.numpy()
     masks = masks_in_boxes(prediction.pred_masks, boxes)
     labels = paint_label_image(masks, boxes, scores, prediction.image_size)

@@ -21,11 +21,12 @@ from .cleaning import cleaned
 from .frames import Frame, NumberedParticle, OpenFrames, label_of
 from .geometry import BeltOrientation
 from .instances import FrameInstances
-from .order import find_gaps
+from .order import find_gaps, frame_numbers
 from .particle_stream import ParticleStream, Predict, StreamParticle
 from .window_store import WindowStore
 
 Read = Callable[[Picture], np.ndarray]
+WINDOWS = "windows"
 BELT_COLUMNS = ("particle", "belt_x0", "belt_x1", "belt_y0", "belt_y1")
 
 
@@ -34,7 +35,7 @@ class StreamSettings:
     """How the frames lie on the belt, and what counts.
 
     Attributes:
-        overlap, axis, direction, keep_cut: see :class:`~ramses_d2.analysis.stream.ParticleStream`.
+        overlap, axis, direction, window, keep_cut: see :class:`~ramses_d2.analysis.stream.ParticleStream`.
         fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
         overlays: draw the outlines on every frame.
     """
@@ -42,11 +43,17 @@ class StreamSettings:
     overlap: int = 0
     axis: str = "rows"
     direction: str = "forward"
+    window: int | None = None
     keep_cut: bool = True
     fragments: str = "drop"
     min_area_px: float = 0
     min_area_mm2: float | None = None
     overlays: bool = True
+
+
+def remove_windows(run: RunFolder) -> None:
+    """Remove what a complete run does not need any more."""
+    shutil.rmtree(run.output / WINDOWS, ignore_errors=True)
 
 
 class StreamRun:
@@ -72,14 +79,13 @@ class StreamRun:
     ) -> None:
         self._run, self._read, self._resolution = run, read, resolution
         self._predict, self._settings, self._warn = predict, settings, warn
-        self._windows = run.output / "windows"
         self._orientation = BeltOrientation(settings.axis, settings.direction)
         self._stream = ParticleStream(
-            WindowStore(self._windows, self._begin),
+            WindowStore(run.output / WINDOWS, self._begin, run.resumed),
             overlap=settings.overlap,
             axis=settings.axis,
             direction=settings.direction,
-            keep_cut=settings.keep_cut,
+            window=settings.window,
         )
         self._open = OpenFrames()
         self._count = 0
@@ -90,7 +96,10 @@ class StreamRun:
 
         A frame that cannot be read is noted in :attr:`failed`, and the belt is cut there as where one is missing.
         """
-        gaps = {gap.index: gap.message for gap in find_gaps([picture.path for picture in pictures])}
+        paths = [picture.path for picture in pictures]
+        gaps = {gap.index: gap.message for gap in find_gaps(paths)}
+        if len(paths) > 1 and frame_numbers(paths) is None:
+            self._warn("the file names have no counter: a missing frame cannot be noticed")
         for index, picture in enumerate(pictures):
             if index in gaps:
                 self._warn(f"{gaps[index]}: the belt is cut there")
@@ -117,7 +126,7 @@ class StreamRun:
     def finish(self) -> pd.DataFrame:
         """Write the tables of the whole belt; returns the particle table."""
         table = self._run.finish(self.failed)
-        shutil.rmtree(self._windows, ignore_errors=True)
+        remove_windows(self._run)
         return table
 
     def _begin(self, picture: np.ndarray) -> FrameInstances:
@@ -139,6 +148,8 @@ class StreamRun:
                 resolution=self._resolution,
             )
             for part in parts:
+                if part.cut and not self._settings.keep_cut:  # only now: a stray part may be all that was cut
+                    continue
                 self._count += 1
                 numbered.append(NumberedParticle(self._count, part))
         self._open.add(numbered)

@@ -54,8 +54,10 @@ class Camera:
             raise KilledError
         return self.belt.predict(np.ascontiguousarray(picture))
 
-    def run(self, folder: Path, pictures: list[Picture] | None = None) -> tuple[pd.DataFrame, StreamRun]:
-        run = RunFolder(str(folder), CLASSES, {"options": "belt"})
+    def run(
+        self, folder: Path, pictures: list[Picture] | None = None, weights: str = "old", force: bool = False
+    ) -> tuple[pd.DataFrame, StreamRun]:
+        run = RunFolder(str(folder), CLASSES, {"weights": weights}, force=force)
         stream = StreamRun(run, self.predict, self.read, 2.0, self.settings, self.warnings.append)
         list(stream.frames(self.pictures if pictures is None else pictures))
         return stream.finish(), stream
@@ -132,6 +134,45 @@ def test_a_killed_run_asks_the_network_nothing_twice(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table, expected)
     for number in range(5):
         assert (labels_of(tmp_path / "run", number) == labels_of(tmp_path / "whole", number)).all()
+
+
+def test_a_forced_run_uses_nothing_of_the_one_before(tmp_path: Path) -> None:
+    camera = Camera(make_belt(80, 500, 100), [0, 100, 200, 300, 400, 500])
+    camera.dies_at = 4
+    with pytest.raises(KilledError):
+        camera.run(tmp_path / "run")
+    heavier = Camera(camera.belt._replace(masses=2 * camera.belt.masses), [0, 100, 200, 300, 400, 500])
+    table, _ = heavier.run(tmp_path / "run", weights="new", force=True)
+    assert table["mass"].sum() == pytest.approx(heavier.belt.masses[heavier.belt.areas > 0].sum())
+
+
+def test_a_frame_that_is_mended_before_a_resume_is_looked_at(tmp_path: Path) -> None:
+    belt = paint((150, 40), (20, 40, 5, 15), (50, 60, 20, 30), (80, 100, 5, 15), (130, 140, 5, 15))
+    edges = [0, 30, 60, 90, 120, 150]
+    camera = Camera(belt, edges)
+    camera.broken, camera.dies_at = {1}, 4
+    with pytest.raises(KilledError):
+        camera.run(tmp_path / "run")
+    table, _ = Camera(belt, edges).run(tmp_path / "run")
+    fresh, _ = Camera(belt, edges).run(tmp_path / "fresh")
+    pd.testing.assert_frame_equal(table, fresh)
+
+
+def test_a_speck_at_the_cut_does_not_take_its_particle_along(tmp_path: Path) -> None:
+    belt = paint((60, 40), (20, 40, 5, 15))
+    belt.labels[0, 5] = 1
+    settings = StreamSettings(keep_cut=False, overlays=False)
+    table, _ = Camera(belt, [0, 60], settings=settings).run(tmp_path / "run")
+    assert table["area"].tolist() == [200] and table["edge"].tolist() == [""]
+
+
+def test_names_without_a_counter_are_told(tmp_path: Path) -> None:
+    camera = Camera(paint((60, 40), (20, 40, 5, 15)), [0, 30, 60])
+    names = ["morning", "noon"]
+    read = camera.read
+    camera.read = lambda picture: read(camera.pictures[names.index(picture.name)])
+    camera.run(tmp_path / "run", [Picture(Path(f"belt/{name}.png"), name, 2.0) for name in names])
+    assert camera.warnings == ["the file names have no counter: a missing frame cannot be noticed"]
 
 
 def test_a_stored_window_that_cannot_be_read_is_predicted_again(tmp_path: Path) -> None:
