@@ -179,11 +179,14 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.SOLVER.LR_FACTOR.KERNEL = 1.0
     cfg.SOLVER.LR_FACTOR.MASK = 1.0
     cfg.SOLVER.LR_FACTOR.MASS = 1.0
+    # Of Mask R-CNN, whose mask head is MASK
+    cfg.SOLVER.LR_FACTOR.RPN = 1.0
+    cfg.SOLVER.LR_FACTOR.BOX = 1.0
     # Each layer (stem or block) of the backbone learns at this share of the rate of the next one; 1 = all alike
     cfg.SOLVER.LAYER_DECAY = 1.0
-    # What does not train: parts ("backbone", "fpn", "class", "kernel", "mask", "mass"), "all but heads", or a share of
-    # the network's layers from the input on ("0.9" = all but the last tenth). Branches whose loss has weight 0 do not
-    # train either
+    # What does not train: parts ("backbone", "fpn", "class", "kernel", "mask", "mass"; of Mask R-CNN "backbone", "fpn",
+    # "rpn", "box", "mask"), "all but heads", or a share of the network's layers from the input on ("0.9" = all but the
+    # last tenth). Branches whose loss has weight 0 do not train either
     cfg.SOLVER.FREEZE = []
     # Passes over the training pictures, in place of MAX_ITER; 0 = MAX_ITER counts
     cfg.SOLVER.MAX_EPOCHS = 0

@@ -151,7 +151,7 @@ def make_report(args: argparse.Namespace, command: str) -> None:
     shares = report.composition.constituents.dropna(subset="fraction")
     listed = ", ".join(f"{row.constituent} {row.fraction:.1%}" for row in shares.itertuples() if row.fraction > 0)
     grams = f"{report.mass_g:.4g} g: {listed}" if listed else "no grams"
-    print(f"{many(len(run.table), 'particle')} in {many(len(run.pictures), 'picture')}, {grams}")
+    print(f"{many(len(report.table), 'particle')} in {many(len(run.pictures), 'picture')}, {grams}")
     print(f"wrote {written[0]}, {written[1].name} and {len(written) - 2} CSV files ({written[2].name} ...)")
 
 

@@ -105,10 +105,16 @@ def replicate_sums(values: np.ndarray, units: np.ndarray, resampling: Resampling
     Returns:
         (R, k); row r belongs to the same draw as row r of :func:`replicate_counts`.
     """
-    num_units = int(units.max()) + 1
-    per_unit = np.zeros((num_units, values.shape[1]))
-    np.add.at(per_unit, units, values)
+    per_unit = unit_sums(values, units)
+    num_units = len(per_unit)
     return np.concatenate([counts @ per_unit for counts in _unit_counts(num_units, num_units, resampling)])
+
+
+def unit_sums(values: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(C, k) sums of (n, k) ``values`` over the particles of each unit; ``units`` as in :func:`replicate_sums`."""
+    per_unit = np.zeros((int(units.max()) + 1, values.shape[1]))
+    np.add.at(per_unit, units, values)
+    return per_unit
 
 
 def interval(replicates: np.ndarray, estimate: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
@@ -131,18 +137,23 @@ def interval(replicates: np.ndarray, estimate: np.ndarray, resampling: Resamplin
 
 
 def effective_number(weights: np.ndarray) -> float:
-    """How many particles of equal weight say as much as these: (sum w)^2 / sum w^2 (Kish 1965); 0 without weight."""
+    """How many units of equal weight say as much as these: (sum w)^2 / sum w^2 (Kish 1965); 0 without weight.
+
+    It is the total over the weight of the unit in which an average gram lies, so what is concluded of a share that was
+    not seen supposes that its pieces are about as heavy as that.
+    """
     total_of_squares = float(np.square(weights).sum())
     return float(weights.sum()) ** 2 / total_of_squares if total_of_squares > 0 else 0.0
 
 
 def unseen_bound(effective: float, confidence: float) -> float:
-    """The share that something may have that was not seen once among ``effective`` particles.
+    """The share that something may have that was not seen once among ``effective`` units.
 
-    A bootstrap can only draw what was seen, so it would call an unseen share exactly 0. This is the exact binomial
-    bound instead, about 3 / n at 95 % ("rule of three").
+    A bootstrap can only draw what was seen, so it would call an unseen share exactly 0, and the share of one speck
+    next to nothing. This is the exact binomial bound instead, about 3 / n at 95 % ("rule of three"); no interval may
+    end before it. ``effective`` counts what is of the other kind only, so that finding a speck does not change it.
     """
-    return 1 - (1 - confidence) ** (1 / effective)
+    return 1 - (1 - confidence) ** (1 / effective) if effective > 0 else 1.0
 
 
 def _unit_counts(num_units: int, width: int, resampling: Resampling) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bootstrap import effective_number
 from .composition import Composition
 from .constituents import CONSTITUENTS, FLOATING, FLOATING_REMARK
 from .json_values import json_values
@@ -74,9 +75,11 @@ class Categories:
 def categorise(composition: Composition, certain: float = CERTAIN) -> Categories:
     """Find the EN 12620 categories of a composition.
 
-    The certainty of a category is the share of the bootstrap replicates that satisfy it. Where the sample holds no
-    particle that could break the limit, every replicate satisfies it however small the sample; the certainty then is
-    1 - (1 - limit)^(effective particles), the confidence of the exact binomial bound.
+    The certainty of a category is the share of the bootstrap replicates that satisfy it, but at most
+    1 - (1 - limit)^n, the confidence of the exact binomial bound: replicates hold nothing that was not seen, so every
+    one of them satisfies a limit that the sample hardly touches, however small the sample. n is the effective number
+    of particles (or pictures, where these are drawn) of the kinds that do not count against the limit: what was seen
+    of the others adds nothing to it, so finding more of them never makes one surer.
 
     Args:
         composition: of :func:`.composition.compose`.
@@ -91,7 +94,7 @@ def categorise(composition: Composition, certain: float = CERTAIN) -> Categories
                 "category": category,
                 "limit": limit,
                 "met": None if np.isnan(fraction) else bool(_met(fraction, limit, rule)),
-                "certainty": _certainty(composition, fraction, replicates, limit, rule),
+                "certainty": _certainty(composition, group, fraction, replicates, limit, rule),
             }
             for category, limit, rule in _categories(name, group)
         ]
@@ -119,9 +122,13 @@ def _fractions(composition: Composition, group: _Group) -> tuple[float, np.ndarr
     if not group.members:
         return np.nan, np.empty(0)
     table = composition.constituents.set_index("constituent")
-    columns = [list(CONSTITUENTS).index(member) for member in group.members]
     fraction = table.loc[list(group.members), "fraction"].sum(skipna=False)
-    return float(fraction), composition.replicates[:, columns].sum(axis=1)
+    return float(fraction), composition.replicates[:, _columns(group)].sum(axis=1)
+
+
+def _columns(group: _Group) -> np.ndarray:
+    """(6,) bool: which of ``CONSTITUENTS`` are members."""
+    return np.isin(list(CONSTITUENTS), group.members)
 
 
 def _met(fraction: float | np.ndarray, limit: float, rule: str) -> np.ndarray:
@@ -132,18 +139,23 @@ def _met(fraction: float | np.ndarray, limit: float, rule: str) -> np.ndarray:
     return rules[rule] if rule in rules else np.ones_like(fraction, bool)
 
 
-def _certainty(composition: Composition, fraction: float, replicates: np.ndarray, limit: float, rule: str) -> float:
+def _certainty(
+    composition: Composition, group: _Group, fraction: float, replicates: np.ndarray, limit: float, rule: str
+) -> float:
     """0 to 1; NaN without replicates, where the sample is empty or the group cannot be seen."""
     if np.isnan(fraction) or not len(replicates):
         return np.nan
     if rule == "any":
         return 1.0
-    if _met(fraction, limit, rule) and (fraction <= _SAME or fraction >= 1 - _SAME):
-        # How much of the other kind would break the limit; none of it was seen
-        room = limit / 100 if fraction <= _SAME else 1 - limit / 100
-        return 1 - (1 - room) ** composition.effective_particles
     known = replicates[~np.isnan(replicates)]
-    return float(np.mean(_met(known, limit, rule))) if len(known) else np.nan
+    if not len(known):
+        return np.nan
+    # What speaks for the category, and how much of everything else would break it
+    is_upper = rule in ("at most", "below")
+    supporting = ~_columns(group) if is_upper else _columns(group)
+    room = limit / 100 if is_upper else 1 - limit / 100
+    effective = effective_number(composition.unit_grams[:, supporting].sum(axis=1))
+    return min(float(np.mean(_met(known, limit, rule))), 1 - (1 - room) ** effective)
 
 
 def _summary(name: str, group: _Group, fraction: float, found: list[dict[str, Any]], certain: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 from ramses_d2.errors import RamsesError
 
 from .json_values import json_values
+from .sample import cut_by_edge
 
 # 5 euro cents (Official Journal of the EU, Regulation (EU) No 729/2014: technical specifications of euro coins)
 COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G = "Coin", 21.25, 3.92
@@ -67,6 +68,8 @@ def coin_scales(
 ) -> list[CoinScale]:
     """Estimate the resolution of every picture of a particle table from its coins.
 
+    Pictures of several folders may have one file name; those of different resolution are told apart by it.
+
     Args:
         table: particle table; needs baseimg, class, res, area, axis_major_length, axis_minor_length; coins that the
             picture cuts are told by edge, predicted grams by mass, where there are such columns.
@@ -75,27 +78,27 @@ def coin_scales(
         max_deviation: from the given resolution, without a warning.
 
     Returns:
-        one entry per picture, in the order of the table, also for pictures without coins.
+        one entry per picture and resolution, in the order of the table, also for pictures without coins.
 
     Raises:
-        RamsesError: a column is missing, a diameter or mass is not above 0, or a picture has several resolutions.
+        RamsesError: a column is missing, or a diameter or mass is not above 0.
     """
     for name in ("baseimg", "class", "res", "area", "axis_major_length", "axis_minor_length"):
         if name not in table:
             raise RamsesError(f"scale from coins: the particle table has no column {name}")
     if not (diameter_mm > 0 and mass_g > 0):
         raise RamsesError(f"a coin of {diameter_mm} mm and {mass_g} g: give numbers above 0")
+    resolutions = table["res"].to_numpy(float)
+    given = np.where(np.isfinite(resolutions) & (resolutions > 0), resolutions, np.nan)
     return [
-        _scale(str(picture), rows, class_name, diameter_mm, mass_g, max_deviation)
-        for picture, rows in table.groupby("baseimg", sort=False)
+        _scale(str(picture), float(resolution), rows[rows["class"] == class_name], diameter_mm, mass_g, max_deviation)
+        for (picture, resolution), rows in table.groupby(["baseimg", given], sort=False, dropna=False)
     ]
 
 
 def _scale(
-    picture: str, rows: pd.DataFrame, class_name: str, diameter_mm: float, mass_g: float, max_deviation: float
+    picture: str, given: float, coins: pd.DataFrame, diameter_mm: float, mass_g: float, max_deviation: float
 ) -> CoinScale:
-    coins = rows[rows["class"] == class_name]
-    given = _given_resolution(picture, rows)
     from_area = np.sqrt(4 * coins["area"].to_numpy(float) / np.pi) / diameter_mm
     major, minor = (coins[f"axis_{which}_length"].to_numpy(float) for which in ("major", "minor"))
     from_axes = np.sqrt(major * minor) / diameter_mm
@@ -126,23 +129,13 @@ def _reasons(
     coins: pd.DataFrame, major: np.ndarray, minor: np.ndarray, from_area: np.ndarray, from_axes: np.ndarray
 ) -> np.ndarray:
     """(n,) why a coin cannot be used, the first that holds; empty = usable."""
-    # An empty text comes back from a CSV file as NaN
-    edge = coins["edge"].astype(object).fillna("") if "edge" in coins else pd.Series("", index=coins.index)
-    is_cut = edge.astype(str).str.strip() != ""
+    is_cut = cut_by_edge(coins)
     reasons = np.full(len(coins), "", object)
     reasons[~(np.abs(from_area / np.where(from_axes > 0, from_axes, np.nan) - 1) <= MAX_DISAGREEMENT)] = NOT_WHOLE
     reasons[~(major <= MAX_ASPECT_RATIO * minor)] = NOT_ROUND
-    reasons[is_cut.to_numpy(bool)] = CUT
+    if is_cut is not None:
+        reasons[is_cut.to_numpy(bool)] = CUT
     return reasons
-
-
-def _given_resolution(picture: str, rows: pd.DataFrame) -> float:
-    resolutions = rows["res"].to_numpy(float)
-    resolutions = np.unique(resolutions[np.isfinite(resolutions) & (resolutions > 0)])
-    if len(resolutions) > 1:
-        shown = ", ".join(f"{resolution:g}" for resolution in resolutions[:3])
-        raise RamsesError(f"{picture}: several resolutions in column res ({shown}): a picture has one")
-    return float(resolutions[0]) if len(resolutions) else np.nan
 
 
 def _median(values: np.ndarray) -> float:

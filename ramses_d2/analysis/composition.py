@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bootstrap import Resampling, effective_number, interval, replicate_sums, unseen_bound
+from .bootstrap import Resampling, effective_number, interval, replicate_sums, unit_sums, unseen_bound
 from .constituents import (
     CONSTITUENTS,
     DEFAULT_MAP,
@@ -47,6 +47,7 @@ class Composition:
         map_source: which constituent map.
         notes: sentences a reader of the figures must know.
         replicates: (R, 6) fractions of ``CONSTITUENTS`` in the bootstrap replicates, (0, 6) without.
+        unit_grams: (C, 6) grams of ``CONSTITUENTS`` in each particle or picture that is drawn, (0, 6) without.
     """
 
     constituents: pd.DataFrame
@@ -61,9 +62,10 @@ class Composition:
     map_source: str
     notes: tuple[str, ...]
     replicates: np.ndarray = field(repr=False, compare=False)
+    unit_grams: np.ndarray = field(repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dump``; unknown figures are None, replicates are left out."""
+        """Plain values for ``json.dump``; unknown figures are None, replicates and units are left out."""
         return json_values(self)
 
 
@@ -101,12 +103,14 @@ def compose(
     ).reshape(-1, len(CONSTITUENTS))
 
     units, remark = resampling.units(rows["baseimg"]) if resampling else (None, "")
-    replicates = np.empty((0, len(class_names)))
+    replicates = unit_grams = np.empty((0, len(class_names)))
     if units is not None:
-        sums = replicate_sums(per_class * grams[:, None], units, resampling)
+        class_grams = per_class * grams[:, None]
+        unit_grams = unit_sums(class_grams, units)
+        sums = replicate_sums(class_grams, units, resampling)
         with np.errstate(invalid="ignore"):  # a replicate without mass has no fractions
             replicates = sums / sums.sum(axis=1, keepdims=True)
-    figures = _Figures(grams, replicates, resampling if units is not None else None)
+    figures = _Figures(grams, replicates, unit_grams, resampling if units is not None else None)
 
     def members(keys: Sequence[str]) -> np.ndarray:
         return np.isin(np.array([constituent_of[name] for name in class_names], object), keys)
@@ -138,6 +142,7 @@ def compose(
         map_source=mapping.source,
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark) if note),
         replicates=replicates @ in_constituent,
+        unit_grams=unit_grams @ in_constituent,
     )
 
 
@@ -163,6 +168,7 @@ class _Figures:
 
     grams: np.ndarray  # (n,)
     replicates: np.ndarray  # (R, classes) mass fractions
+    unit_grams: np.ndarray  # (C, classes)
     resampling: Resampling | None
 
     def row(self, per_class: np.ndarray, members: np.ndarray) -> dict[str, Any]:
@@ -186,13 +192,14 @@ class _Figures:
     def _interval(self, fraction: float, inside: np.ndarray, members: np.ndarray) -> tuple[float, float, str]:
         if self.resampling is None or np.isnan(fraction):
             return np.nan, np.nan, ""
-        unseen = unseen_bound(effective_number(self.grams), self.resampling.confidence)
-        if not self.grams[inside].any():
-            return 0.0, unseen, NONE_SEEN
-        if not self.grams[~inside].any():
-            return 1 - unseen, 1.0, NOTHING_ELSE_SEEN
         low, high = interval(self.replicates[:, members].sum(axis=1), np.array(fraction), self.resampling)
-        return float(low), float(high), ""
+        unseen, others_unseen = (
+            unseen_bound(effective_number(self.unit_grams[:, kind].sum(axis=1)), self.resampling.confidence)
+            for kind in (~members, members)
+        )
+        remark = "" if self.grams[inside].any() else NONE_SEEN
+        remark = remark if self.grams[~inside].any() else NOTHING_ELSE_SEEN
+        return min(float(low), 1 - others_unseen), max(float(high), unseen), remark
 
 
 def _frame(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:

@@ -16,8 +16,8 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .bootstrap import Resampling, interval, replicate_counts
-from .composition import sample_notes
+from .bootstrap import Resampling, effective_number, interval, replicate_counts, unseen_bound
+from .composition import NONE_SEEN, sample_notes
 from .constituents import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap
 from .cumulative_curve import LEVELS, curve_figures
 from .json_values import json_values
@@ -37,8 +37,9 @@ class Grading:
         sieves: one row per sieve, rising: sieve_mm, passing (share that goes through), low, high (its interval),
             retained (share that stays on this sieve), retained_amount (in ``unit``), retained_particles. The retained
             shares and the tail "below smallest sieve" (the pan) add up to 1.
-        tails: name, limit_mm, fraction, low, high, amount, particles of "below smallest sieve", "fines" (passing
-            0.063 mm, EN 933-1) and "oversize" (stays on the largest sieve; also in the last row of ``sieves``).
+        tails: name, limit_mm, fraction, low, high, amount, particles, remark ("none seen" or empty) of "below smallest
+            sieve", "fines" (passing 0.063 mm, EN 933-1) and "oversize" (stays on the largest sieve; also in the last
+            row of ``sieves``).
         sizes: name, value, low, high, unit of D10, D30, D50, D60, D90 (mm), Cu = D60 / D10 and
             Cc = D30^2 / (D10 D60).
         left_out: what is no part of the curve, by reason (:class:`.sample.Sample`).
@@ -79,6 +80,9 @@ def grade(
     resampling: Resampling | None = Resampling(),  # noqa: B008, it is frozen
 ) -> Grading:
     """The grading of all particles but scale objects.
+
+    No interval of a passing share ends before the binomial bound for what was not seen, as in the composition: ten
+    particles without fines do not show that there are none.
 
     D values lie on the cumulative curve of the particles themselves, not of the sieves: straight lines in
     log(size) between neighbouring sizes; a level that the smallest particle reaches alone has its size.
@@ -145,7 +149,7 @@ def _grade(
     weights, particle_sizes = rows["weight"].to_numpy(float), rows["size_mm"].to_numpy(float)
     sizes, starts = np.unique(particle_sizes, return_index=True)
     limits = (FINES_SIEVE, *openings)
-    number = number_passing(sizes, limits)
+    number, passing = number_passing(sizes, limits), number_passing(particle_sizes, limits)
     units, remark = resampling.units(rows["baseimg"]) if resampling else (None, "")
 
     value = curve_figures(weights[None], sizes, starts, number)[0]
@@ -154,11 +158,12 @@ def _grade(
         draws = replicate_counts(units, resampling)
         replicates = np.concatenate([curve_figures(counts * weights, sizes, starts, number) for counts in draws])
         low, high = interval(replicates, value, resampling)
+        _reach_unseen(low[: len(limits)], high[: len(limits)], weights, units, passing, resampling.confidence)
     figures = pd.DataFrame({"value": value, "low": low, "high": high})
     amount = float(weights.sum())
     per_size = np.add.reduceat(weights, starts) if len(starts) else weights
     return Grading(
-        **_tables(figures, openings, amount, number_passing(particle_sizes, limits), len(rows)),
+        **_tables(figures, openings, amount, passing, len(rows)),
         left_out=sample.left_out,
         particles=len(rows),
         amount=amount,
@@ -169,6 +174,28 @@ def _grade(
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark) if note),
         curve=pd.DataFrame({"size_mm": sizes, "passing": np.cumsum(per_size) / (amount or np.nan)}),
     )
+
+
+def _reach_unseen(
+    low: np.ndarray, high: np.ndarray, weights: np.ndarray, units: np.ndarray, passing: np.ndarray, confidence: float
+) -> None:
+    """Let the intervals of passing shares reach what was not seen, in place.
+
+    Args:
+        low, high: (1 + S,) at the fines sieve and at the rising sieves.
+        weights, units: (n,) of the particles in the order of their sizes.
+        passing: (1 + S,) how many of them pass.
+        confidence: of the intervals.
+    """
+    for index, number in enumerate(passing):
+        through, retained = (
+            unseen_bound(effective_number(np.bincount(units[part], weights[part])), confidence)
+            for part in (slice(number), slice(number, None))
+        )
+        low[index], high[index] = np.minimum(low[index], 1 - through), np.maximum(high[index], retained)
+    # A larger sieve passes no less: a band that a heavy particle has widened stays as wide until the curve is there
+    high[1:] = np.maximum.accumulate(high[1:])
+    low[1:] = np.minimum.accumulate(low[:0:-1])[::-1]
 
 
 def _tables(
@@ -205,5 +232,6 @@ def _tables(
         columns=["name", "limit_mm", "fraction", "low", "high", "particles"],
     )
     tails.insert(5, "amount", tails["fraction"] * amount)
+    tails["remark"] = np.where(tails["fraction"] == 0, NONE_SEEN, "")
     units = ["mm"] * len(LEVELS) + ["", ""]
     return {"sieves": sieves, "tails": tails, "sizes": sizes.assign(name=_SIZE_NAMES, unit=units)[_SIZE_COLUMNS]}

@@ -86,6 +86,17 @@ def take_sample(
     return Sample(used.reset_index(drop=True), _left_out(rows, reason), tuple(mapping.unlisted(table["class"])))
 
 
+def cut_by_edge(table: pd.DataFrame) -> pd.Series | None:
+    """(n,) bool: which particles the edge of their picture cuts; None if the table has no column edge.
+
+    An empty text comes back from a CSV file as NaN, and where such a table was written again, as the text "nan".
+    """
+    if "edge" not in table:
+        return None
+    edges = table["edge"].astype(object)
+    return edges.notna() & ~edges.astype(str).str.strip().str.lower().isin(("", "nan"))
+
+
 def _left_out(rows: pd.DataFrame, reason: pd.Series) -> pd.DataFrame:
     """Count what has a reason; shares are of the aggregate, which scale objects are no part of."""
     aggregate = rows["constituent"] != SCALE

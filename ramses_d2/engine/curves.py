@@ -3,60 +3,48 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils.events import EventStorage
 
 from .curves_figure import draw_curves
+from .evaluation_hook import RESULT
 from .stats_table import KEY, StatsTable
 
 # Losses are medians of this many steps, as in the log
 _WINDOW = 20
-_EVALUATED = re.compile(r"(^|/)(segm|bbox|mass)/")
 _TIMES = {"lr": "lr", "time": "seconds", "data_time": "data_seconds"}
 
 
-class Curves(HookBase):
-    """Writes a row of losses every few steps, and after each evaluation a row of its metrics and the picture.
+class LossRows(HookBase):
+    """Writes a row of losses every few steps.
 
     The column "iteration" counts the steps done. A resumed training goes on where its checkpoint was written: rows of
-    steps that are done again are replaced. It belongs behind the evaluation, on the main process alone.
+    steps that are done again are replaced. It belongs before the checkpointer, on the main process alone: a step whose
+    checkpoint is written has its row, whatever becomes of the evaluation after it.
 
     Args:
-        output_dir: where the files go.
+        output_dir: where the file goes.
         epoch_steps: steps that show every training picture once, for the column "epoch".
-        period: steps between rows of losses.
+        period: steps between rows.
     """
 
     def __init__(self, output_dir: str, epoch_steps: float, period: int = 20) -> None:
-        self._folder = Path(output_dir)
         self._epoch_steps, self._period = epoch_steps, period
-        self.training = StatsTable(self._folder / "train_stats.tsv")
-        self.evaluations = StatsTable(self._folder / "valid_stats.tsv")
-        self._last_evaluation = -1
+        self.table = StatsTable(Path(output_dir) / "train_stats.tsv")
 
     def before_train(self) -> None:
-        for table in (self.training, self.evaluations):
-            table.start(self.trainer.start_iter)
+        self.table.start(self.trainer.start_iter)
 
     def after_step(self) -> None:
-        storage: EventStorage = self.trainer.storage
         steps = self.trainer.iter + 1
         if steps % self._period == 0 or steps == self.trainer.max_iter:
-            # A resumed training first makes up for a missed evaluation: then there is no loss of this step
-            if storage.latest().get("total_loss", (0, -1))[1] == self.trainer.iter:
-                self.training.append(self._losses(steps))
-        self._follow_evaluation(steps)
-
-    def after_train(self) -> None:
-        self._follow_evaluation(self.trainer.iter)  # which counts all steps by now
+            self.table.append(self._losses(steps))
 
     def _losses(self, steps: int) -> dict[str, float]:
         latest = self.trainer.storage.latest_with_smoothing_hint(_WINDOW)
-        row: dict[str, float] = self._position(steps)
+        row: dict[str, float] = _position(steps, self._epoch_steps)
         for name, (value, _) in latest.items():
             if name == "total_loss" or name.startswith("loss"):
                 row[name] = value
@@ -65,18 +53,47 @@ class Curves(HookBase):
             row["max_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         return row
 
+
+class Curves(HookBase):
+    """Writes a row of metrics after each evaluation, and draws them and the losses.
+
+    It belongs behind the evaluation, on the main process alone.
+
+    Args:
+        losses: the other rows.
+        output_dir: where the files go.
+        epoch_steps: steps that show every training picture once, for the column "epoch".
+    """
+
+    def __init__(self, losses: StatsTable, output_dir: str, epoch_steps: float) -> None:
+        self._folder, self._epoch_steps = Path(output_dir), epoch_steps
+        self._losses = losses
+        self.table = StatsTable(self._folder / "valid_stats.tsv")
+        self._last_evaluation = -1
+
+    def before_train(self) -> None:
+        self.table.start(self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        self._follow_evaluation(self.trainer.iter + 1)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # no fault: the last evaluation is of all steps
+            self._follow_evaluation(self.trainer.iter)
+
     def _follow_evaluation(self, steps: int) -> None:
         """A row of metrics and a new picture, if there are metrics that came after the last row."""
         latest = self.trainer.storage.latest().items()
-        metrics = {name: entry for name, entry in latest if _EVALUATED.search(name)}
+        metrics = {name: entry for name, entry in latest if RESULT.search(name)}
         new = {name: value for name, (value, step) in metrics.items() if step > self._last_evaluation}
         if not new:
             return
         self._last_evaluation = max(step for _, step in metrics.values())
-        self.evaluations.append(self._position(steps) | {name: float(value) for name, value in new.items()})
+        self.table.append(_position(steps, self._epoch_steps) | {name: float(value) for name, value in new.items()})
         unfinished = self._folder / "curves.unfinished.png"
-        draw_curves(self.training, self.evaluations).savefig(unfinished)
+        draw_curves(self._losses, self.table).savefig(unfinished)
         os.replace(unfinished, self._folder / "curves.png")
 
-    def _position(self, steps: int) -> dict[str, float]:
-        return {KEY: steps, "epoch": steps / self._epoch_steps}
+
+def _position(steps: int, epoch_steps: float) -> dict[str, float]:
+    return {KEY: steps, "epoch": steps / epoch_steps}

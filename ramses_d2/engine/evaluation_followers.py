@@ -62,4 +62,5 @@ def follow_evaluations(
 
 def _need_evaluations(cfg: CfgNode, what: str, *, needs_data: bool) -> None:
     if cfg.TEST.EVAL_PERIOD <= 0 or (needs_data and not cfg.DATASETS.TEST):
-        raise RamsesError(f"SOLVER.{what} goes by evaluations: set TEST.EVAL_PERIOD and DATASETS.TEST")
+        keys = "TEST.EVAL_PERIOD and DATASETS.TEST" if needs_data else "TEST.EVAL_PERIOD"
+        raise RamsesError(f"SOLVER.{what} goes by evaluations: set {keys}")

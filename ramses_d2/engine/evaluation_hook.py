@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,10 @@ from detectron2.utils import comm
 from ..errors import RamsesError
 
 T = TypeVar("T")
+# What the names of the averaged weights' results begin with
+EMA = "ema/"
+# What is in the name of every result, and of no figure of a training step
+RESULT = re.compile(r"(^|/)(segm|bbox|mass)/")
 
 
 class Evaluation(hooks.EvalHook):
@@ -57,6 +62,11 @@ class Evaluation(hooks.EvalHook):
         """In ``after_step`` of a later hook: whether this step has been evaluated."""
         return self._evaluated == self._steps_done()
 
+    @property
+    def evaluated(self) -> int:
+        """Steps done at the latest evaluation, 0 = none yet."""
+        return self._evaluated
+
     @staticmethod
     def of_main_process(value: T) -> T:
         """The main process's value, on every process; all of them must call it."""
@@ -73,8 +83,8 @@ class Evaluation(hooks.EvalHook):
             RamsesError: no such result.
         """
         results = self.results
-        ema, _, rest = name.rpartition("ema/")
-        first = f"{ema}ema/{self._first_test_set}/{rest}" if "ema/" in name else f"{self._first_test_set}/{name}"
+        prefix = EMA if name.startswith(EMA) else ""
+        first = f"{prefix}{self._first_test_set}/{name.removeprefix(prefix)}"
         for candidate in (name, first):
             if candidate in results:
                 return float(results[candidate])

@@ -6,16 +6,17 @@ import contextlib
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventWriter
 from torch import nn
 
+from ..checkpoint.read import read_checkpoint
 from ..errors import RamsesError
 from .checkpointer import WeightsOnly
 from .ema import EmaWeights
-from .evaluation_hook import Evaluation
+from .evaluation_hook import EMA, Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class BestCheckpoint(HookBase):
     """Keep the weights of the best evaluation so far in ``model_best.pth``, across resumes too.
 
     Detectron2's own hook forgets the best score on resume, its file becomes the last checkpoint, and a metric that
-    nobody computes is only warned of. Stands after the evaluation, on the main process.
+    nobody computes is only warned of. Here the score is in the file itself: a checkpoint of the training is written
+    before the evaluation of its step and would not know it. Stands after the evaluation, on the main process.
 
     Args:
         evaluation: whose results.
@@ -73,41 +75,55 @@ class BestCheckpoint(HookBase):
         self._evaluation = evaluation
         self._model = model
         self._checkpointer = WeightsOnly(model, output_dir)
-        self._metric, self._sign = metric, 1.0 if mode == "max" else -1.0
+        self._path = Path(output_dir) / "model_best.pth"
+        self._metric, self._mode, self._sign = metric, mode, 1.0 if mode == "max" else -1.0
         self._ema = ema
         self.best_metric: float | None = None
-        self.best_iter: int | None = None
+        self.best_steps: int | None = None
+        self._judged = 0
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 or not self._path.is_file():
+            return
+        try:
+            best = read_checkpoint(self._path)
+        except RamsesError as error:
+            logger.warning("%s: the next evaluation replaces it", error)
+            return
+        # Scores of another metric do not compare
+        if "value" in best and (best.get("metric"), best.get("mode")) == (self._metric, self._mode):
+            self.best_metric, self.best_steps = best["value"], best["iteration"] + 1
+            self._judged = self._evaluation.evaluated
 
     def after_step(self) -> None:
         if self._evaluation.is_new():
-            self._judge(self.trainer.iter)
+            self._judge(self.trainer.iter + 1)
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            self._judge(self.trainer.max_iter - 1)
+            self._judge(self.trainer.max_iter)
 
-    def _judge(self, iteration: int) -> None:
+    def _judge(self, steps: int) -> None:
+        if steps == self._judged:
+            return
+        self._judged = steps
         value = self._evaluation.metric(self._metric, "TEST.BEST_METRIC")
         if not math.isfinite(value):  # nothing to measure
             return
-        if self.best_metric is not None and self._sign * (value - self.best_metric) <= 0:
-            best = (self.best_metric, self.best_iter)
-            logger.info("%s is %.4g, not better than the %.4g of iteration %d", self._metric, value, *best)
+        if (value, steps) == (self.best_metric, self.best_steps):  # done again by a resumed run
             return
+        if self.best_metric is not None and self._sign * (value - self.best_metric) <= 0:
+            best = (self.best_metric, self.best_steps)
+            logger.info("%s is %.4g, not better than the %.4g after %d steps", self._metric, value, *best)
+            return
+        score = {"metric": self._metric, "mode": self._mode, "value": value}
         with self._weights():
-            self._checkpointer.save("model_best", iteration=iteration)
-        self.best_metric, self.best_iter = value, iteration
+            self._checkpointer.save(self._path.stem, iteration=steps - 1, **score)
+        self.best_metric, self.best_steps = value, steps
         logger.info("%s is %.4g, the best so far: saved as model_best.pth", self._metric, value)
 
     def _weights(self) -> contextlib.AbstractContextManager:
         """Those that the metric is of, in the model."""
-        if self._ema is not None and "ema" in self._metric.split("/"):
+        if self._ema is not None and self._metric.startswith(EMA):
             return self._ema.applied_to(self._model)
         return contextlib.nullcontext()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"metric": self._metric, "best_metric": self.best_metric, "best_iter": self.best_iter}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict.get("metric", self._metric) == self._metric:  # scores of another metric do not compare
-            self.best_metric, self.best_iter = state_dict["best_metric"], state_dict["best_iter"]

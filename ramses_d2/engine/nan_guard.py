@@ -33,17 +33,23 @@ class NanGuard:
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         model.register_forward_pre_hook(self._remember)
         model.register_forward_hook(self._check_losses)
-        optimizer.register_step_pre_hook(self._check_gradients)
+        handle = optimizer.register_step_pre_hook(self._check_gradients)
+        # Before clipping: by a common norm it would make every gradient NaN, by value an infinite one finite
+        handle.hooks_dict_ref().move_to_end(handle.id, last=False)
 
     def error(self, what: str) -> RamsesError:
-        """The line that ends the training.
+        """The line that ends the training, for what this process alone has found.
 
         Args:
             what: is not finite.
         """
         rank = f", process {comm.get_rank()}" if comm.get_world_size() > 1 else ""
+        return self._line(rank, what, self._pictures)
+
+    @staticmethod
+    def _line(rank: str, what: str, pictures: list[str]) -> RamsesError:
         return RamsesError(
-            f"iteration {get_event_storage().iter}{rank}: {what}, with the pictures {', '.join(self._pictures)}; the "
+            f"iteration {get_event_storage().iter}{rank}: {what}, with the pictures {', '.join(pictures)}; the "
             f"training stops, its weights and checkpoints are untouched: look at these pictures, lower SOLVER.BASE_LR "
             f"or set SOLVER.CLIP_GRADIENTS, and continue with --resume"
         )
@@ -70,4 +76,7 @@ class NanGuard:
             return
         bad = [self._names.get(id(p), "a parameter") for p in parameters if not p.grad.isfinite().all()]
         if bad:
-            raise self.error(f"the gradients of {len(bad)} tensors are not finite ({', '.join(bad[:3])})")
+            # They are averages over all processes, each of which comes to this line: any of the pictures may be it
+            pictures = [picture for of_rank in comm.all_gather(self._pictures) for picture in of_rank]
+            what = f"the gradients of {len(bad)} tensors are not finite ({', '.join(bad[:3])})"
+            raise self._line("", what, pictures)

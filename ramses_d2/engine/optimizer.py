@@ -56,6 +56,42 @@ def parameter_groups(
     return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
 
+def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """Names of an optimizer's parameters, in the order in which its ``state_dict`` counts them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def state_with_own_settings(
+    saved: Mapping[str, Any], saved_names: list[str], optimizer: torch.optim.Optimizer, names: list[str]
+) -> dict[str, Any]:
+    """A saved state of every parameter, with the groups, rates and weight decays that an optimizer was built with.
+
+    Args:
+        saved: ``state_dict`` of an earlier optimizer, whose groups may have been others.
+        saved_names: its :func:`parameter_names`.
+        optimizer: new, as the config is now.
+        names: its :func:`parameter_names`.
+
+    Returns:
+        what ``optimizer`` can load.
+
+    Raises:
+        ValueError: another kind of optimizer, or one of other parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    before, now = saved["param_groups"][0].keys(), groups[0].keys()
+    if not (before <= now or now <= before):  # releases of PyTorch add settings
+        raise ValueError("another kind of optimizer")
+    if sorted(saved_names) != sorted(names):
+        raise ValueError(f"{len(saved_names)} tensors trained, now {len(names)}")
+    state = {name: saved["state"][index] for index, name in enumerate(saved_names) if index in saved["state"]}
+    return {
+        "state": {index: state[name] for index, name in enumerate(names) if name in state},
+        "param_groups": groups,
+    }
+
+
 def clip_before_step(optimizer: torch.optim.Optimizer, kind: str, limit: float, norm_type: float) -> None:
     """Clip gradients at every step: "full_model" by their common norm, "norm" each tensor's, "value" each element's."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

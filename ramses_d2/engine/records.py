@@ -7,11 +7,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.defaults import default_writers
-from detectron2.engine.hooks import PeriodicWriter
+from detectron2.engine.hooks import PeriodicCheckpointer, PeriodicWriter
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 
-from .curves import Curves
+from .curves import Curves, LossRows
 from .tensorboard import TrainingPictures, has_tensorboard
 
 
@@ -23,7 +23,7 @@ def event_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
 
 
 def add_records(all_hooks: list[HookBase], cfg: CfgNode, model: nn.Module, pictures: int) -> list[HookBase]:
-    """Hooks of the main process that write curves and store pictures, behind all that evaluates.
+    """Hooks of the main process that write tables and curves and store pictures, where each of them belongs.
 
     Args:
         all_hooks: of the training; on the main process there are writers among them.
@@ -37,7 +37,10 @@ def add_records(all_hooks: list[HookBase], cfg: CfgNode, model: nn.Module, pictu
     writers = next((index for index, hook in enumerate(all_hooks) if isinstance(hook, PeriodicWriter)), None)
     if writers is None:
         return all_hooks
-    records: list[HookBase] = [Curves(cfg.OUTPUT_DIR, pictures / cfg.SOLVER.IMS_PER_BATCH)]
+    epoch_steps = pictures / cfg.SOLVER.IMS_PER_BATCH
+    losses = LossRows(cfg.OUTPUT_DIR, epoch_steps)
+    records: list[HookBase] = [Curves(losses.table, cfg.OUTPUT_DIR, epoch_steps)]
     if cfg.VIS_PERIOD > 0 and has_tensorboard():
         records.append(TrainingPictures(model, cfg.VIS_PERIOD, cfg.MODEL.RAMSES.CLASS_NAMES, cfg.INPUT.FORMAT))
-    return [*all_hooks[:writers], *records, *all_hooks[writers:]]
+    saving = next(index for index, hook in enumerate(all_hooks) if isinstance(hook, PeriodicCheckpointer))
+    return [*all_hooks[:saving], losses, *all_hooks[saving:writers], *records, *all_hooks[writers:]]

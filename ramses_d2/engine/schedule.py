@@ -35,6 +35,7 @@ class PlateauScheduler(LRMultiplier):
         optimizer: whose rates to change.
         warmup: factor over the course of the training.
         max_iter: steps of the training.
+        metric: name of what is judged: the state of another one does not compare.
         mode, factor, patience: see ``ReduceLROnPlateau``; every improvement counts, however small.
         min_factor: the multiplier does not fall below it.
     """
@@ -45,11 +46,13 @@ class PlateauScheduler(LRMultiplier):
         warmup: ParamScheduler,
         max_iter: int,
         *,
+        metric: str,
         mode: str,
         factor: float,
         patience: int,
         min_factor: float,
     ) -> None:
+        self._judged = {"metric": metric, "mode": mode}
         self._rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         self._plateau = ReduceLROnPlateau(
             self._rate, mode=mode, factor=factor, patience=patience, threshold=0.0, min_lr=min_factor
@@ -76,13 +79,16 @@ class PlateauScheduler(LRMultiplier):
     def state_dict(self) -> dict[str, Any]:
         kept = ("best", "num_bad_epochs", "last_epoch")
         plateau = {key: value for key, value in self._plateau.state_dict().items() if key in kept}
-        return super().state_dict() | {"multiplier": self.multiplier, "plateau": plateau}
+        return super().state_dict() | {"multiplier": self.multiplier, "plateau": plateau | self._judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)
         # A run that began with another schedule has neither
         self._rate.param_groups[0]["lr"] = state.pop("multiplier", 1.0)
-        self._plateau.load_state_dict(state.pop("plateau", {}))
+        plateau = dict(state.pop("plateau", {}))
+        # The rate stays where it has fallen to, also where it goes by another metric from now on
+        if {key: plateau.pop(key, value) for key, value in self._judged.items()} == self._judged:
+            self._plateau.load_state_dict(plateau)
         super().load_state_dict(state)
 
 
@@ -114,6 +120,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
         optimizer,
         warmup,
         solver.MAX_ITER,
+        metric=plateau.METRIC,
         mode=plateau.MODE,
         factor=plateau.FACTOR,
         patience=plateau.PATIENCE,

@@ -40,7 +40,7 @@ class EarlyStopping(HookBase):
                 f"SOLVER.EARLY_STOPPING: PATIENCE is {patience} and MIN_DELTA {min_delta}, use 0 or more for both"
             )
         self._evaluation = evaluation
-        self._metric, self._sign = metric, 1.0 if mode == "max" else -1.0
+        self._metric, self._mode, self._sign = metric, mode, 1.0 if mode == "max" else -1.0
         self._patience, self._min_delta = patience, min_delta
         self._best, self._best_step, self._waited = math.nan, 0, 0
 
@@ -61,14 +61,21 @@ class EarlyStopping(HookBase):
             self._stop()
 
     def _stop(self) -> None:
-        best = "" if math.isnan(self._best) else f"; the best was {self._best:.4g} after {self._best_step} steps"
+        # What only improved by less than MIN_DELTA does not count, so this need not be the best there was
+        by = f" by more than {self._min_delta:g}" if self._min_delta else ""
+        which = "compared with" if self._min_delta else "the best was"
+        best = "" if math.isnan(self._best) else f"; {which} {self._best:.4g} after {self._best_step} steps"
         self.trainer.request_end(
-            f"{self._metric} has not improved for {self._waited} evaluations (SOLVER.EARLY_STOPPING){best}"
+            f"{self._metric} has not improved{by} for {self._waited} evaluations (SOLVER.EARLY_STOPPING){best}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "best_step": self._best_step, "waited": self._waited}
+        judged = {"metric": self._metric, "mode": self._mode}
+        return judged | {"best": self._best, "best_step": self._best_step, "waited": self._waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        judged_by = (state_dict.get("metric", self._metric), state_dict.get("mode", self._mode))
+        if judged_by != (self._metric, self._mode):  # numbers that do not compare
+            return
         self._best, self._best_step = state_dict["best"], state_dict["best_step"]
         self._waited = state_dict["waited"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.engine import HookBase
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from ..data.preview import contact_sheet
 
@@ -36,12 +37,14 @@ class TrainingPictures(HookBase):
     def __init__(self, model: nn.Module, period: int, class_names: Sequence[str], image_format: str) -> None:
         self._model, self._period = model, period
         self._class_names, self._format = class_names, image_format
+        self._handle: RemovableHandle | None = None
 
     def before_train(self) -> None:
         self._handle = self._model.register_forward_pre_hook(self._store)
 
     def after_train(self) -> None:
-        self._handle.remove()
+        if self._handle is not None:  # None where the training failed before its first step
+            self._handle.remove()
 
     def _store(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not model.training or self.trainer.iter % self._period:

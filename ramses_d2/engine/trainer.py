@@ -38,7 +38,7 @@ from .hooks import BestCheckpoint, FigureWriter
 from .launch import distributed, share_buffers
 from .metrics_file import forget_steps
 from .nan_guard import NanGuard
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, parameter_names, state_with_own_settings
 from .records import add_records, event_writers
 from .schedule import build_lr_scheduler, settle_iterations
 from .stopping import EndOfTraining
@@ -237,7 +237,8 @@ class RamsesTrainer(DefaultTrainer):
         if resume and self.checkpointer.resume():
             self.start_iter = self.iter + 1
             if comm.is_main_process():
-                forget_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+                path, longer = Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter < self.max_iter
+                forget_steps(path, self.start_iter, longer=longer)
         elif self.cfg.MODEL.WEIGHTS:
             # Not by Detectron2's checkpointer: it unpickles whatever the file holds, and only warns of a lost backbone
             path = PathManager.get_local_path(self.cfg.MODEL.WEIGHTS)
@@ -247,22 +248,38 @@ class RamsesTrainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state.setdefault("_trainer", self._trainer.state_dict())  # Detectron2 0.6 leaves the optimizer out
+        state["parameters"] = self._parameter_names()
         return state
+
+    def _parameter_names(self) -> list[str]:
+        return parameter_names(self._trainer.optimizer, getattr(self.model, "module", self.model))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "_trainer" not in state_dict:
             raise RamsesError("this checkpoint holds no optimizer state: use it as MODEL.WEIGHTS, without --resume")
         if hasattr(self._trainer, "grad_scaler"):  # a run that began without mixed precision has no scaler
             state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
+        optimizer, scheduler, names = self._trainer.optimizer, self.scheduler, self._parameter_names()
+        base_lrs = scheduler.base_lrs
+        # Only those that this process has: some are the main process's alone
+        hooks = {type(hook).__qualname__ for hook in self._hooks if hasattr(hook, "load_state_dict")}
+        hook_states = {name: state for name, state in state_dict.get("hooks", {}).items() if name in hooks}
         try:
-            super().load_state_dict(state_dict)
+            saved = state_dict["_trainer"]["optimizer"]
+            fitted = state_with_own_settings(saved, state_dict.get("parameters", names), optimizer, names)
+            trainer_state = {**state_dict["_trainer"], "optimizer": fitted}
+            super().load_state_dict({**state_dict, "_trainer": trainer_state, "hooks": hook_states})
             if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
-                self._trainer.load_state_dict(state_dict["_trainer"])
+                self._trainer.load_state_dict(trainer_state)
         except ValueError as error:  # of the optimizer
             raise RamsesError(
-                f"this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER, FREEZE or LR_FACTOR?): use it as "
+                f"this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER or FREEZE?): use it as "
                 f"MODEL.WEIGHTS, without --resume ({error})"
             ) from error
+        # The rates of SOLVER as it is now, which the schedule's state would replace by those of the run so far
+        scheduler.base_lrs = base_lrs
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from ramses_d2.analysis.bootstrap import (
     interval,
     replicate_counts,
     replicate_sums,
+    unit_sums,
     unseen_bound,
 )
 from ramses_d2.errors import RamsesError
@@ -75,6 +76,9 @@ def test_effective_number_and_unseen_bound_by_hand():
     assert effective_number(np.zeros(3)) == 0
     assert unseen_bound(1, 0.95) == pytest.approx(0.95)  # one particle says next to nothing
     assert unseen_bound(300, 0.95) == pytest.approx(3 / 300, rel=0.01)  # rule of three
+    assert unseen_bound(0, 0.95) == 1  # where nothing was seen, it may be all
+    sums = unit_sums(np.array([[1.0, 10], [2, 20], [4, 40]]), np.array([1, 0, 1]))
+    np.testing.assert_array_equal(sums, [[2, 20], [5, 50]])
 
 
 def test_too_little_to_draw_from_is_said():

@@ -132,6 +132,36 @@ def test_one_heavy_particle_says_less_than_many():
     assert certainty["Ra10-"] == pytest.approx(1 - 0.9 ** (64 / 24))
 
 
+def test_a_speck_makes_nobody_surer():
+    """10 particles of Rc cannot show that there is less than 0.5 % of glass, nor can they with glass among them."""
+    grams = {"none": [], "a speck": [0.01], "two specks": [0.01, 0.01], "2 %": [0.2], "much": [1.0]}
+    found = {}
+    for name, glass in grams.items():
+        table = pd.DataFrame({"class": ["Rc"] * 10 + ["Rg"] * len(glass), "mass": [1.0] * 10 + glass, "baseimg": "a"})
+        found[name] = categorise(compose(table, resampling=Resampling(replicates=400))).table.set_index("category")
+    certainty = pd.DataFrame({name: table["certainty"] for name, table in found.items()})
+    # 1 - 0.995^10 = 4.9 %, 1 - 0.99^10 = 9.6 %, 1 - 0.98^10 = 18 %
+    for name in ("none", "a speck", "two specks"):
+        assert certainty.loc[["XRg0.5-", "XRg1-", "XRg2-"], name].tolist() == pytest.approx(
+            [1 - 0.995**10, 1 - 0.99**10, 1 - 0.98**10]
+        )
+        assert certainty.loc["Rc90", name] == pytest.approx(1 - 0.9**10)  # the same seen from the other side
+    at_limits = certainty.loc[["XRg0.5-", "XRg1-", "XRg2-", "Rc90", "Rcu95"]].to_numpy()
+    assert (at_limits[:, 1:] <= at_limits[:, :-1] + 1e-9).all()
+    assert found["two specks"].loc["XRg0.5-", "met"]
+
+
+def test_certainty_over_pictures_counts_pictures():
+    # 3 pictures of 200 equal particles of Rc: 1 - 0.995^3 = 1.5 %, not 1 - 0.995^600 = 95 %
+    table = pd.DataFrame({"class": "Rc", "mass": 2.0, "baseimg": [f"{i % 3}.jpg" for i in range(600)]})
+    certainty = categorise(compose(table, resampling=Resampling("pictures"))).table.set_index("category")["certainty"]
+    assert certainty[["XRg0.5-", "Rc90"]].tolist() == pytest.approx([1 - 0.995**3, 1 - 0.9**3])
+    # 400, 100 and 100 g say as much as 600^2 / (400^2 + 2 * 100^2) = 2 pictures
+    table["baseimg"] = ["0.jpg"] * 400 + ["1.jpg"] * 100 + ["2.jpg"] * 100
+    certainty = categorise(compose(table, resampling=Resampling("pictures"))).table.set_index("category")["certainty"]
+    assert certainty["XRg0.5-"] == pytest.approx(1 - 0.995**2)
+
+
 def test_no_intervals_no_certainty():
     found = categories_of({"Rc": 90, "Ru": 10})
     assert found.table["certainty"].isna().all()

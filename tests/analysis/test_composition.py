@@ -159,6 +159,50 @@ def test_what_was_not_seen_is_not_certain_to_be_absent():
     assert found["remark"].tolist()[:2] == ["nothing else seen", "none seen"]
 
 
+def test_a_speck_does_not_shorten_an_interval():
+    # What the 59 particles of Rc say does not change: 0 to 0.0495, seen or not
+    bound = 1 - 0.05 ** (1 / 59)
+    for specks in range(4):
+        table = particles(*[("Rc", 2.0, 1)] * 59, *[("Rg", 0.05, 1)] * specks)
+        found = compose(table, resampling=QUICK).constituents.set_index("constituent")
+        assert found.loc["Rg", ["low", "high"]].tolist() == pytest.approx([0, bound], rel=1e-9)
+        assert found.loc["Rc", "low"] == pytest.approx(1 - bound, rel=1e-9)
+        assert found.loc["Rg", "remark"] == ("" if specks else "none seen")
+
+
+def test_what_pictures_did_not_show():
+    # 4 pictures of 50 g each, however many particles that are: 1 - 0.05^(1/4) = 0.527
+    table = particles(*[("Rc", 1.0, 1)] * 200, baseimg=[f"{i % 4}.jpg" for i in range(200)])
+    found = compose(table, resampling=Resampling("pictures", replicates=200)).constituents.set_index("constituent")
+    assert found.loc["Ra", ["low", "high"]].tolist() == pytest.approx([0, 0.527], abs=1e-3)
+    assert found.loc["Rc", ["low", "high"]].tolist() == pytest.approx([0.473, 1], abs=1e-3)
+
+
+def test_coverage_of_what_is_rare():
+    """2 of 100 particles are glass, three times as heavy as the others: 6 / 104. Often none is seen, or a splinter."""
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(200):
+        is_glass = rng.random(100) < 0.02
+        grams = rng.lognormal(0, 1, 100) * np.where(is_glass, 3, 1)
+        table = pd.DataFrame({"class": np.where(is_glass, "Rg", "Rc"), "mass": grams, "baseimg": "a.jpg"})
+        found = compose(table, resampling=Resampling(replicates=300)).constituents.set_index("constituent").loc["Rg"]
+        hits += found["low"] <= 6 / 104 <= found["high"]
+    assert 180 <= hits <= 198
+
+
+def test_coverage_over_pictures_of_what_few_pictures_show():
+    """One picture in 10 holds glass, half of its particles: 5 %. No glass in 20 pictures is no 400 particles' word."""
+    rng, hits = np.random.default_rng(5), 0
+    pictures = np.repeat(np.arange(20), 20)
+    for _ in range(200):
+        is_glass = rng.random(400) < 0.5 * (rng.random(20) < 0.1)[pictures]
+        table = pd.DataFrame({"class": np.where(is_glass, "Rg", "Rc"), "mass": 1.0, "baseimg": pictures.astype(str)})
+        found = compose(table, resampling=Resampling("pictures", replicates=300)).constituents
+        low, high = found.set_index("constituent").loc["Rg", ["low", "high"]]
+        hits += low <= 0.05 <= high
+    assert 180 <= hits  # the bound is on the safe side: nearly all of them
+
+
 def test_coverage():
     """The 95 % interval of a report holds the truth (75 %, as in test_bootstrap.py) in 90 - 99 % of 200 runs."""
     rng, hits = np.random.default_rng(5), 0

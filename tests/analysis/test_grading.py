@@ -204,6 +204,50 @@ def test_band_of_equal_particles_is_binomial():
     assert oversize[["low", "fraction", "high"]].tolist() == pytest.approx([0.61, 0.7, 0.79], abs=0.011)
 
 
+def test_what_was_not_seen_is_not_certain_to_be_absent():
+    # 10 equal particles: 1 - 0.05^(1/10) = 0.2589 may be finer, or coarser, than all of them
+    table = particles([5.0] * 4 + [12.0] * 6, 1.0)
+    found = grade(table, [2, 4, 8, 16, 63])
+    bound = 1 - 0.05**0.1
+    assert found.sieves["passing"].tolist() == [0, 0, 0.4, 1, 1]
+    assert found.sieves["low"][[0, 1, 3, 4]].tolist() == pytest.approx([0, 0, 1 - bound, 1 - bound])
+    assert found.sieves["high"][[0, 1, 3, 4]].tolist() == pytest.approx([bound, bound, 1, 1])
+    tails = found.tails.set_index("name")
+    for name in ("below smallest sieve", "fines", "oversize"):
+        assert tails.loc[name, ["fraction", "low", "high"]].tolist() == pytest.approx([0, 0, bound])
+        assert tails.loc[name, "remark"] == "none seen"
+    # A speck of dust among them changes nothing but the remark
+    dusty = grade(pd.concat([table, particles([0.05], [1e-4])]), [2, 4, 8, 16, 63])
+    fines = dusty.tails.set_index("name").loc["fines"]
+    assert fines["fraction"] > 0 and fines["remark"] == "" and fines["high"] == pytest.approx(bound)
+    # 2 pictures: 1 - 0.05^(1/2) = 0.776
+    halves = table.assign(baseimg=["a", "b"] * 5)
+    tails = grade(halves, [2, 63], resampling=Resampling("pictures", replicates=200)).tails
+    assert tails["high"].tolist() == pytest.approx([1 - 0.05**0.5] * 3)
+
+
+def test_coverage_at_both_ends_of_the_curve():
+    """Sizes are lognormal(2, 0.8): 0.6 % pass 1 mm, 5.1 % 2 mm and 96.5 % 31.5 mm. Often there is none beyond."""
+    rng, hits = np.random.default_rng(1), np.zeros(3)
+    for _ in range(200):
+        table = particles(rng.lognormal(2, 0.8, 100), rng.lognormal(0, 0.5, 100))
+        found = grade(table, [1, 2, 31.5], resampling=Resampling(replicates=300)).sieves
+        hits += (found["low"] <= [0.0062, 0.0512, 0.9650]) & ([0.0062, 0.0512, 0.9650] <= found["high"])
+    assert hits.min() >= 180
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_band_rises_and_holds_the_curve(seed, mirrored):
+    """Also where pictures or particles of unlike grams pass one after the other."""
+    table = random_table(seed)
+    if mirrored:
+        table["feret_min_mm"] = 50 / table["feret_min_mm"]
+    found = grade(table, np.geomspace(0.1, 500, 40), resampling=Resampling("pictures", replicates=200)).sieves
+    assert (np.diff(found["low"]) >= 0).all() and (np.diff(found["high"]) >= 0).all()
+    assert (found["low"] <= found["passing"]).all() and (found["passing"] <= found["high"]).all()
+
+
 def test_one_particle_and_none():
     alone = grade(particles([5.0], [2.0]), [4, 8])
     assert alone.sieves["passing"].tolist() == [0, 1] and alone.sieves["low"].isna().all()

@@ -14,10 +14,12 @@ import torch
 from detectron2.engine import HookBase
 from PIL import Image
 
+from ramses_d2 import RamsesError
 from ramses_d2.data import register
 from ramses_d2.engine import RamsesTrainer
 from ramses_d2.engine import records as records_module
 from ramses_d2.engine.curves_figure import draw_curves
+from ramses_d2.engine.hooks import BestCheckpoint
 from ramses_d2.engine.records import event_writers
 from ramses_d2.engine.stats_table import StatsTable
 
@@ -40,8 +42,8 @@ class PowerCut(HookBase):
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of losses after every step, so that a short training has some."""
-    curves = records_module.Curves
-    monkeypatch.setattr(records_module, "Curves", lambda *arguments: curves(*arguments, period=1))
+    rows = records_module.LossRows
+    monkeypatch.setattr(records_module, "LossRows", lambda *arguments: rows(*arguments, period=1))
 
 
 @pytest.mark.usefixtures("every_step")
@@ -83,6 +85,56 @@ def test_a_resumed_training_continues_its_tables(folder: Path, tmp_path: Path) -
         assert found["iteration"].tolist() == expected["iteration"].tolist()
         assert list(found) == list(expected)
         np.testing.assert_allclose(found[columns], expected[columns], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("every_step")
+def test_killed_in_an_evaluation_no_row_is_missing(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its step has a checkpoint, and is not done again."""
+    out = tmp_path / "out"
+    cfg = config(folder, out, "TEST.EVAL_PERIOD", 2)
+
+    def cut(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+        killed.setattr(RamsesTrainer, "_evaluate", cut)
+        train(cfg)
+    assert train(cfg, resume=True).start_iter == 2
+    assert table(out / "train_stats.tsv")["iteration"].tolist() == [1, 2, 3, 4]
+    assert table(out / "valid_stats.tsv")["iteration"].tolist() == [2, 4]
+
+
+def test_a_fault_after_an_evaluation_gives_no_row_of_another_step(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(hook: BestCheckpoint) -> None:
+        if hook._evaluation.is_new():
+            raise RamsesError("no room")
+
+    monkeypatch.setattr(BestCheckpoint, "after_step", fail)
+    with pytest.raises(RamsesError, match="no room"):
+        train(config(folder, tmp_path / "out", "TEST.EVAL_PERIOD", 2))
+    assert not (tmp_path / "out/valid_stats.tsv").exists()
+
+
+def test_a_fault_before_the_first_step_is_the_one_that_is_shown(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    class Fault(HookBase):
+        def before_train(self) -> None:
+            raise RamsesError("no such thing")
+
+    trainer = start(config(folder, tmp_path / "out", "VIS_PERIOD", 1))
+    trainer.resume_or_load(resume=False)
+    hooks = trainer._hooks
+    trainer.register_hooks([Fault()])
+    hooks.insert(0, hooks.pop())
+    with pytest.raises(RamsesError, match="no such thing"):
+        trainer.train()
 
 
 def test_averaged_weights_and_several_test_sets_are_in_the_tables(

@@ -157,15 +157,32 @@ def test_early_stopping_ends_cleanly_and_for_good(
     assert torch.load(output / "model_final.pth", weights_only=False)["iteration"] == 7
     assert '"segm/AP": 7.0' in (output / "metrics.json").read_text()
 
+    assert caplog.text.count("not better than the 10 after 2 steps") == 3
+    caplog.clear()
     again = run(cfg, resume=True)
-    assert again.iter == 8 and again.seen == []
+    assert again.iter == 8 and again.seen == [] and "not better than" not in caplog.text
     patient = run(tiny_config(folder, output, *LENGTH, "SOLVER.EARLY_STOPPING.PATIENCE", 6, test=[folder]), resume=True)
     assert patient.iter == 10 and [steps for steps, _ in patient.seen] == [10]
 
 
-def test_an_improvement_must_exceed_the_smallest_one_that_counts(folder: Path, tmp_path: Path) -> None:
+def test_an_improvement_must_exceed_the_smallest_one_that_counts(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     options = ("SOLVER.EARLY_STOPPING.PATIENCE", 2, "SOLVER.EARLY_STOPPING.MIN_DELTA", 5.0, "TEST.BEST_MODE", "min")
     assert run(tiny_config(folder, tmp_path / "out", *LENGTH, *options, test=[folder])).iter == 6
+    # 8 after 6 steps is the best: it must not be said of the 10
+    assert "has not improved by more than 5 for 2 evaluations" in caplog.text
+    assert "; compared with 10 after 2 steps" in caplog.text and "the best was" not in caplog.text
+
+
+@pytest.mark.parametrize("change", [{}, {"metric": "segm/AP50"}, {"mode": "min"}])
+def test_a_wait_by_another_measure_is_forgotten(change: dict[str, str]) -> None:
+    by = {"metric": "segm/AP", "mode": "max", "patience": 5, "min_delta": 0.0}
+    one, other = EarlyStopping(None, **by), EarlyStopping(None, **(by | change))
+    state = one.state_dict() | {"best": 7.0, "best_step": 3, "waited": 4}
+    other.load_state_dict(state)
+    assert (other.state_dict()["waited"], other.state_dict()["best_step"]) == ((0, 0) if change else (4, 3))
 
 
 def test_averaged_weights_are_evaluated_saved_and_usable(
@@ -225,6 +242,9 @@ def test_of_several_test_sets_the_first_is_meant(
     evaluation.results = {f"{first}/segm/AP": 1.0, f"{second}/segm/AP": 2.0, f"ema/{first}/segm/AP": 3.0}
     assert evaluation.metric("segm/AP", "K") == 1.0 and evaluation.metric(f"{second}/segm/AP", "K") == 2.0
     assert evaluation.metric("ema/segm/AP", "K") == 3.0
+    evaluation.results = {f"{first}/segm/AP-cinema/seat": 4.0, f"ema/{first}/segm/AP-cinema/seat": 5.0}
+    assert evaluation.metric("segm/AP-cinema/seat", "K") == 4.0
+    assert evaluation.metric("ema/segm/AP-cinema/seat", "K") == 5.0
 
 
 @pytest.mark.parametrize(
@@ -233,7 +253,8 @@ def test_of_several_test_sets_the_first_is_meant(
         ((*STOPPING, "TEST.BEST_METRIC", "segm/PA"), 'TEST.BEST_METRIC is "segm/PA", but an evaluation gives segm/AP'),
         ((*PLATEAU, "SOLVER.PLATEAU.METRIC", "loss"), 'PLATEAU.METRIC is "loss", but an evaluation gives segm/AP'),
         ((*STOPPING, "TEST.EVAL_PERIOD", 0), "EARLY_STOPPING goes by evaluations"),
-        ((*PLATEAU, "TEST.EVAL_PERIOD", 0), "ReduceOnPlateau.* goes by evaluations"),
+        ((*PLATEAU, "TEST.EVAL_PERIOD", 0), "ReduceOnPlateau.* set TEST.EVAL_PERIOD and DATASETS.TEST$"),
+        ((*PLATEAU, "TEST.EVAL_PERIOD", 0, "SOLVER.PLATEAU.METRIC", "total_loss"), "set TEST.EVAL_PERIOD$"),
         (("SOLVER.EARLY_STOPPING.PATIENCE", -1), "PATIENCE is -1"),
         ((*STOPPING, "TEST.BEST_MODE", "most"), 'BEST_MODE is "most", use max or min'),
     ],

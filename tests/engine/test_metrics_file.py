@@ -17,6 +17,21 @@ def test_steps_that_run_again_are_forgotten(tmp_path: Path) -> None:
     assert path.read_text() == kept + late + '{"iteration": 4, "again": 1}\n'
 
 
+def test_the_last_evaluation_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Detectron2 counts it as the step after the last one. Of a step that failed, other figures may be there."""
+    path = tmp_path / "metrics.json"
+    kept = '{"iteration": 3, "total_loss": 1.0}\n{"iteration": 4, "ema/segm/AP": 1.0}\n'
+    text = kept + '{"iteration": 4, "ramses/positive_cells": 1}\n{"iteration": 4, "segm/AP": 1, "total_loss": 1}\n'
+    path.write_text(text)
+    forget_steps(path, 4, longer=True)
+    assert path.read_text() == kept
+    forget_steps(path, 4)  # it is done again
+    assert path.read_text() == kept.splitlines(keepends=True)[0]
+    path.write_text('{"iteration": 1}\n[]\n3\n{}\n')
+    forget_steps(path, 4)
+    assert path.read_text() == '{"iteration": 1}\n'
+
+
 def test_nothing_to_forget(tmp_path: Path) -> None:
     forget_steps(tmp_path / "metrics.json", 4)
     assert not list(tmp_path.iterdir())

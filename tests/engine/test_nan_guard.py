@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ramses_d2 import RamsesError
 from ramses_d2.engine.nan_guard import NanGuard
+from ramses_d2.engine.optimizer import clip_before_step
 
 from .training import tiny_config, trainer_of
 
@@ -69,6 +73,47 @@ def test_gradients_that_are_not_finite() -> None:
         assert torch.equal(network.weight.detach(), torch.ones(3))
         network.weight.grad.fill_(3e38)  # the sum overflows, no gradient does
         optimizer.step()
+
+
+@pytest.mark.parametrize(("kind", "value"), [("full_model", "nan"), ("norm", "inf"), ("value", "inf")])
+def test_gradients_are_looked_at_before_they_are_clipped(kind: str, value: str) -> None:
+    network = Network(loss=1.0)
+    network.innocent = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    clip_before_step(optimizer, kind, 1.0, 2.0)
+    NanGuard(network, optimizer)
+    with EventStorage():
+        network(ITEMS)["loss"].backward()
+        network.weight.grad[1] = float(value)
+        network.innocent.grad = torch.full((3,), 2.0)
+        with pytest.raises(RamsesError, match=r"of 1 tensors are not finite .weight.,"):
+            optimizer.step()
+        assert torch.equal(network.weight.detach(), torch.ones(3))
+        network.weight.grad[1] = 0.0
+        optimizer.step()
+    assert (network.innocent.detach() > 0.89).all()  # it is still clipped
+
+
+def on_a_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    network, optimizer = guarded(loss=1.0)
+    with EventStorage(7):
+        parallel = DistributedDataParallel(network)
+        loss = parallel([{"file_name": f"of_rank_{rank}.png"}])["loss"]
+        (loss * (float("inf") if rank == 1 else 1.0)).backward()
+        try:
+            optimizer.step()
+        except RamsesError as error:
+            Path(folder, f"error{rank}").write_text(str(error))
+    dist.destroy_process_group()
+
+
+def test_averaged_gradients_may_be_of_any_process(tmp_path: Path) -> None:
+    mp.spawn(on_a_rank, args=(str(tmp_path),), nprocs=2)
+    one, two = ((tmp_path / f"error{rank}").read_text() for rank in range(2))
+    assert one == two
+    start = "iteration 7: the gradients of 1 tensors are not finite (weight), with the pictures "
+    assert one.startswith(f"{start}of_rank_0.png, of_rank_1.png;")
 
 
 def test_a_step_that_the_scaler_skips_is_normal() -> None:

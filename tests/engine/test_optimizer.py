@@ -16,6 +16,7 @@ from ramses_d2.engine.network_parts import part_of
 from ramses_d2.engine.optimizer import clip_before_step, parameter_groups
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
+MASK_RCNN_YAML = str(Path(__file__).parents[2] / "configs/MaskRCNN/mask_rcnn_R50_FPN.yaml")
 
 
 class Net(nn.Module):
@@ -53,16 +54,27 @@ def test_a_parallel_wrapper_changes_nothing() -> None:
     assert sorted((g["lr"], g["weight_decay"]) for g in groups) == [(0.25, 0.0), (0.25, 0.1), (1.0, 0.0), (1.0, 0.1)]
 
 
-def test_every_part_has_its_factor() -> None:
-    cfg = load_config(TINY_YAML, ["SOLVER.BASE_LR", 1.0])
+RAMSES = {"BACKBONE": 0.1, "FPN": 0.2, "CLASS": 0.3, "KERNEL": 0.4, "MASK": 0.5, "MASS": 0.6}
+MASK_RCNN = {"BACKBONE": 0.1, "FPN": 0.2, "RPN": 0.3, "BOX": 0.4, "MASK": 0.5}
+RESNET18 = ("MODEL.DEVICE", "cpu", "MODEL.TIMM.WEIGHTS", "", "MODEL.TIMM.NAME", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("config_file", "overrides", "factors", "count"),
+    [(TINY_YAML, (), RAMSES, 11), (MASK_RCNN_YAML, RESNET18, MASK_RCNN, 8)],
+    ids=["ramses", "mask_rcnn"],
+)
+def test_every_part_has_its_factor(
+    config_file: str, overrides: tuple[object, ...], factors: dict[str, float], count: int
+) -> None:
+    cfg = load_config(config_file, ["SOLVER.BASE_LR", 1.0, *overrides])
     model = build_model(cfg)
-    factors = {"BACKBONE": 0.1, "FPN": 0.2, "CLASS": 0.3, "KERNEL": 0.4, "MASK": 0.5, "MASS": 0.6}
     cfg.merge_from_list([item for part, factor in factors.items() for item in (f"SOLVER.LR_FACTOR.{part}", factor)])
     groups = build_optimizer(cfg, model).param_groups
     of = {id(p): group["lr"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert of[id(parameter)] == factors[part_of(name).upper()], name
-    assert len(groups) == 11  # with and without decay; the pyramid has neither norms nor biases
+    assert len(groups) == count  # with and without decay; the pyramid has neither norms nor biases
     assert all(group["params"] for group in groups)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 from ramses_d2 import RamsesError
 from ramses_d2.engine import RamsesTrainer
 from ramses_d2.engine.checkpointer import TrainingCheckpointer
+from ramses_d2.engine.hooks import BestCheckpoint
 
 from .training import tiny_config, trainer_of
 
@@ -89,16 +91,83 @@ def test_the_training_state_is_read_without_unpickling(tiny_folder: Callable[...
     cfg = tiny_config(folder, tmp_path / "out", *options, test=[folder])
     trainer_of(cfg).train()
     content = torch.load(tmp_path / "out/model_final.pth", weights_only=True)
-    assert {"BestCheckpoint", "EarlyStopping", "Evaluation", "LRScheduler"} <= content["trainer"]["hooks"].keys()
-    assert content["trainer"]["hooks"]["BestCheckpoint"]["best_iter"] == 1
+    assert {"EarlyStopping", "Evaluation", "LRScheduler"} <= content["trainer"]["hooks"].keys()
+    best = torch.load(tmp_path / "out/model_best.pth", weights_only=True)
+    assert (best["iteration"], best["metric"], best["mode"]) == (1, "segm/AP", "max")
     assert trainer_of(cfg, resume=True).start_iter == 4
 
 
 def test_an_optimizer_that_does_not_fit_is_one_line(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_folder()
     trainer_of(tiny_config(folder, tmp_path / "out")).train()
-    with pytest.raises(RamsesError, match="optimizer does not fit SOLVER"):
-        trainer_of(tiny_config(folder, tmp_path / "out", "SOLVER.LR_FACTOR.BACKBONE", 0.1), resume=True)
+    for change in (("SOLVER.FREEZE", "['backbone']"), ("SOLVER.OPTIMIZER", "SGD")):
+        with pytest.raises(RamsesError, match="optimizer does not fit SOLVER") as error:
+            trainer_of(tiny_config(folder, tmp_path / "out", *change), resume=True)
+        assert "\n" not in str(error.value)
+
+
+def settings(trainer: RamsesTrainer, key: str) -> dict[str, Any]:
+    """A setting of the optimizer, or a moment, for every parameter by name."""
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    optimizer = trainer._trainer.optimizer
+    return {
+        names[id(parameter)]: group.get(key) if key in group else optimizer.state[parameter][key].clone()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("SOLVER.BASE_LR", 1e-4, "SOLVER.WEIGHT_DECAY", 0.2),
+        # Other groups of parameters
+        ("SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.LR_FACTOR.BACKBONE", 0.1, "SOLVER.LAYER_DECAY", 0.5),
+        # As many groups of as many parameters, and others in them
+        ("SOLVER.LR_FACTOR.CLASS", 1.0, "SOLVER.LR_FACTOR.KERNEL", 0.1),
+        ("SOLVER.LR_SCHEDULER_NAME", "ReduceOnPlateau", "SOLVER.PLATEAU.METRIC", "total_loss", "TEST.EVAL_PERIOD", 9),
+    ],
+)
+def test_rates_and_weight_decay_are_those_of_the_config_now(
+    tiny_folder: Callable[..., Path], tmp_path: Path, changes: tuple[object, ...]
+) -> None:
+    folder = tiny_folder()
+    first = trainer_of(tiny_config(folder, tmp_path / "out", "SOLVER.LR_FACTOR.CLASS", 0.1))
+    first.train()
+    options = ("SOLVER.LR_FACTOR.CLASS", 0.1, "SOLVER.MAX_ITER", 8, *changes)
+    resumed = trainer_of(tiny_config(folder, tmp_path / "out", *options), resume=True)
+    fresh = trainer_of(tiny_config(folder, tmp_path / "fresh", *options))
+    assert settings(resumed, "weight_decay") == settings(fresh, "weight_decay")
+    assert settings(resumed, "initial_lr") == settings(fresh, "initial_lr")
+    fresh.scheduler.last_epoch = 4
+    for group, rate in zip(fresh._trainer.optimizer.param_groups, fresh.scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+    assert settings(resumed, "lr") == settings(fresh, "lr")
+    assert same(settings(resumed, "exp_avg_sq"), settings(first, "exp_avg_sq"))
+    for trainer in (resumed, fresh):
+        trainer.scheduler.last_epoch = 5
+    assert resumed.scheduler.get_lr() == fresh.scheduler.get_lr()  # and so on
+    resumed.train()
+
+
+def test_other_processes_than_the_first_miss_no_hook(
+    tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    folder = tiny_folder()
+    cfg = tiny_config(
+        folder, tmp_path / "out", "SOLVER.EARLY_STOPPING.PATIENCE", 5, "TEST.EVAL_PERIOD", 2, test=[folder]
+    )
+    trainer_of(cfg).train()
+    path = tmp_path / "out/model_final.pth"
+    content = torch.load(path)
+    content["trainer"]["hooks"]["OfTheFirst"] = {"a": 1}
+    torch.save(content, path)
+    with monkeypatch.context() as other:
+        other.setattr(comm, "is_main_process", lambda: False)
+        trainer = RamsesTrainer(cfg)
+    assert not any(isinstance(hook, BestCheckpoint) for hook in trainer._hooks)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 4 and "Cannot find the hook" not in caplog.text
 
 
 class FullDisk(HookBase):

@@ -122,6 +122,22 @@ def test_a_plateau_goes_on_from_its_state() -> None:
     assert first.multiplier == 0.25 and isinstance(first, PlateauScheduler)
 
 
+@pytest.mark.parametrize("change", [["SOLVER.PLATEAU.MODE", "min"], ["SOLVER.PLATEAU.METRIC", "mass/MAPE"]])
+def test_a_plateau_by_another_measure_begins_anew_at_the_rate_there_is(change: list[object]) -> None:
+    options = [*PLATEAU, "SOLVER.PLATEAU.PATIENCE", 1]
+    one, first = build(*options)
+    advance(one, first, 20)
+    for value in (5.0, 4.0, 3.0, 2.0):
+        first.judge(value)
+    other, second = build(*options, *change)
+    fresh = second.state_dict()["plateau"]
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["plateau"] == fresh != first.state_dict()["plateau"]
+    assert first.multiplier == second.multiplier == 0.5
+    second.judge(100.0)
+    assert second.multiplier == 0.5
+
+
 def test_a_run_begun_with_another_schedule_can_go_on_with_a_plateau() -> None:
     optimizer, cosine = build()
     advance(optimizer, cosine, 20)

@@ -54,7 +54,7 @@ def test_calibrate_then_report(
     )
     result = report("run", "--output", "out/r.html", "--sample", "S 1", *options.split(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "17 particles in 4 pictures" in result.stdout and "wrote out/r.html, r.json and" in result.stdout
+    assert "16 particles in 4 pictures" in result.stdout and "wrote out/r.html, r.json and" in result.stdout
     assert "warning: 1 particle of unknown mass" in result.stderr
     assert "computed from the very batches" in result.stderr
     figures = json.loads((tmp_path / "out/r.json").read_text())

@@ -23,14 +23,17 @@ from ..calibration import Factors
 from ..categories import Categories, categorise
 from ..coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G, CoinScale, coin_scales
 from ..composition import Composition, compose
-from ..constituents import DEFAULT_MAP, ConstituentMap
+from ..constituents import DEFAULT_MAP, SCALE, ConstituentMap
 from ..grading import Grading, grade, grade_groups
 from ..json_values import json_values
-from ..sieves import SieveSize, sieve_series
+from ..sample import take_sample
+from ..sieves import SieveSize, passes, sieve_series
 from .data import Run, WeighedBatches
 from .warnings import find_warnings
 
 _BAND_POINTS = 80
+# The portion that EN 933-11 is about, in mm
+_EN_RANGE = (4, 63)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class ReportOptions:
     coin_mass_g: float = COIN_MASS_G
     gallery: int = 8
 
+    @property
+    def scale_classes(self) -> frozenset[str]:
+        """Coins and the like, which are no part of the sample."""
+        return frozenset(name for name, constituent in self.mapping.classes.items() if constituent == SCALE)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -76,13 +84,14 @@ class Report:
         options: what it was asked for.
         composition, categories: after EN 933-11 and EN 12620.
         grading: after EN 933-1, None = there are no sizes, and ``no_grading`` says why.
-        groups: the grading of each constituent, without intervals.
+        groups, class_groups: the grading of each constituent and of each detailed class, without intervals.
         band: sieve_mm, passing, low, high at openings close enough to draw the grading's interval; may be empty.
         comparison: with weighed batches, in corrected grams; None = there are none, and ``no_comparison`` says why.
         uncorrected: the same with the grams as predicted, where factors are applied.
         batches_file: where the batches are from.
         coins: what the pictures with coins say of their resolution; ``no_coins`` says why there are none.
         factors: that were applied, None = none.
+        size_note: which sizes the composition is of, where these are not those of EN 933-11; else "".
         warnings: sentences that a reader must see first.
     """
 
@@ -92,6 +101,7 @@ class Report:
     categories: Categories
     grading: Grading | None
     groups: dict[str, Grading]
+    class_groups: dict[str, Grading]
     band: pd.DataFrame
     comparison: Comparison | None
     uncorrected: Comparison | None
@@ -101,7 +111,14 @@ class Report:
     no_grading: str = ""
     no_comparison: str = ""
     no_coins: str = ""
+    size_note: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The particles of the sample: the table of the run without scale objects."""
+        table = self.run.table
+        return table[~table["class"].isin(self.options.scale_classes)]
 
     @property
     def mass_g(self) -> float:
@@ -125,13 +142,16 @@ class Report:
             "options": options,
             "warnings": self.warnings,
             "pictures": len(self.run.pictures),
-            "particles": len(self.run.table),
+            "particles": len(self.table),
+            "scale_objects": len(self.run.table) - len(self.table),
             "mass_g": self.mass_g,
             "composition": self.composition.to_json(),
+            "size_note": self.size_note,
             "categories": self.categories.to_json(),
             "grading": self.grading.to_json() if self.grading else None,
             "no_grading": self.no_grading,
             "gradings": {name: grading.to_json() for name, grading in self.groups.items()},
+            "class_gradings": {name: grading.to_json() for name, grading in self.class_groups.items()},
             "comparison": self.comparison.to_json() if self.comparison else None,
             "comparison_uncorrected": self.uncorrected.to_json() if self.uncorrected else None,
             "no_comparison": self.no_comparison,
@@ -162,9 +182,10 @@ def build_report(run: Run, options: ReportOptions, weighed: WeighedBatches, fact
     size_range = options.size_range if len(table) else None
     size = options.size if size_range else None
     composition = compose(table, **common, resampling=options.resampling, size_range=size_range, size=size)
-    grading, groups, band, no_grading = _gradings(table, options, common)
+    grading, groups, class_groups, band, no_grading = _gradings(table, options, common)
     comparison, no_comparison = _compare(corrected, weighed)
-    coins, no_coins = _coins(table, options)
+    # Uncorrected: what a coin should weigh is known, so it tells how far the network itself is off
+    coins, no_coins = _coins(run.table, options)
     report = Report(
         run=corrected,
         options=options,
@@ -172,6 +193,7 @@ def build_report(run: Run, options: ReportOptions, weighed: WeighedBatches, fact
         categories=categorise(composition),
         grading=grading,
         groups=groups,
+        class_groups=class_groups,
         band=band,
         comparison=comparison,
         uncorrected=_compare(run, weighed)[0] if factors is not None else None,
@@ -179,6 +201,7 @@ def build_report(run: Run, options: ReportOptions, weighed: WeighedBatches, fact
         coins=coins,
         factors=factors,
         no_coins=no_coins,
+        size_note=_size_note(table, options, common),
         no_grading=no_grading,
         no_comparison=no_comparison,
     )
@@ -187,10 +210,10 @@ def build_report(run: Run, options: ReportOptions, weighed: WeighedBatches, fact
 
 def _gradings(
     table: pd.DataFrame, options: ReportOptions, common: dict[str, Any]
-) -> tuple[Grading | None, dict[str, Grading], pd.DataFrame, str]:
-    """The grading of everything and of each constituent, the band to draw, or why there is none."""
+) -> tuple[Grading | None, dict[str, Grading], dict[str, Grading], pd.DataFrame, str]:
+    """The grading of everything, of each constituent and of each class, the band to draw, or why there is none."""
     openings = sieve_series(options.sieves)
-    nothing = (None, {}, pd.DataFrame())
+    nothing = (None, {}, {}, pd.DataFrame())
     if table.empty:
         return *nothing, "there are no particles"
     try:
@@ -203,13 +226,36 @@ def _gradings(
     grading = grade(table, openings, resampling=options.resampling, **settings)
     if not grading.amount > 0:
         return *nothing, f"no particle has both a size and a known {options.weight}"
-    groups = grade_groups(table, "constituent", openings, resampling=None, **settings)
+    groups, class_groups = (
+        {name: group for name, group in found.items() if group.amount > 0}
+        for found in (grade_groups(table, by, openings, resampling=None, **settings) for by in ("constituent", "class"))
+    )
     band = pd.DataFrame()
     if grading.sieves["low"].notna().any():
         smallest, largest = grading.curve["size_mm"].iloc[[0, -1]]
         close = np.geomspace(0.999 * smallest, 1.001 * largest, _BAND_POINTS)
         band = grade(table, close, resampling=options.resampling, **settings).sieves
-    return grading, {name: group for name, group in groups.items() if group.amount > 0}, band, ""
+    return grading, groups, class_groups, band, ""
+
+
+def _size_note(table: pd.DataFrame, options: ReportOptions, common: dict[str, Any]) -> str:
+    """That the composition counts sizes which EN 933-11 leaves out, if it does."""
+    if options.size_range is not None or table.empty:
+        return ""
+    try:
+        rows = take_sample(table, **common, size=options.size).rows
+    except RamsesError:  # no sizes
+        return ""
+    smallest, largest = _EN_RANGE
+    outside = rows[passes(rows["size_mm"], smallest) | ~passes(rows["size_mm"], largest)]
+    if outside.empty:
+        return ""
+    share = outside["weight"].sum() / rows["weight"].sum() if rows["weight"].sum() > 0 else np.nan
+    of_mass = "" if np.isnan(share) else f" and {share:.1%} of the mass"
+    return (
+        f"all sizes; EN 933-11 takes {smallest} to {largest} mm: --range {smallest} {largest} would leave out"
+        f" {len(outside) / len(rows):.1%} of the number{of_mass}"
+    )
 
 
 def _compare(run: Run, weighed: WeighedBatches) -> tuple[Comparison | None, str]:
@@ -230,15 +276,14 @@ def _compare(run: Run, weighed: WeighedBatches) -> tuple[Comparison | None, str]
 def _coins(table: pd.DataFrame, options: ReportOptions) -> tuple[list[CoinScale], str]:
     """What the pictures with coins say, or why they say nothing."""
     needed = {"res", "area", "axis_major_length", "axis_minor_length"}
-    with_coins = table[table["baseimg"].isin(table.loc[table["class"] == options.coin_class, "baseimg"])]
-    if with_coins.empty:
+    if not (table["class"] == options.coin_class).any():
         return [], f"there is no particle of class {options.coin_class}"
     if not needed <= set(table.columns):
         return [], f"annotations.csv has no {' and no '.join(sorted(needed - set(table.columns)))}"
     scales = coin_scales(
-        with_coins,
+        table,
         class_name=options.coin_class,
         diameter_mm=options.coin_diameter_mm,
         mass_g=options.coin_mass_g,
     )
-    return scales, ""
+    return [scale for scale in scales if scale.coins], ""

@@ -79,9 +79,12 @@ def grading_chart(grading: Grading, band: pd.DataFrame) -> str:
         axes = figure.add_subplot()
         _sieve_axis(axes, openings, [*curve["size_mm"]])
         if len(band):
-            ends = [100 * band[name].astype(float) for name in ("low", "high")]
+            # Up to the sides of the chart: finer and coarser particles than those seen may be there
+            left, right = axes.get_xlim()
+            at = [left, *band["sieve_mm"], right]
+            ends = [100 * np.pad(band[name].to_numpy(float), 1, mode="edge") for name in ("low", "high")]
             label = f"{100 * grading.resampling.confidence:g} % interval" if grading.resampling else "interval"
-            axes.fill_between(band["sieve_mm"].astype(float), *ends, color=_BAND, lw=0, label=label)
+            axes.fill_between(at, *ends, color=_BAND, lw=0, label=label)
         # Steps, as passing is counted: the sieves lie on them
         axes.plot(
             curve["size_mm"], 100 * curve["passing"], color=_ACCENT, lw=1, drawstyle="steps-post", label="particles"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ramses_d2.errors import RamsesError
 
-from ..constituents import SCALE
 from .build import Report
 from .gallery import make_gallery
 from .html import report_page
@@ -33,8 +32,8 @@ def write_report(report: Report, output: str | Path, *, force: bool = False) -> 
     page = check_output(output, force=force)
     tables = report_tables(report)
     names = {name: f"{page.stem}_{name}.csv" for name in tables}
-    scale_classes = {name for name, kind in report.options.mapping.classes.items() if kind == SCALE}
-    gallery = make_gallery(report.run, report.options.gallery, scale_classes) if report.options.gallery else []
+    options = report.options
+    gallery = make_gallery(report.run, options.gallery, options.scale_classes) if options.gallery else []
     contents = {page: report_page(report, tables, gallery, names)}
     figures = json.dumps(report.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
     contents[page.with_suffix(".json")] = figures + "\n"

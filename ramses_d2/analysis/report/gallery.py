@@ -17,6 +17,7 @@ from ramses_d2.data.label_map import read_image, read_label_image
 from ramses_d2.errors import RamsesError
 
 from ..drawing import draw_instances
+from ..sample import cut_by_edge
 from .data import Run, RunPicture
 
 # Side of a cut-out in px: 4 cm on paper at 300 dpi
@@ -71,7 +72,7 @@ def make_gallery(run: Run, number: int, scale_classes: Collection[str] = ()) -> 
     Args:
         run: with masses as they are to be shown.
         number: of particles in each part, at most.
-        scale_classes: coins and the like, which are not shown among the largest.
+        scale_classes: coins and the like, which are shown among the least certain only.
     """
     table = run.table
     weighed = table["mass"].notna().any()
@@ -79,8 +80,9 @@ def make_gallery(run: Run, number: int, scale_classes: Collection[str] = ()) -> 
     ordered = ordered.sort_values("size", ascending=False, kind="stable", na_position="last")
     largest = ordered[~ordered["class"].isin(scale_classes)]
     doubtful = table[table["score"].notna()].sort_values("score", kind="stable")
-    cut = ordered[ordered["edge"] != ""] if "edge" in ordered else ordered.iloc[:0]
-    no_cut = "no particle touches an edge" if "edge" in table else "no column edge in annotations.csv tells them"
+    is_cut = cut_by_edge(largest)
+    cut = largest.iloc[:0] if is_cut is None else largest[is_cut]
+    no_cut = "no column edge in annotations.csv tells them" if is_cut is None else "no particle touches an edge"
     chosen = [
         ("Largest", f"by {'grams' if weighed else 'area'}", largest, "there are no particles"),
         ("Least certain", "lowest scores", doubtful, "no particle has a score"),

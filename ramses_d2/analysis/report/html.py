@@ -17,6 +17,7 @@ from .text import (
     CODE_FACTS,
     comparison_notes,
     comparison_text,
+    composition_notes,
     factors_text,
     grading_caption,
     head_facts,
@@ -65,7 +66,7 @@ def report_page(
         charts=_charts(report),
         gallery=gallery,
         interval_note=interval_note(report),
-        composition_notes=[sentence(note) for note in report.composition.notes],
+        composition_notes=[sentence(note) for note in composition_notes(report)],
         no_grading=report.no_grading,
         grading_caption=grading_caption(report),
         grading_notes=[sentence(note) for note in report.grading.notes] if report.grading else [],
@@ -84,7 +85,7 @@ def report_page(
 
 def _charts(report: Report) -> dict[str, str]:
     charts = {}
-    table = report.run.table
+    table = report.table
     if report.composition.mass_g > 0:
         charts["composition"] = composition_chart(report.composition)
     if report.grading:

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 
 from ..grading import Grading
+from ..sample import cut_by_edge
 from .build import Report
 from .table import ReportTable, count, items, number, percent, plain, span, text
 
 # Every table that a report may have
 TABLE_NAMES = (
     *("composition", "sums", "classes", "left_out", "categories", "category_limits", "grading", "tails", "sizes"),
-    *("passing_by_constituent", "comparison", "batches", "batch_classes", "coins", "factors", "pictures"),
+    *("passing_by_constituent", "grading_by_class", "sizes_by_class", "comparison", "batches", "batch_classes"),
+    *("coins", "factors", "pictures"),
 )
 # Longer tables are for the CSV file only
 _LONGEST_ON_PAGE = 20
@@ -142,6 +144,7 @@ def _grading(report: Report) -> Iterator[ReportTable]:
             span("low_percent", "high_percent", _interval_heading(report), 1),
             number("amount", _amount_heading(grading)),
             count("particles", "particles"),
+            text("remark", "remark"),
         ],
     )
     sizes = grading.sizes[["name", "unit", "value", "low", "high"]].copy()
@@ -168,6 +171,27 @@ def _grading(report: Report) -> Iterator[ReportTable]:
             plain("sieve_mm", "sieve, mm"),
             *(number(name, f"{name}, %", 1) for name in report.groups),
         ],
+    )
+    per_class = [group.sieves.assign(**{"class": name}) for name, group in report.class_groups.items()]
+    columns = ["class", "sieve_mm", "passing", "retained", "retained_amount", "retained_particles"]
+    yield ReportTable(
+        "grading_by_class",
+        "Sieves by detailed class, each as a share of itself",
+        percent(pd.concat(per_class)[columns], passing="passing_percent", retained="retained_percent"),
+        [],
+        on_page=False,
+    )
+    sizes_of = [
+        {"class": name, "particles": group.particles, "amount": group.amount}
+        | dict(zip(group.sizes["name"], group.sizes["value"], strict=True))
+        for name, group in report.class_groups.items()
+    ]
+    yield ReportTable(
+        "sizes_by_class",
+        "D values by detailed class, in mm, and coefficients of uniformity and curvature",
+        pd.DataFrame(sizes_of),
+        [],
+        on_page=False,
     )
 
 
@@ -262,12 +286,15 @@ def _scale(report: Report) -> Iterator[ReportTable]:
 
 
 def _sample(report: Report) -> Iterator[ReportTable]:
-    table = report.run.table
-    edge = table["edge"] != "" if "edge" in table else pd.Series(np.nan, table.index)
+    table = report.table
+    edge = cut_by_edge(table)
+    edge = pd.Series(np.nan, table.index) if edge is None else edge
     per_picture = table.assign(cut=edge, unknown=table["mass"].isna()).groupby("baseimg")
     sums = per_picture.agg(
         particles=("label", "size"), mass_g=("mass", "sum"), edge_cut=("cut", "sum"), unknown_mass=("unknown", "sum")
     )
+    scale_objects = report.run.table.drop(table.index).groupby("baseimg").size()
+    sums = sums.join(scale_objects.rename("scale_objects"), how="outer")
     rows = [
         {"picture": picture.file_name, "camera": picture.camera, "px_per_mm": picture.resolution}
         for picture in report.run.pictures
@@ -287,6 +314,7 @@ def _sample(report: Report) -> Iterator[ReportTable]:
             number("mass_g", "mass, g"),
             count("edge_cut", "cut by the edge"),
             count("unknown_mass", "of unknown mass"),
+            *([count("scale_objects", "coins")] if data["scale_objects"].any() else []),
         ],
         on_page=len(data) <= _LONGEST_ON_PAGE,
     )

@@ -92,6 +92,8 @@ seen. Floating material (FL) is a volume in water, which no picture shows.</p>
 {{ notes(grading_notes) }}
 {{ chart("groups", "Grading of each constituent.") }}
 {{ show("passing_by_constituent") }}
+{{ show("grading_by_class") }}
+{{ show("sizes_by_class") }}
 {% endif %}
 </section>
 

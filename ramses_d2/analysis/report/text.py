@@ -9,6 +9,7 @@ import numpy as np
 
 from ramses_d2 import __version__
 
+from ..bootstrap import effective_number
 from .build import Report
 from .table import NOTHING
 from .words import SPACE, many, percent_text
@@ -49,10 +50,12 @@ def head_facts(report: Report) -> list[tuple[str, str]]:
 
 def key_figures(report: Report) -> list[KeyFigure]:
     """The summary at the top."""
-    table, composition = report.run.table, report.composition
-    pictures = len(report.run.pictures)
+    table, composition = report.table, report.composition
+    place = f"in {many(len(report.run.pictures), 'picture')}"
+    if len(table) < len(report.run.table):
+        place += ", without coins"
     figures = [
-        KeyFigure("Particles", f"{len(table):,}".replace(",", "\u202f"), f"in {many(pictures, 'picture')}"),
+        KeyFigure("Particles", f"{len(table):,}".replace(",", "\u202f"), place),
         KeyFigure("Mass", _grams(report.mass_g) if table["mass"].notna().any() else "unknown", "without coins"),
     ]
     shares = composition.constituents.dropna(subset="fraction").sort_values("fraction", ascending=False)
@@ -76,6 +79,11 @@ def interval_note(report: Report) -> str:
     """What the chart of the composition shows beside the bars."""
     resampling = report.composition.resampling
     return f", with its {percent_text(resampling.confidence)} interval" if resampling else ""
+
+
+def composition_notes(report: Report) -> list[str]:
+    """What a reader of the composition must know."""
+    return [note for note in (report.size_note, *report.composition.notes) if note]
 
 
 def grading_caption(report: Report) -> str:
@@ -128,7 +136,7 @@ def picture_facts(report: Report) -> list[tuple[str, str]]:
     """Name and value of what is known of the pictures."""
     pictures = report.run.pictures
     sizes = {picture.size for picture in pictures if picture.size}
-    empty = len(pictures) - report.run.table["baseimg"].nunique()
+    empty = len(pictures) - report.table["baseimg"].nunique()
     facts = [
         ("Pictures", str(len(pictures))),
         ("without particles", str(max(0, empty))),
@@ -149,6 +157,13 @@ def method_notes(report: Report) -> list[str]:
             f" seed {r.seed}. They say how much the figures depend on which particles were photographed, not how wrong"
             f" the network is."
         )
+        if len(composition.unit_grams):
+            effective = effective_number(composition.unit_grams.sum(axis=1))
+            sentences.append(
+                f"What was not seen may still be there: no interval of a share ends before the binomial bound for it,"
+                f" and no category is more certain than that allows. The {r.over} say as much as {effective:.3g} of"
+                f" equal mass."
+            )
     else:
         sentences.append("No intervals were asked for.")
     portion = f", particles of {options.size_range[0]:g} to {options.size_range[1]:g} mm" if options.size_range else ""

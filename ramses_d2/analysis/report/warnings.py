@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import is_same_file
-from ..constituents import SCALE
+from ..sample import cut_by_edge
 from .words import many, sentence
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(report: Report) -> list[str]:
         found.append("The prediction had not finished when this report was made: run tools/predict.py again.")
     if run.failed:
         found.append(f"{many(len(run.failed), 'picture')} could not be predicted: {'; '.join(run.failed[:3])}")
-    if run.table.empty:
+    if report.table.empty:
         found.append("No particle was found: there are no figures.")
     return found
 
@@ -81,7 +81,7 @@ def _coins(report: Report) -> list[str]:
 
 
 def _unknown_masses(report: Report) -> list[str]:
-    table = report.run.table
+    table = report.table
     unknown = int(table["mass"].isna().sum())
     if not unknown:
         return []
@@ -90,10 +90,11 @@ def _unknown_masses(report: Report) -> list[str]:
 
 
 def _edge_cut(report: Report) -> list[str]:
-    table = report.run.table
-    cut = table[table["edge"] != ""] if "edge" in table else table.iloc[:0]
-    if cut.empty:
+    table = report.table
+    is_cut = cut_by_edge(table)
+    if is_cut is None or not is_cut.any():
         return []
+    cut = table[is_cut]
     total = table["mass"].sum()
     grams = f" and {cut['mass'].sum() / total:.1%} of the grams" if total > 0 else ""
     return [
@@ -106,9 +107,7 @@ def _factors(report: Report) -> list[str]:
     factors = report.factors
     if factors is None:
         return []
-    used = sorted(set(report.run.table["class"]))
-    scale_objects = {name for name, constituent in report.options.mapping.classes.items() if constituent == SCALE}
-    without = [name for name in used if name not in factors.classes and name not in scale_objects]
+    without = [name for name in sorted(set(report.table["class"])) if name not in factors.classes]
     found = [
         f"Predicted grams were multiplied by the correction factors of {factors.name or 'a calibration'};"
         " intervals do not include how uncertain the factors are."

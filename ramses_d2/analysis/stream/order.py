@@ -11,6 +11,9 @@ from typing import NamedTuple, TypeVar
 
 from ..natural_order import natural_key
 
+# A number that changes by its usual step less often is no counter
+REGULAR = 0.5
+
 PathLike = TypeVar("PathLike", str, Path)
 
 
@@ -36,7 +39,8 @@ def natural_order(paths: Iterable[PathLike]) -> list[PathLike]:
 def frame_numbers(names: Sequence[str | Path]) -> list[int] | None:
     """Read the frame counter in file names.
 
-    The counter is the last number in the names that is not the same in all of them.
+    Names may hold several numbers that change, such as a counter and a time. The counter is the one that most often
+    changes by its usual step; of several, the one with the smallest step, of those the last.
 
     Args:
         names: file names in the order of the belt.
@@ -51,13 +55,16 @@ def frame_numbers(names: Sequence[str | Path]) -> list[int] | None:
     columns = [
         [int(number) for number in column] for column in zip(*(re.findall(r"\d+", s) for s in stems), strict=True)
     ]
-    varying = [column for column in columns if len(set(column)) > 1]
-    if not varying:
-        return None
-    changes = [after - before for before, after in pairwise(varying[-1])]
-    step = _usual_step(changes)
-    regular = step != 0 and (len(changes) == 1 or changes.count(step) * 2 >= len(changes))
-    return varying[-1] if regular else None
+    best, counter = (0.0, 0, 0), None
+    for place, column in enumerate(columns):
+        changes = [after - before for before, after in pairwise(column)]
+        step = _usual_step(changes)
+        share = changes.count(step) / len(changes) if len(changes) > 1 else 1.0
+        # Two names tell no step: what changes least between them is more likely a counter than a time
+        size = abs(step) if len(changes) > 1 else abs(changes[0])
+        if any(changes) and step != 0 and share >= REGULAR and (share, -size, place) > best:
+            best, counter = (share, -size, place), column
+    return counter
 
 
 def find_gaps(names: Sequence[str | Path]) -> list[Gap]:

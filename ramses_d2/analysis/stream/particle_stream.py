@@ -23,6 +23,10 @@ from .stitcher import StreamStitcher
 
 Predict = Callable[[np.ndarray], FrameInstances]
 
+# Where a window also shows rows from before a gap, what has no more than this share behind it is an outline drawn a
+# little too large of something before it
+STRAY_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class StreamParticle:
@@ -69,7 +73,8 @@ class ParticleStream:
             a quarter at the most. What is longer than a window without its margins is joined from parts.
         tail: px at the least that two windows share. Default: the longest particle seen whole in the earlier one,
             and half a window at the most. A larger one costs time; seven eighths of a window at the most.
-        keep_cut: False leaves out what the first or last frame cuts, or a frame beside a gap.
+        keep_cut: False leaves out what the first or last frame cuts, or a frame beside a gap. A stray px there is
+            enough; where masks are cleaned of those, keep all, clean, and then look at :attr:`StreamParticle.cut`.
 
     Raises:
         RamsesError: a setting out of range.
@@ -100,6 +105,7 @@ class ParticleStream:
         self._height = window or 0
         self._rows = RowBuffer()
         self._stitcher = StreamStitcher()
+        self._begin = 0  # first belt row behind the last gap
         self._next_top = 0
         self._seen = 0  # belt row behind the last window
         self._connected = False  # the next frame continues the last one
@@ -125,14 +131,16 @@ class ParticleStream:
         if end > self._seen:
             parts = self._look(self._rows.top, end, last=True)
         parts += self._stitcher.finish()
-        self._rows.clear(end)
-        self._next_top, self._connected = end, False
+        # What comes next may be shorter than a window, and needs rows of the belt above it
+        self._rows.drop_above(end - self._height)
+        self._begin = self._next_top = end
+        self._connected = False
         return list(self._wanted(parts))
 
     @property
     def settled_row(self) -> int:
         """No particle still to come has a pixel above this belt row, so a frame that ends there is complete."""
-        return min(self._rows.top, self._stitcher.settled_row)
+        return min(max(self._rows.top, self._begin), self._stitcher.settled_row)
 
     @property
     def frame_rows(self) -> Sequence[tuple[int, int]]:
@@ -172,7 +180,8 @@ class ParticleStream:
         margin = height // 8 if self._given_margin is None else min(self._given_margin, height // 4)
         self._next_top = bottom if last else self._plan(found.boxes, top, bottom, margin)
         self._seen = bottom
-        return self._stitcher.add(found, top, bottom, self._next_top)
+        begin = max(top, self._begin)
+        return self._stitcher.add(_behind(found, begin - top), begin, bottom, self._next_top)
 
     def _plan(self, boxes: np.ndarray, top: int, bottom: int, margin: int) -> int:
         """Where the next window begins: above every particle that this one cuts but the next one can hold."""
@@ -211,6 +220,21 @@ class ParticleStream:
             edges=tuple(name for name, is_touched in zip(self._orientation.edges, touched, strict=True) if is_touched),
             cut=part.cut_before or part.cut_behind,
         )
+
+
+def _behind(found: FrameInstances, row: int) -> FrameInstances:
+    """What instances in belt coordinates have from a row on, which becomes row 0; masses are shared by area."""
+    if row == 0:
+        return found
+    tops = found.boxes[:, 1]
+    behind = [np.count_nonzero(mask[max(row - top, 0) :]) for mask, top in zip(found.masks, tops, strict=True)]
+    shares = np.array(behind) / [max(np.count_nonzero(mask), 1) for mask in found.masks]
+    kept = np.flatnonzero(shares > STRAY_SHARE)
+    boxes = found.boxes[kept] - [0, row, 0, row]
+    masks = [found.masks[index][max(-top, 0) :] for index, top in zip(kept, boxes[:, 1], strict=True)]
+    boxes[:, 1] = np.maximum(boxes[:, 1], 0)
+    masses = found.masses[kept] * shares[kept]
+    return FrameInstances(masks, boxes, found.classes[kept], found.scores[kept], masses)
 
 
 def stream_particles(

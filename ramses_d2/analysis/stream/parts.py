@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,9 +55,13 @@ class Part:
         """
         if first <= self.row and self.end_row <= last:
             return self
-        kept = self.mask[max(first - self.row, 0) : max(last - self.row, 0)]
-        share = np.count_nonzero(kept) / self.area
-        return _tight(replace(self, row=max(self.row, first), mask=kept, mass=self.mass * share))
+        rows = np.arange(self.row, self.end_row)
+        return self.only(self.mask & ((first <= rows) & (rows < last))[:, None])
+
+    def only(self, mask: np.ndarray) -> Part | None:
+        """The share of the particle that a mask of this part's shape leaves of it; None without a pixel."""
+        share = np.count_nonzero(mask) / self.area
+        return _tight(replace(self, mask=mask, mass=self.mass * share))
 
 
 def parts_of(found: FrameInstances, top: int) -> list[Part]:
@@ -109,20 +114,55 @@ def overlapping(ones: Sequence[Part], others: Sequence[Part]) -> Iterator[tuple[
             yield int(i), int(j), common
 
 
-def contact(above: Part, below: Part, seam: int) -> float:
-    """How well two parts continue each other over a seam without overlap, from 0 to 1.
+def common_masks(ones: Sequence[Part], others: Sequence[Part]) -> list[np.ndarray]:
+    """For each of ``ones`` a mask of its shape: the pixels that any of the others has too."""
+    masks = [np.zeros_like(part.mask) for part in ones]
+    for i, j, _ in overlapping(ones, others):
+        one, other = ones[i], others[j]
+        first, last = max(one.row, other.row), min(one.end_row, other.end_row)
+        left, right = max(one.column, other.column), min(one.end_column, other.end_column)
+        there = np.s_[first - one.row : last - one.row, left - one.column : right - one.column]
+        shown = other.mask[first - other.row : last - other.row, left - other.column : right - other.column]
+        masks[i][there] |= one.mask[there] & shown
+    return masks
 
-    Columns that face each other at the seam, over those of the narrower part: the last row of a particle can be much
-    narrower than the one before. 0 unless both parts reach the seam.
+
+def common_part(part: Part, others: Sequence[Part]) -> Part | None:
+    """What any of the others has of a part."""
+    return part.only(common_masks([part], others)[0])
+
+
+def without(part: Part, others: Sequence[Part]) -> Part | None:
+    """What none of the others has of a part."""
+    (taken,) = common_masks([part], others)
+    return part.only(part.mask & ~taken) if taken.any() else part
+
+
+class Contact(NamedTuple):
+    """How two parts meet at a seam without overlap.
+
+    Attributes:
+        facing: columns in which they face each other.
+        above, below: columns of either part at the seam.
     """
+
+    facing: int
+    above: int
+    below: int
+
+
+def contact(above: Part, below: Part, seam: int) -> Contact | None:
+    """How two parts continue each other over a seam without overlap; None if they do not face each other there."""
     if above.end_row != seam or below.row != seam:
-        return 0.0
+        return None
     left, right = max(above.column, below.column), min(above.end_column, below.end_column)
     if left >= right:
-        return 0.0
+        return None
     one, other = above.mask[-1], below.mask[0]
     facing = one[left - above.column : right - above.column] & other[left - below.column : right - below.column]
-    return float(np.count_nonzero(facing) / min(np.count_nonzero(one), np.count_nonzero(other)))
+    counts = (int(np.count_nonzero(row)) for row in (facing, one, other))
+    found = Contact(*counts)
+    return found if found.facing else None
 
 
 def union(parts: Sequence[Part]) -> Part:

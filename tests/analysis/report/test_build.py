@@ -19,11 +19,14 @@ from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_pa
 from ramses_d2.analysis.report.files import write_report
 from ramses_d2.analysis.report.table import NOTHING
 from ramses_d2.analysis.report.tables import TABLE_NAMES, report_tables
+from ramses_d2.analysis.report.text import key_figures
 from ramses_d2.errors import RamsesError
 
 from .hand_made_report import MINIMAL, OPTIONS, make_report
 from .hand_made_run import make_run, write_batches
 from .page import Page
+
+NO_BATCHES = WeighedBatches(None, [])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,9 @@ def test_masses_by_hand(made: tuple[Path, Report]) -> None:
     assert left_out.loc["unknown mass", ["class", "particles"]].tolist() == ["Rc", 1]
     assert report.mass_g == pytest.approx(csv["mass_g"].sum())
     pictures = pd.read_csv(folder / "report_pictures.csv", index_col="picture")
-    assert pictures["particles"].tolist() == [6, 5, 6, 0] and pictures["edge_cut"].tolist() == [2, 2, 2, 0]
+    assert pictures["particles"].tolist() == [6, 4, 6, 0] and pictures["edge_cut"].tolist() == [2, 2, 2, 0]
+    assert pictures["scale_objects"].tolist() == [0, 1, 0, 0]
+    assert pictures["mass_g"].sum() == pytest.approx(report.mass_g)  # without the coin's 9 g
     assert pictures["unknown_mass"].tolist() == [1, 0, 0, 0] and set(pictures["camera"]) == {"line <scan>"}
 
 
@@ -101,7 +106,7 @@ def test_comparison_with_a_weighed_batch(made: tuple[Path, Report]) -> None:
 
 def test_warnings(made: tuple[Path, Report]) -> None:
     joined = "\n".join(made[1].warnings)
-    assert "1 particle of unknown mass (5.9\u00a0% of all)" in joined
+    assert "1 particle of unknown mass (6.2\u00a0% of all)" in joined  # of 16: the coin is none
     assert "6 particles cut by the edge of the picture" in joined
     assert "Coin: belt_001.png: the coin says 2.10 px/mm, which differs by +5.0\u00a0% from the given 2" in joined
     assert len(made[1].warnings) == 3
@@ -131,6 +136,97 @@ def test_factors_are_applied_and_named(made: tuple[Path, Report], tmp_path: Path
     assert any("No correction factor for Rb01, Ru01, Ru02, X01" in warning for warning in report.warnings)
     csv = pd.read_csv(tmp_path / "corrected_comparison.csv", index_col="class")
     assert csv.loc["Rc", "uncorrected_g"] == pytest.approx(csv.loc["Rc", "predicted_g"] / 2)
+
+
+def test_particles_are_counted_without_coins(made: tuple[Path, Report]) -> None:
+    """Wherever a number of particles stands: 6 + 4 + 6, and a coin."""
+    folder, report = made
+    assert len(report.run.table) == 17 and len(report.table) == 16
+    figures = json.loads((folder / "report.json").read_text())
+    assert (figures["particles"], figures["scale_objects"]) == (16, 1)
+    particles, mass = key_figures(report)[:2]
+    assert particles[:3] == ("Particles", "16", "in 4 pictures, without coins") and mass.note == "without coins"
+    cut = "6 particles cut by the edge of the picture (37.5\u00a0% of the number"  # 6 of 16
+    assert cut in "\n".join(report.warnings)
+    run = read_run(folder / "run")
+    run.table.loc[run.table["class"] == "Coin", ["edge", "mass"]] = ["left", np.nan]
+    warnings = "\n".join(build_report(run, OPTIONS, find_batches(run)).warnings)
+    assert cut in warnings and "1 particle of unknown mass (6.2\u00a0% of all)" in warnings
+
+
+def test_sizes_that_en_933_11_leaves_out_are_said(made: tuple[Path, Report], tmp_path: Path) -> None:
+    run = read_run(made[0] / "run")
+    assert made[1].size_note == ""  # all between 6 and 63 mm
+    known = run.table["mass"].notna() & (run.table["class"] != "Coin")
+    first, second = run.table.index[known][:2]
+    run.table.loc[[first, second], "feret_min_mm"] = [4.0, 63.1]  # 4 mm passes the sieve of 4 mm
+    share = run.table.loc[[first, second], "mass"].sum() / run.table.loc[known, "mass"].sum()
+    report = build_report(run, OPTIONS, find_batches(run))
+    assert report.size_note == (
+        "all sizes; EN 933-11 takes 4 to 63 mm: --range 4 63 would leave out"
+        f" {2 / 15:.1%} of the number and {share:.1%} of the mass"
+    )
+    write_report(report, tmp_path / "report.html")
+    assert "All sizes; EN 933-11 takes 4 to 63 mm: --range 4 63" in Page(tmp_path / "report.html").text
+    assert json.loads((tmp_path / "report.json").read_text())["size_note"] == report.size_note
+    assert build_report(run, replace(OPTIONS, size_range=(4, 63)), find_batches(run)).size_note == ""
+
+
+def test_grading_of_each_class(made: tuple[Path, Report]) -> None:
+    """As CSV and JSON; the page names the files and shows the constituents."""
+    folder, _ = made
+    table = read_particles(folder / "run/annotations.csv")
+    expected = grade_groups(table, "class", (4, 8, 16, 31.5), resampling=None)
+    assert list(expected) == ["Rc", "Ru01", "Ru02", "Rb01", "X01"]
+    csv = pd.read_csv(folder / "report_grading_by_class.csv")
+    sizes = pd.read_csv(folder / "report_sizes_by_class.csv", index_col="class")
+    figures = json.loads((folder / "report.json").read_text())["class_gradings"]
+    assert list(figures) == list(sizes.index) == list(csv["class"].unique()) == list(expected)
+    for name, grading in expected.items():
+        rows = csv[csv["class"] == name]
+        assert rows["sieve_mm"].tolist() == [4, 8, 16, 31.5]
+        np.testing.assert_allclose(rows["passing_percent"], 100 * grading.sieves["passing"], rtol=1e-5)
+        np.testing.assert_allclose(rows["retained_amount"], grading.sieves["retained_amount"], rtol=1e-5, atol=1e-12)
+        assert figures[name] == grading.to_json()
+        row = sizes.loc[name]
+        np.testing.assert_allclose(
+            row[["D10", "D50", "Cc"]].astype(float), grading.sizes["value"][[0, 2, 6]], rtol=1e-5
+        )
+        assert row["amount"] == pytest.approx(grading.amount, rel=1e-5) and row["particles"] == grading.particles
+    page = Page(folder / "report.html")
+    assert "table-grading_by_class" not in page.tables and "report_grading_by_class.csv" in page.text
+
+
+def test_coins_are_judged_by_uncorrected_grams(made: tuple[Path, Report]) -> None:
+    run = read_run(made[0] / "run")
+    factors = Factors({"Rc": ClassFactor(2.0), "Coin": ClassFactor(3.92 / 9)})
+    report = build_report(run, OPTIONS, find_batches(run), factors)
+    assert report.coins[0].mass_ratio == made[1].coins[0].mass_ratio == pytest.approx(9 / 3.92)
+
+
+def test_pictures_of_two_folders_with_one_name_and_other_resolutions(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    other = run.table[run.table["class"] != "Coin"].assign(res=3.0)
+    report = build_report(replace(run, table=pd.concat([run.table, other], ignore_index=True)), OPTIONS, NO_BATCHES)
+    # The coin lies in the picture of 2 px/mm and says 2.1
+    assert [(coin.picture, coin.given, coin.coins) for coin in report.coins] == [("belt_001.png", 2.0, 1)]
+    assert report.coins[0].deviation == pytest.approx(0.05)
+    write_report(report, tmp_path / "report.html")
+    assert len(Page(tmp_path / "report.html").tables["table-coins"]) == 2
+
+
+@pytest.mark.parametrize("empty", [np.nan, None, "nan"])
+def test_edges_that_came_back_as_nan(made: tuple[Path, Report], tmp_path: Path, empty: object) -> None:
+    run = read_run(made[0] / "run")
+    run.table["edge"] = run.table["edge"].astype(object).where(run.table["edge"] != "", empty)
+    report = build_report(run, OPTIONS, find_batches(run))
+    assert report.warnings == made[1].warnings and report.coins == made[1].coins
+    write_report(report, tmp_path / "report.html")
+    pictures = pd.read_csv(tmp_path / "report_pictures.csv")
+    assert pictures["edge_cut"].tolist() == [2, 2, 2, 0]
+    run.table["edge"] = np.nan
+    warnings = build_report(run, OPTIONS, find_batches(run)).warnings
+    assert not any("cut by the edge" in warning for warning in warnings)
 
 
 # ---- parts that are missing
@@ -179,7 +275,7 @@ def test_run_without_masses_and_resolution(tmp_path: Path) -> None:
     report = build_report(read, OPTIONS, find_batches(read))
     write_report(report, tmp_path / "report.html")
     assert "3 pictures of unknown resolution" in " ".join(report.warnings)
-    assert "17 particles of unknown mass (100.0\u00a0% of all)" in " ".join(report.warnings)
+    assert "16 particles of unknown mass (100.0\u00a0% of all)" in " ".join(report.warnings)
     assert report.no_grading == "no particle has a size in mm, because the resolution of the pictures is unknown"
     assert report.no_comparison.startswith("no metadata.json")
 

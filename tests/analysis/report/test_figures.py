@@ -56,9 +56,13 @@ def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figu
     np.testing.assert_allclose(steps, at_sieves)
     assert axes.get_xscale() == "log"
     band = axes.collections[0].get_paths()[0].vertices
-    assert (
-        band[:, 1].min() >= 0 and band[:, 1].max() <= 100 + 1e-9 and band[:, 0].min() == pytest.approx(0.999 * sizes[0])
-    )
+    assert band[:, 1].min() >= 0 and band[:, 1].max() <= 100 + 1e-9
+    # The band goes on beyond the sizes that were seen, as wide as the table says of the sieves there
+    assert (band[:, 0].min(), band[:, 0].max()) == pytest.approx(axes.get_xlim())
+    for row, side in ((0, band[:, 0].min()), (-1, band[:, 0].max())):
+        at_side = band[np.isclose(band[:, 0], side), 1]
+        expected = 100 * report.grading.sieves[["low", "high"]].iloc[row]
+        assert (at_side.min(), at_side.max()) == pytest.approx(tuple(expected)) and np.ptp(at_side) > 1
 
 
 def test_constituents_differ_without_colour(report: Report, figures: dict[str, Figure]) -> None:

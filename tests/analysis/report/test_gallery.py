@@ -38,6 +38,17 @@ def test_gallery(tmp_path: Path) -> None:
         assert (np.abs(middle.astype(int) - value) <= 3).all(axis=2).mean() > 0.15  # the particle itself, not bleached
 
 
+def test_cut_coins_are_no_cut_particles_and_empty_edges_may_be_nan(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    run.table.loc[run.table["class"] == "Coin", "edge"] = "right"
+    run.table["edge"] = run.table["edge"].where(run.table["edge"] != "", np.nan)
+    cut = make_gallery(run, 9, {"Coin"})[2]
+    assert cut.explanation == "the largest of 6" and len(cut.cut_outs) == 6
+    run.table["edge"] = np.nan
+    cut = make_gallery(run, 3, {"Coin"})[2]
+    assert not cut.cut_outs and cut.missing == "no particle touches an edge"
+
+
 @pytest.mark.parametrize("scale", [1, 3], ids=["picture", "enlarged overlay"])
 @pytest.mark.parametrize("size", [(30, 40), (400, 600)], ids=["small", "large"])
 def test_cut_out_shows_the_particle(size: tuple[int, int], scale: int) -> None:

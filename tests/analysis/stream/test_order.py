@@ -28,6 +28,11 @@ def test_natural_order() -> None:
         (["cam2_10.jpg", "cam2_9.jpg"], [10, 9]),  # the 2 is the same everywhere
         (["2024-05-01_17_belt7.jpg", "2024-05-01_18_belt7.jpg"], [17, 18]),
         (["20240501_101112.jpg", "20240501_101119.jpg", "20240501_101133.jpg", "20240501_101150.jpg"], None),  # times
+        (["f_0001_100", "f_0002_101", "f_0003_104", "f_0005_110"], [1, 2, 3, 5]),  # a time behind the counter
+        (["f_0000_100", "f_0001_101", "f_0002_103", "f_0003_104", "f_0004_105"], [0, 1, 2, 3, 4]),
+        (["100_f1", "102_f2", "104_f3"], [1, 2, 3]),  # both are regular: the smaller step
+        (["1_1", "2_2", "3_3"], [1, 2, 3]),
+        (["17_101112", "18_101119"], [17, 18]),  # of two names the smaller change
         (["a1.jpg", "b2.jpg"], None),
         (["left.jpg", "right.jpg"], None),
         (["f1.jpg"], None),
@@ -61,6 +66,16 @@ def test_no_gaps() -> None:
 def test_gaps(numbers: list[int], found: list[tuple[int, int | None]]) -> None:
     gaps = find_gaps([f"run3/f{number:03d}.jpg" for number in numbers])
     assert [(gap.index, gap.missing) for gap in gaps] == found
+
+
+def test_a_time_behind_the_counter_neither_hides_a_gap_nor_makes_one() -> None:
+    times = [100, 101, 103, 104, 105, 107, 108, 109]
+    names = [f"frame_{number:04d}_{time}" for number, time in enumerate(times)]
+    assert find_gaps(names) == []
+    (gap,) = find_gaps(names[:4] + names[5:])
+    assert (gap.index, gap.missing) == (4, 1)
+    (gap,) = find_gaps(["frame_0001_100", "frame_0002_101", "frame_0003_104", "frame_0005_110"])
+    assert (gap.index, gap.missing) == (3, 1)
 
 
 def test_messages() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ramses_d2.analysis.stream.cleaning import cleaned
 from ramses_d2.analysis.stream.geometry import BeltOrientation
 from ramses_d2.analysis.stream.instances import FrameInstances
 from ramses_d2.analysis.stream.particle_stream import ParticleStream, StreamParticle, stream_particles
@@ -211,6 +212,54 @@ def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
     (particle,) = stream.cut()
     assert particle.belt_rows == (25, 40)
     assert settled <= 25
+
+
+@pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
+def test_a_short_frame_between_gaps_is_seen_in_a_window_of_the_usual_size(axis: str, direction: str) -> None:
+    """The rows above it are those before the gap: what lies there counts once, and a gap cuts what reaches over it."""
+    belt = paint((72, 40), (5, 15, 2, 9), (34, 46, 20, 30), (44, 50, 2, 9), (39, 41, 12, 16), (30, 41, 32, 36))
+    orientation = BeltOrientation(axis, direction)
+    heights = []
+
+    def predict(picture: np.ndarray) -> FrameInstances:
+        heights.append(len(orientation.to_belt(picture)))
+        return belt.predict(picture)
+
+    cuts = [slice(0, 20), slice(20, 40), None, slice(40, 52), None, slice(52, 72)]
+    frames = [rows and orientation.to_picture(belt.labels[rows]) for rows in cuts]
+    found = list(stream_particles(frames, predict, axis=axis, direction=direction))
+    assert set(heights) == {20}
+    assert sorted((p.class_id, p.belt_rows, p.frame, p.cut, p.mass) for p in found) == [
+        (1, (5, 15), 0, False, 70),
+        (2, (34, 40), 1, True, 60),
+        (2, (40, 46), 2, True, 60),
+        (3, (44, 50), 2, False, 42),
+        (4, (39, 40), 1, True, 4),
+        (4, (40, 41), 2, True, 4),
+        (5, (30, 40), 1, True, 40),  # one more row than it should have: no particle behind the gap
+    ]
+
+
+def test_settled_row_behind_a_gap() -> None:
+    stream = ParticleStream(lambda picture: no_instances())
+    for length in (30, 30):
+        stream.push(np.zeros((length, 20)))
+    stream.cut()
+    assert stream.settled_row == 60
+    stream.push(np.zeros((10, 20)))
+    assert stream.settled_row == 60
+    assert stream.cut() == []
+    assert stream.settled_row == 70
+
+
+def test_a_stray_pixel_at_the_end_of_the_belt_cuts_nothing_once_it_is_cleaned() -> None:
+    belt = paint((60, 40), (20, 40, 2, 12))
+    belt.labels[59, 5] = 1
+    belt.areas[1] += 1
+    (particle,) = stream_particles([belt.labels], belt.predict)
+    assert particle.cut and list(stream_particles([belt.labels], belt.predict, keep_cut=False)) == []
+    (clean,) = cleaned(particle, BeltOrientation(), [(0, 60)])
+    assert not clean.cut and clean.belt_rows == (20, 40)
 
 
 def test_two_frames_of_pixels_at_the_most() -> None:
