@@ -131,7 +131,3 @@ class RowBuffer:
                 self._data[start:stop] = self._data[start + step : stop + step]
             self._count = left
         self.top = max(row, self.top)
-
-    def clear(self, top: int) -> None:
-        """Forget all rows; the next one is belt row ``top``."""
-        self.top, self._count = top, 0
