@@ -24,7 +24,7 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unfinished", "replaced"])
-@pytest.mark.parametrize("process", [os.getpid(), 1])
+@pytest.mark.parametrize("process", [os.getpid(), 1], ids=["this one", "another"])
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path, kind: str, process: int) -> None:
     (tmp_path / "worst").mkdir()
     (tmp_path / f"worst.{kind}-{process}").mkdir()
