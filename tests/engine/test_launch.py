@@ -150,7 +150,8 @@ def test_a_signal_ends_a_command_line_with_one_line(
 def test_one_process_is_this_one() -> None:
     seen = []
     launch(seen.append, arguments())
-    assert len(seen) == 1 and seen[0].opts == []
+    # --num-gpus 0 means the CPU, also where there is a GPU
+    assert len(seen) == 1 and seen[0].opts == ["MODEL.DEVICE", "cpu"]
 
 
 @pytest.mark.parametrize(
