@@ -5,6 +5,7 @@ Importing the package registers the meta-architecture and the backbones with Det
 
 from typing import Any
 
+from . import known_warnings as _known  # noqa: F401  before Detectron2 is imported
 from . import modeling as _  # noqa: F401  only registration
 from .config import add_ramses_config
 from .errors import RamsesError

@@ -28,6 +28,7 @@ from ramses_d2.analysis.run_folder import RunFolder
 from ramses_d2.analysis.stream.geometry import AXES, DIRECTIONS
 from ramses_d2.analysis.stream.run import StreamSettings
 from ramses_d2.engine import RamsesPredictor, load_config, run_settings, versions
+from ramses_d2.engine.launch import end_on_signal
 from ramses_d2.engine.prediction_run import predict_belt, predict_pictures
 from ramses_d2.errors import RamsesError, exit_on_error
 
@@ -181,5 +182,5 @@ def _summary(table: pd.DataFrame, weighs: bool) -> str:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
+    with exit_on_error(), end_on_signal("the same command goes on where it was"):
         sys.exit(main(parse_args()))

@@ -49,10 +49,12 @@ class ConstituentMap:
     Attributes:
         classes: class name -> key of ``CONSTITUENTS``, or ``SCALE``.
         source: where it comes from, for reports and messages: "built-in" or the name of a YAML file.
+        own: the classes that the YAML file names.
     """
 
     classes: Mapping[str, str]
     source: str = "built-in"
+    own: tuple[str, ...] = ()
 
     def assign(self, names: pd.Series, foreign: str = "error") -> pd.Series:
         """The constituent of each particle.
@@ -120,7 +122,7 @@ def load_map(path: str | Path, base: ConstituentMap = DEFAULT_MAP) -> Constituen
         if key.value in own:
             raise RamsesError(f"{where}: class {key.value} comes twice: keep one of the lines")
         own[key.value] = _checked(value.value, where)
-    return ConstituentMap(MappingProxyType({**base.classes, **own}), path.name)
+    return ConstituentMap(MappingProxyType({**base.classes, **own}), path.name, tuple(own))
 
 
 def _checked(constituent: str, where: str) -> str:

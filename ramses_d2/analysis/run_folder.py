@@ -90,7 +90,7 @@ class RunFolder:
             settings = self._read("run.json").get("settings") if "run.json" in names else None
             if settings == self.settings:
                 return True
-            what = "a run with other weights, classes or settings" if settings else "other things"
+            what = f"a run with another setting, {_difference(settings, self.settings)}" if settings else "other things"
             raise RamsesError(
                 f"{self.output} exists and holds {what}: choose another --output, or replace it with --force"
             )
@@ -118,7 +118,7 @@ class RunFolder:
         Raises:
             RamsesError: the run has another picture of this name.
         """
-        if not self._started or not (self.output / "pictures" / f"{picture.name}.json").is_file():
+        if not self.has(picture):
             return False
         done = self._read(f"pictures/{picture.name}.json")
         if done.get("path") != str(picture.path.resolve()):
@@ -127,6 +127,10 @@ class RunFolder:
                 f"--output for {picture.path}, or replace the run with --force"
             )
         return done.get("resolution") == resolution and done.get("state") == _state(picture.path)
+
+    def has(self, picture: Picture) -> bool:
+        """Whether an earlier start has finished a picture of this name, as it was then."""
+        return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
 
     def start(self) -> None:
         """Make the folder, if this is not the run that is in it."""
@@ -182,11 +186,12 @@ class RunFolder:
         }
         self._write_json(f"pictures/{picture.name}.json", part)
 
-    def finish(self, failed: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+    def finish(self, failed: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()) -> pd.DataFrame:
         """Write the tables of all pictures.
 
         Args:
             failed: pictures that could not be predicted, and why.
+            notes: what else a reader of the results has to know, one sentence each.
 
         Returns:
             the particle table of the run.
@@ -208,7 +213,8 @@ class RunFolder:
         with self._partial("annotations.csv") as stream:
             table.to_csv(stream, index=False, na_rep="nan", float_format="%.6g")
         failures = [{"path": path, "error": error} for path, error in failed]
-        self._write_json("run.json", self._run(complete=True) | {"pictures": pictures, "failed": failures})
+        found = {"pictures": pictures, "failed": failures, "notes": list(notes)}
+        self._write_json("run.json", self._run(complete=True) | found)
         self.pictures = pictures
         return table
 
@@ -237,6 +243,15 @@ class RunFolder:
             raise RamsesError(f"{path}: cannot be written ({error.strerror})") from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str:
+    """The first setting in which two runs differ, such as options.stream.overlap."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+    return where or "setting"
 
 
 def _state(path: Path) -> list[int] | None:

@@ -222,14 +222,18 @@ def _terminate(*_: Any) -> None:
 
 
 @contextmanager
-def end_on_signal() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a command line with one line, and the exit status that shells expect (130, 143)."""
+def end_on_signal(hint: str = "a training goes on from its last checkpoint with --resume") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a command line with one line, and the exit status that shells expect (130, 143).
+
+    Args:
+        hint: how to go on.
+    """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
-        print(f"stopped by {number.name}; a training goes on from its last checkpoint with --resume", file=sys.stderr)
+        print(f"stopped by {number.name}; {hint}", file=sys.stderr)
         raise SystemExit(128 + number) from None
     finally:
         signal.signal(signal.SIGTERM, before)

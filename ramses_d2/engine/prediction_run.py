@@ -57,6 +57,8 @@ def predict_pictures(
     todo = [picture for picture in pictures if not run.is_done(picture, resolutions[picture])]
     if len(todo) < len(pictures):
         print(f"{len(pictures) - len(todo)} of {len(pictures)} pictures are done already", file=sys.stderr)
+    if changed := sum(run.has(picture) for picture in todo):
+        print(f"{changed} have changed since, or their resolution has, and are predicted again", file=sys.stderr)
     failed: Failures = []
     particles = 0
     with tqdm(total=len(todo), unit="picture", disable=None) as progress:
@@ -126,6 +128,11 @@ def predict_belt(
         table = run.finish()
         remove_windows(run)
         return table, []
+
+    if changed := [frame.path.name for frame in frames if run.has(frame) and not run.is_done(frame, resolution)]:
+        print(f"{', '.join(changed[:3])} changed since: what shows them is predicted again", file=sys.stderr)
+    elif run.resumed:
+        print("going on with a run that was stopped", file=sys.stderr)
 
     def predict(image: np.ndarray) -> FrameInstances:
         return instances_from_prediction(predictor(image[:, :, ::-1], resolution)["instances"], score_threshold)

@@ -61,6 +61,8 @@ class PictureResolution:
         if resolution is not None:
             return resolution
         if not self._warned:
-            logger.warning("Resolution unknown, masses are NaN: set INPUT.RESOLUTION (px/mm) or pass resolution=")
+            logger.warning(
+                "Resolution unknown, masses are NaN: give px/mm (--resolution, INPUT.RESOLUTION, resolution=)"
+            )
             self._warned = True
         return math.nan

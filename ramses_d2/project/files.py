@@ -67,7 +67,8 @@ def _head(survey: Survey, plan: Plan) -> str:
         f"{survey.scale_95:.0f} px (5 / 50 / 95 %);\n"
         f"# resolution {known}; {survey.weighed} particles weighed.\n"
         f"# {_SIZES[plan.slim]}\n"
-        f"# What is not named here is in the file under _BASE_; every key is explained in docs/configuration.md."
+        f"# What is not named here is in the file under _BASE_; every key is explained in docs/configuration.md.\n"
+        f"# Paths are absolute where they have to be: change them when the project moves to another computer."
     )
 
 
@@ -117,10 +118,11 @@ def _model(survey: Survey, plan: Plan) -> str:
 
 
 def _input(plan: Plan) -> str:
+    fitted = "anchor SIZES" if plan.task == "mask_rcnn" else "GRID_SIZES"
     return (
         "INPUT:\n"
         f"  # Short and long side of the network input, multiples of 64: {plan.zoom:.3g} px per px of the files.\n"
-        "  # More px give better outlines and masses, for more time and memory; GRID_SIZES then need a look\n"
+        f"  # More px give better outlines and masses, for more time and memory; {fitted} then need a look\n"
         f"  MIN_SIZE_TRAIN: ({plan.short_side},)\n"
         f"  MAX_SIZE_TRAIN: {plan.long_side}\n"
         f"  MIN_SIZE_TEST: {plan.short_side}\n"
@@ -168,16 +170,24 @@ def _test(plan: Plan) -> str:
 def script_text(folder: Path, plan: Plan) -> str:
     """The script for those who prefer Python; the same as tools/train_net.py and tools/predict.py."""
     grams = ', instances.pred_masses.sum().item(), "g"' if plan.task == "ramses" else ""
-    return f'''"""Train with {CONFIG}, then look at one picture. Takes the options of tools/train_net.py."""
+    return f'''"""Train with {CONFIG}, then look at one picture: python {SCRIPT} [--resume] [KEY VALUE ...]
+
+Evaluation alone, and several processes, are the business of tools/train_net.py.
+"""
+
+import sys
 
 import cv2
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from ramses_d2.engine import RamsesPredictor, RamsesTrainer, load_config, setup
+from ramses_d2.errors import RamsesError, exit_on_error
 
-if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
-    args.config_file = args.config_file or "{(folder / CONFIG).resolve()}"
+
+def main():
+    args = default_argument_parser().parse_args(["--config-file", "{(folder / CONFIG).resolve()}", *sys.argv[1:]])
+    if args.eval_only or args.num_gpus > 1 or args.num_machines > 1:
+        raise RamsesError("this script trains on one process: take tools/train_net.py for that")
     cfg = setup(args)
     trainer = RamsesTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -188,4 +198,9 @@ if __name__ == "__main__":
     found = RamsesPredictor(cfg)(cv2.imread(picture["file_name"]), resolution=picture["resolution"])
     instances = found["instances"][found["instances"].scores >= cfg.MODEL.RAMSES.TEST.REPORT_THRESH]
     print(picture["file_name"], len(instances), "particles"{grams})
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
 '''

@@ -96,7 +96,7 @@ def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path:
     out = str(tmp_path / "out")
     add(RunFolder(out, ["Ra", "Rc"], SETTINGS), 1)
     other = SETTINGS | {"weights_sha256": "def"}
-    with pytest.raises(RamsesError, match="other weights, classes or settings.*--force"):
+    with pytest.raises(RamsesError, match="another setting, weights_sha256.*--force"):
         RunFolder(out, ["Ra", "Rc"], other)
     forced = RunFolder(out, ["Ra", "Rc"], other, force=True)
     assert (tmp_path / "out/pictures/p1.json").is_file()  # until the first new picture
@@ -141,3 +141,9 @@ def test_what_a_kill_left_half_written_is_no_obstacle(tmp_path: Path, left: str)
     (tmp_path / "out" / left).write_text("{")
     add(RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS | {"options": 2}, force=True), 2)
     assert not (tmp_path / "out" / left).exists()
+
+
+def test_what_differs_from_the_run_that_is_there_is_named(tmp_path: Path) -> None:
+    add(RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], {"options": {"stream": {"overlap": 1}}}), 1)
+    with pytest.raises(RamsesError, match="a run with another setting, options.stream.overlap"):
+        RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], {"options": {"stream": {"overlap": 2}}})

@@ -44,6 +44,9 @@ def test_script_on_a_ramses_folder(
     assert result.returncode == 0, result.stderr
     assert re.search(r"/images/img\d\.png \d+ particles [\d.]+ g$", result.stdout.strip())
     assert (tmp_path / "mine/output/model_final.pth").is_file() and not any(elsewhere.iterdir())
+    monkeypatch.setattr(sys, "argv", ["train.py", "--eval-only"])
+    with pytest.raises(SystemExit, match="error: this script trains on one process: take tools/train_net.py"):
+        runpy.run_path(str(tmp_path / "mine/train.py"), run_name="__main__")
     assert "mine exists" in error_of(
         "new_project.py", "mine", "--data", str(folder), cwd=tmp_path, monkeypatch=monkeypatch
     )

@@ -148,6 +148,8 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
     folder = Path(folder)
     if pictures is not None and not Path(pictures).is_dir():
         raise RamsesError(f"{pictures}: no such folder of pictures")
+    if not (folder / "run.json").is_file() and (folder / "images").is_dir():
+        raise RamsesError(f"{folder} is a data set, not a run: give what --output of tools/predict.py named")
     table = read_particles(folder / "annotations.csv")
     record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if not isinstance(record, dict):

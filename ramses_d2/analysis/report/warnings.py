@@ -38,6 +38,13 @@ def _run(report: Report) -> list[str]:
         found.append("The prediction had not finished when this report was made: run tools/predict.py again.")
     if run.failed:
         found.append(f"{many(len(run.failed), 'picture')} could not be predicted: {'; '.join(run.failed[:3])}")
+    found += [str(note) for note in run.record.get("notes") or []]
+    unused = [name for name in report.options.mapping.own if name not in set(run.table["class"])]
+    if unused:
+        found.append(
+            f"The constituent map names {many(len(unused), 'class', 'classes')} that nothing here has: "
+            f"{', '.join(unused[:5])}; classes it does not name count as usual."
+        )
     if report.table.empty:
         found.append("No particle was found: there are no figures.")
     return found

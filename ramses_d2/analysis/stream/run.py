@@ -90,6 +90,7 @@ class StreamRun:
         self._open = OpenFrames()
         self._count = 0
         self.failed: list[tuple[str, str]] = []
+        self._notes: list[str] = []
 
     def frames(self, pictures: Sequence[Picture]) -> Iterator[int]:
         """Predict the frames in their order; yields the number of particles known after each one.
@@ -99,10 +100,10 @@ class StreamRun:
         paths = [picture.path for picture in pictures]
         gaps = {gap.index: gap.message for gap in find_gaps(paths)}
         if len(paths) > 1 and frame_numbers(paths) is None:
-            self._warn("the file names have no counter: a missing frame cannot be noticed")
+            self._note("the file names have no counter: a missing frame cannot be noticed")
         for index, picture in enumerate(pictures):
             if index in gaps:
-                self._warn(f"{gaps[index]}: the belt is cut there")
+                self._note(f"{gaps[index]}: the belt is cut there")
                 self._settle(self._stream.cut(), None)
             try:
                 image = self._read(picture)
@@ -125,9 +126,14 @@ class StreamRun:
 
     def finish(self) -> pd.DataFrame:
         """Write the tables of the whole belt; returns the particle table."""
-        table = self._run.finish(self.failed)
+        table = self._run.finish(self.failed, self._notes)
         remove_windows(self._run)
         return table
+
+    def _note(self, sentence: str) -> None:
+        """Tell the user, and whoever reads the run later."""
+        self._notes.append(sentence)
+        self._warn(sentence)
 
     def _begin(self, picture: np.ndarray) -> FrameInstances:
         """Predict a window; the folder is made when the first one is due, and the frames are known to fit."""

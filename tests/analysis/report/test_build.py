@@ -13,6 +13,7 @@ import pytest
 from ramses_d2.analysis.calibration import ClassFactor, Factors
 from ramses_d2.analysis.categories import categorise
 from ramses_d2.analysis.composition import compose
+from ramses_d2.analysis.constituents import load_map
 from ramses_d2.analysis.grading import grade, grade_groups
 from ramses_d2.analysis.report.build import Report, build_report
 from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_particles, read_run
@@ -339,3 +340,19 @@ def test_a_failure_leaves_nothing_behind(short: tuple[Report, Report], tmp_path:
 
 def test_every_table_is_known_by_name(made: tuple[Path, Report]) -> None:
     assert set(report_tables(made[1])) <= set(TABLE_NAMES)
+
+
+def test_what_the_run_and_the_map_have_to_say(made: tuple[Path, Report], tmp_path: Path) -> None:
+    run = made[1].run
+    (tmp_path / "map.yaml").write_text("Ru01: Ru\nBeton: Rc\n")
+    noted = replace(run, record={**run.record, "notes": ["1 frame is missing between a and b: the belt is cut there"]})
+    report = build_report(noted, replace(OPTIONS, mapping=load_map(tmp_path / "map.yaml")), find_batches(noted))
+    assert "1 frame is missing between a and b: the belt is cut there." in report.warnings
+    (warning,) = [text for text in report.warnings if "Beton" in text]
+    assert "Ru01" not in warning and "count as usual" in warning
+
+
+def test_a_data_set_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(RamsesError, match="is a data set, not a run"):
+        read_run(tmp_path)

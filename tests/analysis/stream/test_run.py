@@ -210,6 +210,7 @@ def test_broken_and_missing_frames_cut_the_belt(tmp_path: Path) -> None:
     assert camera.warnings == ["frame_3.png does not continue frame_1.png: the frame number usually changes by +1, "
                                "here by +2: the belt is cut there"] or "missing" in camera.warnings[0]  # fmt: skip
     assert table["mass"].tolist() == [100, 100, 50] and table["edge"].tolist() == ["", "", "top"]
+    assert json.loads((tmp_path / "missing/run.json").read_text())["notes"] == camera.warnings
 
 
 def test_cut_particles_can_be_left_out(tmp_path: Path) -> None:
