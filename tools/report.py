@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ramses_d2.analysis.bootstrap import METHODS, PARTICLES, PICTURES, Resampling
+from ramses_d2.analysis.bootstrap import PARTICLES, PICTURES, Resampling
 from ramses_d2.analysis.calibration import calibrate, read_factors
 from ramses_d2.analysis.coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G
 from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, load_map
@@ -102,13 +102,12 @@ def _add_bootstrap(parser: argparse._ActionsContainer, over: tuple[str, ...]) ->
     if over:
         parser.add_argument("--bootstrap", choices=over, default=PARTICLES, help="intervals over; default: particles")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals; default: 0.95")
-    parser.add_argument("--interval", choices=METHODS, default=METHODS[0], help="kind; default: %(default)s")
     parser.add_argument("--replicates", type=int, default=2000, help="of the bootstrap; default: 2000")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def _resampling(args: argparse.Namespace, over: str) -> Resampling:
-    return Resampling(over, args.replicates, args.confidence, args.interval, args.seed)
+    return Resampling(over, args.replicates, args.confidence, args.seed)
 
 
 def _coin(values: tuple[str, ...]) -> dict[str, str | float]:

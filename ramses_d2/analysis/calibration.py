@@ -101,7 +101,7 @@ def calibrate(
     Args:
         run: with predicted masses, uncorrected.
         weighed: the batches.
-        resampling: replicates, confidence, method and seed of the intervals; always over batches.
+        resampling: replicates, confidence and seed of the intervals; always over batches.
         day: to write into the origin; default today.
 
     Returns:
@@ -154,9 +154,7 @@ def _factor(rows: pd.DataFrame, resampling: Resampling) -> ClassFactor:
     low = high = math.nan
     if len(rows) > 1:
         sums = replicate_sums(grams, np.arange(len(rows)), resampling)
-        # A draw of batches in which nothing was predicted says nothing of the factor
-        quotients = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-        low, high = (float(end) for end in interval(quotients, np.array(weighed / predicted), resampling))
+        low, high = (float(end) for end in interval(sums[:, 0] / sums[:, 1], resampling.confidence))
     return ClassFactor(
         float(weighed / predicted),
         low,

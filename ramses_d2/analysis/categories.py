@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bootstrap import effective_number
+from .bootstrap import unseen_weight
 from .composition import Composition
 from .constituents import CONSTITUENTS, FLOATING, FLOATING_REMARK
 from .json_values import json_values
@@ -75,11 +75,11 @@ class Categories:
 def categorise(composition: Composition, certain: float = CERTAIN) -> Categories:
     """Find the EN 12620 categories of a composition.
 
-    The certainty of a category is the share of the bootstrap replicates that satisfy it, but at most
-    1 - (1 - limit)^n, the confidence of the exact binomial bound: replicates hold nothing that was not seen, so every
-    one of them satisfies a limit that the sample hardly touches, however small the sample. n is the effective number
-    of particles (or pictures, where these are drawn) of the kinds that do not count against the limit: what was seen
-    of the others adds nothing to it, so finding more of them never makes one surer.
+    The certainty of a category is the share of the bootstrap replicates that satisfy it, each with one more unit that
+    counts against it (:func:`.bootstrap.unseen_weight`): replicates hold nothing that was not seen, so every one of
+    them would satisfy a limit that the sample hardly touches, however small the sample. With equal weights it is one
+    minus the p-value of the exact binomial test: 1 - (1 - limit)^n where nothing was seen among n. What was seen of
+    the others adds nothing to it, so finding more of them never makes one surer.
 
     Args:
         composition: of :func:`.composition.compose`.
@@ -87,14 +87,14 @@ def categorise(composition: Composition, certain: float = CERTAIN) -> Categories
     """
     rows, summary = [], []
     for name, group in _TABLE.items():
-        fraction, replicates = _fractions(composition, group)
+        fraction = _fraction(composition, group)
         found = [
             {
                 "group": name,
                 "category": category,
                 "limit": limit,
-                "met": None if np.isnan(fraction) else bool(_met(fraction, limit, rule)),
-                "certainty": _certainty(composition, group, fraction, replicates, limit, rule),
+                "met": None if np.isnan(fraction) else _met(fraction, limit, rule),
+                "certainty": _certainty(composition, group, fraction, limit, rule),
             }
             for category, limit, rule in _categories(name, group)
         ]
@@ -117,13 +117,10 @@ def _categories(name: str, group: _Group) -> list[tuple[str, float, str]]:
     return found
 
 
-def _fractions(composition: Composition, group: _Group) -> tuple[float, np.ndarray]:
-    """The group's fraction, and those of the replicates (R,)."""
-    if not group.members:
-        return np.nan, np.empty(0)
+def _fraction(composition: Composition, group: _Group) -> float:
+    """0 to 1; NaN where the sample is empty or the group cannot be seen."""
     table = composition.constituents.set_index("constituent")
-    fraction = table.loc[list(group.members), "fraction"].sum(skipna=False)
-    return float(fraction), composition.replicates[:, _columns(group)].sum(axis=1)
+    return float(table.loc[list(group.members), "fraction"].sum(skipna=False)) if group.members else np.nan
 
 
 def _columns(group: _Group) -> np.ndarray:
@@ -131,31 +128,25 @@ def _columns(group: _Group) -> np.ndarray:
     return np.isin(list(CONSTITUENTS), group.members)
 
 
-def _met(fraction: float | np.ndarray, limit: float, rule: str) -> np.ndarray:
-    """Whether fractions (any shape) satisfy a category, bool of the same shape."""
-    fraction = np.asarray(fraction)
+def _met(fraction: float, limit: float, rule: str) -> bool:
     at_least, at_most = fraction >= limit / 100 - _SAME, fraction <= limit / 100 + _SAME
-    rules = {"at least": at_least, "below": ~at_least, "at most": at_most, "above": ~at_most}
-    return rules[rule] if rule in rules else np.ones_like(fraction, bool)
+    return {"at least": at_least, "below": not at_least, "at most": at_most, "above": not at_most, "any": True}[rule]
 
 
-def _certainty(
-    composition: Composition, group: _Group, fraction: float, replicates: np.ndarray, limit: float, rule: str
-) -> float:
+def _certainty(composition: Composition, group: _Group, fraction: float, limit: float, rule: str) -> float:
     """0 to 1; NaN without replicates, where the sample is empty or the group cannot be seen."""
-    if np.isnan(fraction) or not len(replicates):
+    if np.isnan(fraction) or not len(composition.replicates):
         return np.nan
     if rule == "any":
         return 1.0
-    known = replicates[~np.isnan(replicates)]
-    if not len(known):
-        return np.nan
-    # What speaks for the category, and how much of everything else would break it
-    is_upper = rule in ("at most", "below")
-    supporting = ~_columns(group) if is_upper else _columns(group)
-    room = limit / 100 if is_upper else 1 - limit / 100
-    effective = effective_number(composition.unit_grams[:, supporting].sum(axis=1))
-    return min(float(np.mean(_met(known, limit, rule))), 1 - (1 - room) ** effective)
+    # What counts against the category, and the share that it may have
+    against = _columns(group) if rule in ("at most", "below") else ~_columns(group)
+    room = limit / 100 if rule in ("at most", "below") else 1 - limit / 100
+    one_more = unseen_weight(*(composition.unit_grams[:, kind].sum(axis=1) for kind in (against, ~against)))
+    bad, good = (composition.replicates[:, kind].sum(axis=1) for kind in (against, ~against))
+    # A replicate has room for this many of the unit that may be unseen; P(exponential weight <= that)
+    free = np.maximum(0, good * room / (1 - room) - bad) / one_more
+    return float(np.mean(-np.expm1(-free)))
 
 
 def _summary(name: str, group: _Group, fraction: float, found: list[dict[str, Any]], certain: float) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bootstrap import Resampling, effective_number, interval, replicate_sums, unit_sums, unseen_bound
+from .bootstrap import (
+    Resampling,
+    effective_number,
+    replicate_sums,
+    share_interval,
+    unequal_weights,
+    unit_sums,
+    unseen_weight,
+)
 from .constituents import (
     CONSTITUENTS,
     DEFAULT_MAP,
@@ -46,7 +54,7 @@ class Composition:
         resampling: how intervals were made; None = no intervals.
         map_source: which constituent map.
         notes: sentences a reader of the figures must know.
-        replicates: (R, 6) fractions of ``CONSTITUENTS`` in the bootstrap replicates, (0, 6) without.
+        replicates: (R, 6) grams of ``CONSTITUENTS`` in the bootstrap replicates, (0, 6) without.
         unit_grams: (C, 6) grams of ``CONSTITUENTS`` in each particle or picture that is drawn, (0, 6) without.
     """
 
@@ -103,13 +111,13 @@ def compose(
     ).reshape(-1, len(CONSTITUENTS))
 
     units, remark = resampling.units(rows["baseimg"]) if resampling else (None, "")
+    unequal = ""
     replicates = unit_grams = np.empty((0, len(class_names)))
     if units is not None:
         class_grams = per_class * grams[:, None]
         unit_grams = unit_sums(class_grams, units)
-        sums = replicate_sums(class_grams, units, resampling)
-        with np.errstate(invalid="ignore"):  # a replicate without mass has no fractions
-            replicates = sums / sums.sum(axis=1, keepdims=True)
+        unequal = unequal_weights(unit_grams.sum(axis=1), resampling.over)
+        replicates = replicate_sums(class_grams, units, resampling)
     figures = _Figures(grams, replicates, unit_grams, resampling if units is not None else None)
 
     def members(keys: Sequence[str]) -> np.ndarray:
@@ -140,7 +148,7 @@ def compose(
         effective_particles=effective_number(grams),
         resampling=resampling,
         map_source=mapping.source,
-        notes=tuple(note for note in (*sample_notes(sample, foreign), remark) if note),
+        notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         replicates=replicates @ in_constituent,
         unit_grams=unit_grams @ in_constituent,
     )
@@ -167,7 +175,7 @@ class _Figures:
     """Particles, grams, fraction and interval of groups of classes."""
 
     grams: np.ndarray  # (n,)
-    replicates: np.ndarray  # (R, classes) mass fractions
+    replicates: np.ndarray  # (R, classes) grams
     unit_grams: np.ndarray  # (C, classes)
     resampling: Resampling | None
 
@@ -192,14 +200,16 @@ class _Figures:
     def _interval(self, fraction: float, inside: np.ndarray, members: np.ndarray) -> tuple[float, float, str]:
         if self.resampling is None or np.isnan(fraction):
             return np.nan, np.nan, ""
-        low, high = interval(self.replicates[:, members].sum(axis=1), np.array(fraction), self.resampling)
-        unseen, others_unseen = (
-            unseen_bound(effective_number(self.unit_grams[:, kind].sum(axis=1)), self.resampling.confidence)
-            for kind in (~members, members)
+        own, rest = (self.unit_grams[:, kind].sum(axis=1) for kind in (members, ~members))
+        low, high = share_interval(
+            self.replicates[:, members].sum(axis=1),
+            self.replicates[:, ~members].sum(axis=1),
+            (unseen_weight(own, rest), unseen_weight(rest, own)),
+            self.resampling,
         )
         remark = "" if self.grams[inside].any() else NONE_SEEN
         remark = remark if self.grams[~inside].any() else NOTHING_ELSE_SEEN
-        return min(float(low), 1 - others_unseen), max(float(high), unseen), remark
+        return min(low, fraction), max(high, fraction), remark
 
 
 def _frame(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:

@@ -16,7 +16,16 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .bootstrap import Resampling, effective_number, interval, replicate_counts, unseen_bound
+from .bootstrap import (
+    Resampling,
+    interval,
+    replicate_sums,
+    replicate_weights,
+    share_interval,
+    unequal_weights,
+    unit_sums,
+    unseen_weight,
+)
 from .composition import NONE_SEEN, sample_notes
 from .constituents import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap
 from .cumulative_curve import LEVELS, curve_figures
@@ -81,8 +90,8 @@ def grade(
 ) -> Grading:
     """The grading of all particles but scale objects.
 
-    No interval of a passing share ends before the binomial bound for what was not seen, as in the composition: ten
-    particles without fines do not show that there are none.
+    The interval of a passing share reaches what was not seen, as in the composition: ten particles without fines do not
+    show that there are none. If none stays on a sieve, one that would may be as heavy as the heaviest that passes.
 
     D values lie on the cumulative curve of the particles themselves, not of the sieves: straight lines in
     log(size) between neighbouring sizes; a level that the smallest particle reaches alone has its size.
@@ -154,11 +163,15 @@ def _grade(
 
     value = curve_figures(weights[None], sizes, starts, number)[0]
     low = high = np.full_like(value, np.nan)
+    unequal = ""
     if units is not None:
-        draws = replicate_counts(units, resampling)
-        replicates = np.concatenate([curve_figures(counts * weights, sizes, starts, number) for counts in draws])
-        low, high = interval(replicates, value, resampling)
-        _reach_unseen(low[: len(limits)], high[: len(limits)], weights, units, passing, resampling.confidence)
+        draws = replicate_weights(units, resampling)
+        replicates = np.concatenate([curve_figures(draw * weights, sizes, starts, number) for draw in draws])
+        low, high = interval(replicates, resampling.confidence)
+        unequal = unequal_weights(np.bincount(units, weights), resampling.over)
+        band = _band(weights, units, passing, resampling)
+        low[: len(limits)] = np.minimum(band[0], value[: len(limits)])
+        high[: len(limits)] = np.maximum(band[1], value[: len(limits)])
     figures = pd.DataFrame({"value": value, "low": low, "high": high})
     amount = float(weights.sum())
     per_size = np.add.reduceat(weights, starts) if len(starts) else weights
@@ -171,31 +184,36 @@ def _grade(
         unit=WEIGHTS[weight],
         size=size,
         resampling=resampling,
-        notes=tuple(note for note in (*sample_notes(sample, foreign), remark) if note),
+        notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         curve=pd.DataFrame({"size_mm": sizes, "passing": np.cumsum(per_size) / (amount or np.nan)}),
     )
 
 
-def _reach_unseen(
-    low: np.ndarray, high: np.ndarray, weights: np.ndarray, units: np.ndarray, passing: np.ndarray, confidence: float
-) -> None:
-    """Let the intervals of passing shares reach what was not seen, in place.
+def _band(
+    weights: np.ndarray, units: np.ndarray, passing: np.ndarray, resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals of passing shares.
 
     Args:
-        low, high: (1 + S,) at the fines sieve and at the rising sieves.
         weights, units: (n,) of the particles in the order of their sizes.
-        passing: (1 + S,) how many of them pass.
-        confidence: of the intervals.
+        passing: (1 + S,) how many of them pass the fines sieve and the rising sieves.
+
+    Returns:
+        low, high: (1 + S,), both rising.
     """
-    for index, number in enumerate(passing):
-        through, retained = (
-            unseen_bound(effective_number(np.bincount(units[part], weights[part])), confidence)
-            for part in (slice(number), slice(number, None))
-        )
-        low[index], high[index] = np.minimum(low[index], 1 - through), np.maximum(high[index], retained)
+    passes = np.arange(len(weights))[:, None] < passing  # (n, 1 + S)
+    grams = np.column_stack([weights[:, None] * passes, weights])
+    per_unit, sums = unit_sums(grams, units), replicate_sums(grams, units, resampling)
+    ends = []
+    for index in range(len(passing)):
+        through, retained = per_unit[:, index], per_unit[:, -1] - per_unit[:, index]
+        # Whatever stays on a sieve is larger than all that passes, so it is not lighter than the heaviest of that
+        unseen = unseen_weight(retained, through) if retained.any() else float(through.max())
+        rest = np.maximum(0, sums[:, -1] - sums[:, index])  # a difference of sums: 0 may come out as -1e-16
+        ends.append(share_interval(sums[:, index], rest, (unseen_weight(through, retained), unseen), resampling))
+    low, high = np.transpose(ends)
     # A larger sieve passes no less: a band that a heavy particle has widened stays as wide until the curve is there
-    high[1:] = np.maximum.accumulate(high[1:])
-    low[1:] = np.minimum.accumulate(low[:0:-1])[::-1]
+    return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
 
 
 def _tables(

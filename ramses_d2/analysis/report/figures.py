@@ -45,8 +45,7 @@ def composition_chart(composition: Composition) -> str:
             axes.barh(row, share[row], height=0.62, color=fill, edgecolor=INK, linewidth=0.7, hatch=pattern)
         known = low.notna()
         if known.any():
-            # A bootstrap interval of the basic kind may lie beside the estimate
-            ends = np.abs([(share - low)[known].clip(lower=0), (high - share)[known].clip(lower=0)])
+            ends = np.abs([(share - low)[known], (high - share)[known]])
             axes.errorbar(share[known], np.flatnonzero(known), xerr=ends, fmt="none", ecolor=INK, capsize=4, lw=1.3)
         right = np.nanmax([share, high])
         for row in range(len(table)):

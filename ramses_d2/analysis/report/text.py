@@ -153,15 +153,16 @@ def method_notes(report: Report) -> list[str]:
     if composition.resampling:
         r = composition.resampling
         sentences.append(
-            f"Intervals: {percent_text(r.confidence)}, {r.method} bootstrap over {r.over}, {r.replicates} replicates,"
+            f"Intervals: {percent_text(r.confidence)}, Bayesian bootstrap over {r.over}, {r.replicates} replicates,"
             f" seed {r.seed}. They say how much the figures depend on which particles were photographed, not how wrong"
             f" the network is."
         )
         if len(composition.unit_grams):
             effective = effective_number(composition.unit_grams.sum(axis=1))
             sentences.append(
-                f"What was not seen may still be there: no interval of a share ends before the binomial bound for it,"
-                f" and no category is more certain than that allows. The {r.over} say as much as {effective:.3g} of"
+                f"What was not seen may still be there: intervals of shares and certainties allow for one more"
+                f" {r.over.removesuffix('s')} of each kind, as heavy as the heaviest seen of it, and not lighter than"
+                f" that of the others in which an average gram lies. The {r.over} say as much as {effective:.3g} of"
                 f" equal mass."
             )
     else:
