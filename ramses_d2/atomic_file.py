@@ -10,6 +10,20 @@ from typing import IO, Any
 
 
 @contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Another name beside ``path`` to write to; it takes the place of ``path`` at the end, and goes on failure.
+
+    Two processes that write the same file have different names, so the later one wins whole.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_file(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """A stream whose content takes the place of ``path`` at the end; on failure nothing of it stays.
 
@@ -18,10 +32,8 @@ def atomic_file(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]
         mode: "w" (UTF-8) or "wb".
         options: of ``open``.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8", **options) as stream:
-            yield stream
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_path(path) as unfinished,
+        unfinished.open(mode, encoding=None if "b" in mode else "utf-8", **options) as stream,
+    ):
+        yield stream

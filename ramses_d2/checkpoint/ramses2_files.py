@@ -18,6 +18,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from ..atomic_file import atomic_path
 from ..engine import load_config
 from ..errors import RamsesError
 from ..folder_swap import folder_swap
@@ -86,14 +87,9 @@ def import_config(config: str, classes: str | None, output: str, *, force: bool 
     if path.is_dir() or (path.exists() and not force):
         raise RamsesError(f"{output} exists: choose another --output, or replace a file with --force")
     delta = _overrides(config, None if classes is None else read_classes(classes))
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    with _parents(path):
-        try:
-            _write_yaml(unfinished, delta, Path(config).name)
-            build_model(_config(unfinished))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with _parents(path), atomic_path(path) as unfinished:
+        _write_yaml(unfinished, delta, Path(config).name)
+        build_model(_config(unfinished))
     return f"wrote {output}"
 
 

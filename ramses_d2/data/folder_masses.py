@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
+from ramses_d2.atomic_file import atomic_path
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import REQUIRED_COLUMNS, read_annotations, read_text_table, reject_duplicates
@@ -189,12 +190,8 @@ def _write_csv(output: Path, csv_path: Path, before: pd.DataFrame, after: pd.Dat
             text[name] = "False" if name == "gt_mass" else "NaN"
         if rows.any():
             text.loc[rows, name] = after.loc[rows, name].map(_cell)
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    try:
+    with atomic_path(output) as unfinished:
         text.to_csv(unfinished, index=False)
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _cell(value: float | bool) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from ramses_d2.atomic_file import atomic_file
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
@@ -243,9 +244,5 @@ def _check_replaceable(path: Path, force: bool) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(path) as stream:
+        stream.write(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase
 
+from ..atomic_file import atomic_path
 from .curves_figure import draw_curves
 from .evaluation_hook import RESULT
 from .stats_table import KEY, StatsTable
@@ -90,9 +90,8 @@ class Curves(HookBase):
             return
         self._last_evaluation = max(step for _, step in metrics.values())
         self.table.append(_position(steps, self._epoch_steps) | {name: float(value) for name, value in new.items()})
-        unfinished = self._folder / "curves.unfinished.png"
-        draw_curves(self._losses, self.table).savefig(unfinished)
-        os.replace(unfinished, self._folder / "curves.png")
+        with atomic_path(self._folder / "curves.png") as unfinished:
+            draw_curves(self._losses, self.table).savefig(unfinished, format="png")
 
 
 def _position(steps: int, epoch_steps: float) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ramses_d2.atomic_file import atomic_file
 from ramses_d2.errors import RamsesError
 
 from .check import CheckReport
@@ -90,13 +90,8 @@ def report_json(report: CheckReport) -> dict[str, Any]:
 
 def write_report(report: CheckReport, path: str | Path) -> None:
     """Write the report as JSON; a report that is there is replaced."""
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(report_json(report), indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(Path(path)) as stream:
+        stream.write(json.dumps(report_json(report), indent=1) + "\n")
 
 
 def refuse_to_overwrite(path: str | Path, force: bool) -> None:

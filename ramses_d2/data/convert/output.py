@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from ramses_d2.atomic_file import atomic_path
 from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
@@ -128,12 +128,8 @@ def new_file(output: Path, replaceable: bool, force: bool) -> Iterator[Path]:
         if not replaceable:
             raise RamsesError(f"{output} was not written by a conversion: refusing to replace it; choose another name")
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f"{output.name}.unfinished-{os.getpid()}")
-    try:
+    with atomic_path(output) as unfinished:
         yield unfinished
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def place_picture(picture: Picture, folder: Path, mode: str, upright: bool, notes: Counter[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,14 +162,9 @@ def decode(path: Path) -> Image.Image:
     Raises:
         RamsesError: missing or unreadable.
     """
-    if not path.is_file():
-        raise RamsesError(f"{path}: no such file")
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RamsesError(f"{path}: the picture cannot be read ({type(error).__name__}); replace the file") from None
+    with _opened(path) as picture:
+        picture.load()
+        return picture.copy()
 
 
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
@@ -177,11 +173,18 @@ def stored_size(path: Path) -> tuple[tuple[int, int], int]:
     Raises:
         RamsesError: missing or unreadable.
     """
+    with _opened(path) as picture:
+        return (picture.height, picture.width), picture.getexif().get(EXIF_ORIENTATION, 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture; whatever is wrong with it, also inside the block, is a RamsesError."""
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
     try:
         with Image.open(path) as picture:
-            return (picture.height, picture.width), picture.getexif().get(EXIF_ORIENTATION, 1)
+            yield picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RamsesError(f"{path}: the picture cannot be read ({type(error).__name__}); replace the file") from None
 
