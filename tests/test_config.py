@@ -109,6 +109,7 @@ def test_femto_is_the_published_network() -> None:
     [
         ("configs/nosuch.yaml", [], "no such config file"),
         ("configs/ramses_femto.yaml", ["MODEL.RAMSES.NOSUCH", "1"], "Non-existent key: MODEL.RAMSES.NOSUCH"),
+        ("configs/ramses_femto.yaml", ["SOLVER.BASELR", "1"], "key: SOLVER.BASELR; did you mean SOLVER.BASE_LR.$"),
         ("configs/ramses_femto.yaml", ["MODEL.RAMSES.NUM_CLASSES", "many"], "NUM_CLASSES"),
     ],
 )
@@ -116,3 +117,11 @@ def test_a_wrong_config_is_one_line(path: str, overrides: list[str], message: st
     with pytest.raises(RamsesError, match=message) as error:
         load_config(str(ROOT / path), overrides)
     assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_key_of_a_file_is_named_with_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"_BASE_: {ROOT}/configs/ramses_demo.yaml\nMODEL: {{RAMSES: {{MASS: {{ENABLE: true}}}}}}\n"
+    )
+    with pytest.raises(RamsesError, match="mine.yaml: .*MASS.ENABLE; did you mean MODEL.RAMSES.MASS.ENABLED.$"):
+        load_config(str(tmp_path / "mine.yaml"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -39,11 +40,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     try:
         cfg.merge_from_file(config_file)
     except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise RamsesError(f"{config_file}: {_one_line(error)}") from error
+        raise RamsesError(f"{config_file}: {_one_line(error)}{_suggestion(error, cfg)}") from error
     try:
         cfg.merge_from_list(overrides or [])
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise RamsesError(f"config override: {_one_line(error)}") from error
+        raise RamsesError(f"config override: {_one_line(error)}{_suggestion(error, cfg)}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")
         cfg.MODEL.DEVICE = "cpu"
@@ -56,6 +57,23 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+
+
+def _suggestion(error: Exception, cfg: CfgNode) -> str:
+    """The key that an unknown one resembles most, if any."""
+    unknown = (
+        _one_line(error).partition("Non-existent ")[2].rpartition("key: ")[2]
+    )  # KeyError or AssertionError of yacs
+    nearest = get_close_matches(unknown, _keys(cfg), n=1, cutoff=0.8)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def settle_classes(cfg: CfgNode, names: Sequence[str]) -> None:
