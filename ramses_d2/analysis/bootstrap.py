@@ -57,6 +57,8 @@ class Resampling:
             raise RamsesError(f"bootstrap over {self.over!r}: give {PARTICLES} or {PICTURES}")
         if not 0 < self.confidence < 1:
             raise RamsesError(f"bootstrap confidence {self.confidence}: give a number between 0 and 1, such as 0.95")
+        if self.seed < 0:
+            raise RamsesError(f"bootstrap seed {self.seed}: give 0 or more")
         if self.replicates < 100:
             raise RamsesError(f"{self.replicates} bootstrap replicates: give at least 100, the tails need them")
 
@@ -168,7 +170,7 @@ def unseen_weight(own: np.ndarray, rest: np.ndarray) -> float:
     Of a kind that was not seen, or only as specks, it is the weight of the unit of the rest in which an average gram
     lies, sum w^2 / sum w. Nothing in a sample can tell that the pieces of an unseen kind are heavier still.
 
-    Finding one more unit of the kind never makes it less, so that whoever finds more glass is not surer of less.
+    Finding one more unit of the kind never makes it less, so that whoever finds more glass is not surer of less glass.
 
     Args:
         own, rest: (C,) weight of the kind and of everything else in each unit.

@@ -182,8 +182,12 @@ def read_factors(path: str | Path) -> Factors:
     entries = content.get("factors")
     if not isinstance(entries, dict) or not entries:
         raise RamsesError(f"{path}: no factors in it")
+    without, origin = content.get("no_factor") or {}, content.get("origin") or {}
+    is_wrong = not (isinstance(without, dict) and isinstance(origin, dict))
+    if is_wrong or not isinstance(origin.get("weights") or {}, dict):
+        raise RamsesError(f"{path}: no_factor, origin or its weights is no mapping: leave them as calibrate wrote them")
     classes = {str(name): _class_factor(f"{path}, {name}", entry) for name, entry in entries.items()}
-    return Factors(classes, dict(content.get("no_factor") or {}), dict(content.get("origin") or {}), path.name)
+    return Factors(classes, dict(without), dict(origin), path.name)
 
 
 def is_same_file(factors: Factors, batches: Path | None) -> bool:

@@ -17,6 +17,8 @@ import matplotlib
 import numpy as np
 from PIL import ImageFont
 
+from .plain_number import plain_number
+
 # DejaVu Sans comes with matplotlib and knows accents, Greek and Cyrillic; OpenCV's own letters are ASCII only
 FONT_FILE = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 # Smaller text cannot be read, px
@@ -59,7 +61,7 @@ class Caption(NamedTuple):
 def particle_caption(class_name: str | None, score: float | None, mass: float) -> list[str]:
     """Lines of text for one particle: class with score, and grams where they are known (mass not NaN)."""
     first = " ".join(([class_name] if class_name else []) + ([] if score is None else [f"{score:.2f}"]))
-    return ([first] if first else []) + ([] if math.isnan(mass) else [f"{mass:.3g} g"])
+    return ([first] if first else []) + ([] if math.isnan(mass) else [f"{plain_number(mass, 3)} g"])
 
 
 def caption_choices(class_name: str | None, score: float | None, mass: float) -> Choices:

@@ -79,7 +79,8 @@ def categorise(composition: Composition, certain: float = CERTAIN) -> Categories
     counts against it (:func:`.bootstrap.unseen_weight`): replicates hold nothing that was not seen, so every one of
     them would satisfy a limit that the sample hardly touches, however small the sample. With equal weights it is one
     minus the p-value of the exact binomial test: 1 - (1 - limit)^n where nothing was seen among n. What was seen of
-    the others adds nothing to it, so finding more of them never makes one surer.
+    the others adds nothing to it, so finding more of them makes nobody surer, but for the chance of the replicates
+    (about 0.01 at 2000 of them).
 
     Args:
         composition: of :func:`.composition.compose`.

@@ -146,7 +146,7 @@ def compose(
         mass_g=float(grams.sum()),
         pictures=int(rows["baseimg"].nunique()),
         effective_particles=effective_number(grams),
-        resampling=resampling,
+        resampling=resampling if units is not None else None,
         map_source=mapping.source,
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         replicates=replicates @ in_constituent,
@@ -207,8 +207,8 @@ class _Figures:
             (unseen_weight(own, rest), unseen_weight(rest, own)),
             self.resampling,
         )
-        remark = "" if self.grams[inside].any() else NONE_SEEN
-        remark = remark if self.grams[~inside].any() else NOTHING_ELSE_SEEN
+        remark = "" if inside.any() else NONE_SEEN
+        remark = NOTHING_ELSE_SEEN if inside.all() else remark
         return min(low, fraction), max(high, fraction), remark
 
 

@@ -35,6 +35,7 @@ from .sieves import FINES_SIEVE, SieveSize, number_passing, sieve_series
 
 BELOW_SMALLEST, FINES, OVERSIZE = "below smallest sieve", "fines", "oversize"
 _SIZE_NAMES = (*(f"D{100 * level:.0f}" for level in LEVELS), "Cu", "Cc")
+_LARGEST = 5  # particles whose heaviest stands for the largest of a sample: the largest itself may be flat and light
 _SIZE_COLUMNS = ["name", "value", "low", "high", "unit"]
 
 
@@ -91,7 +92,7 @@ def grade(
     """The grading of all particles but scale objects.
 
     The interval of a passing share reaches what was not seen, as in the composition: ten particles without fines do not
-    show that there are none. If none stays on a sieve, one that would may be as heavy as the heaviest that passes.
+    show that there are none. One more that stays on a sieve is taken to be no lighter than the largest that pass it.
 
     D values lie on the cumulative curve of the particles themselves, not of the sieves: straight lines in
     log(size) between neighbouring sizes; a level that the smallest particle reaches alone has its size.
@@ -183,7 +184,7 @@ def _grade(
         weight=weight,
         unit=WEIGHTS[weight],
         size=size,
-        resampling=resampling,
+        resampling=resampling if units is not None else None,
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         curve=pd.DataFrame({"size_mm": sizes, "passing": np.cumsum(per_size) / (amount or np.nan)}),
     )
@@ -207,8 +208,9 @@ def _band(
     ends = []
     for index in range(len(passing)):
         through, retained = per_unit[:, index], per_unit[:, -1] - per_unit[:, index]
-        # Whatever stays on a sieve is larger than all that passes, so it is not lighter than the heaviest of that
-        unseen = unseen_weight(retained, through) if retained.any() else float(through.max())
+        # Whatever stays on a sieve is larger than all that passes, so no lighter than the largest of that
+        largest = weights[max(0, passing[index] - _LARGEST) : passing[index]]
+        unseen = max(unseen_weight(retained, through), float(largest.max(initial=0.0)))
         rest = np.maximum(0, sums[:, -1] - sums[:, index])  # a difference of sums: 0 may come out as -1e-16
         ends.append(share_interval(sums[:, index], rest, (unseen_weight(through, retained), unseen), resampling))
     low, high = np.transpose(ends)
@@ -250,6 +252,6 @@ def _tables(
         columns=["name", "limit_mm", "fraction", "low", "high", "particles"],
     )
     tails.insert(5, "amount", tails["fraction"] * amount)
-    tails["remark"] = np.where(tails["fraction"] == 0, NONE_SEEN, "")
+    tails["remark"] = np.where(tails["particles"] == 0, NONE_SEEN, "")
     units = ["mm"] * len(LEVELS) + ["", ""]
     return {"sieves": sieves, "tails": tails, "sizes": sizes.assign(name=_SIZE_NAMES, unit=units)[_SIZE_COLUMNS]}

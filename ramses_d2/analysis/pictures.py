@@ -89,12 +89,14 @@ def find_pictures(
     Raises:
         RamsesError: nothing there, no picture in it, or a picture that the file of resolutions does not name.
     """
-    found: dict[Path, float | None] = {}
+    found: dict[Path, tuple[Path, float | None]] = {}
     for source in sources:
         for path, own in _of_source(source, recursive):
-            found.setdefault(path, own)
+            found.setdefault(path.resolve(), (path, own))  # a file that two sources name in different ways is one
     pictures = []
-    for path, own in found.items():
+    for path, own in found.values():
+        if _is_undecodable(str(path)):
+            raise RamsesError(f"{str(path)!r}: its name is not UTF-8 and fits in no table: rename it")
         if isinstance(resolutions, dict):
             own = resolutions.get(path.name, resolutions.get(path.stem))
             if own is None:
@@ -121,21 +123,34 @@ def in_given_order(pictures: Sequence[Picture], order_file: str) -> list[Picture
     """
     path = Path(order_file)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise RamsesError(f"--order {path}: not readable as text ({type(error).__name__})") from error
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise RamsesError(f"--order {path}: no name in it")
-    ordered = []
+    called: dict[str, list[int]] = {}
+    for index, picture in enumerate(pictures):
+        for name in {str(picture.path), picture.path.name, picture.path.stem}:
+            called.setdefault(name, []).append(index)
+    ordered: dict[int, Picture] = {}
     for name in names:
-        found = [p for p in pictures if name in (str(p.path), p.path.name, p.path.stem)]
+        found = called.get(name, [])
         if len(found) != 1:
             raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the pictures")
         if found[0] in ordered:
             raise RamsesError(f"--order {path}: {name} is named twice")
-        ordered += found
-    return ordered
+        ordered[found[0]] = pictures[found[0]]
+    return list(ordered.values())
+
+
+def _is_undecodable(name: str) -> bool:
+    """Whether a name from the file system holds bytes that are no UTF-8 (Python keeps them as surrogates)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:

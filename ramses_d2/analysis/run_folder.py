@@ -94,6 +94,8 @@ class RunFolder:
             raise RamsesError(
                 f"{self.output} exists and holds {what}: choose another --output, or replace it with --force"
             )
+        if "run.json" not in names:  # the first file that a run writes
+            raise RamsesError(f"{self.output} holds no run, it has no run.json: not replaced, choose another --output")
         if names - ENTRIES:
             raise RamsesError(
                 f"{self.output} holds {sorted(names - ENTRIES)[0]}, which is no part of a run: not replaced"
@@ -133,18 +135,35 @@ class RunFolder:
         return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
 
     def start(self) -> None:
-        """Make the folder, if this is not the run that is in it."""
+        """Make the folder, if this is not the run that is in it.
+
+        Raises:
+            RamsesError: it cannot be made or replaced.
+        """
         if self._started:
             return
-        if self._replaces:
-            replaced = self.output.with_name(f"{self.output.name}.replaced-{os.getpid()}")
-            self.output.rename(replaced)
-            shutil.rmtree(replaced)
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._write_json("run.json", self._run(complete=False))  # first, so that a killed run is known as one
-        for name in ("labels", "overlays", "pictures"):
-            (self.output / name).mkdir(exist_ok=True)
+        try:
+            if self._replaces:
+                self._empty()
+            self.output.mkdir(parents=True, exist_ok=True)
+            self._write_json("run.json", self._run(complete=False))  # first, so that a killed run is known as one
+            for name in ("labels", "overlays", "pictures"):
+                (self.output / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RamsesError(f"{self.output}: cannot be made ({error.strerror}); choose another --output") from error
         self._started = True
+
+    def _empty(self) -> None:
+        """Remove a run from its folder, which may be a link or the current one and stays.
+
+        The records that say what is done go first and run.json last, so that a kill leaves a run with less done in it.
+        """
+        paths = [path for path in self.output.iterdir() if path.name in ENTRIES or _PARTIAL.fullmatch(path.name)]
+        for path in sorted(paths, key=lambda path: (path.name == "run.json", path.name != "pictures")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def add(
         self,

@@ -128,7 +128,7 @@ def test_too_little_to_draw_from_is_said():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"over": "frames"}, {"confidence": 95}, {"replicates": 10}],
+    [{"over": "frames"}, {"confidence": 95}, {"seed": -1}, {"replicates": 10}],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(RamsesError, match="bootstrap"):

@@ -204,3 +204,10 @@ def test_broken_files(tmp_path: Path, text: str | None, message: str) -> None:
     with pytest.raises(RamsesError, match=message) as caught:
         read_factors(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["no_factor: [a]", "origin: 3", "origin: {weights: abc}"])
+def test_parts_of_a_file_of_factors_that_are_no_mappings(tmp_path: Path, text: str) -> None:
+    (tmp_path / "factors.yaml").write_text(f"format: ramses-factors\nfactors: {{Rc: 1.1}}\n{text}\n")
+    with pytest.raises(RamsesError, match="no_factor, origin or its weights is no mapping"):
+        read_factors(tmp_path / "factors.yaml")

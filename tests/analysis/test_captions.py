@@ -96,3 +96,9 @@ def test_lines_stand_below_each_other_inside_the_box() -> None:
     assert lower - upper == pytest.approx(11)
     x0, y0, x1, y1 = caption.box()
     assert y0 < upper - 7 and lower + 2 < y1 and (x0 + x1, y0 + y1) == pytest.approx((100, 80))
+
+
+def test_grams_are_no_powers_of_ten() -> None:
+    assert particle_caption(None, None, 1234.0) == ["1230 g"]
+    assert particle_caption(None, None, 999.9) == ["1000 g"]
+    assert particle_caption(None, None, 0.01234) == ["0.0123 g"]

@@ -271,3 +271,13 @@ def test_wrong_maps(tmp_path, text, message):
 def test_missing_map(tmp_path):
     with pytest.raises(RamsesError, match=r"none\.yaml: not a readable constituent map"):
         load_map(tmp_path / "none.yaml")
+
+
+def test_what_weighs_nothing_was_seen_all_the_same():
+    found = compose(particles(("Rc", 1.0, 1), ("Rc", 2.0, 1), ("Rg", 0.0, 1)), resampling=QUICK).constituents
+    glass = found.set_index("constituent").loc["Rg"]
+    assert (glass["particles"], glass["fraction"], glass["remark"]) == (1, 0, "")
+
+
+def test_no_intervals_are_no_resampling():
+    assert compose(particles(("Rc", 1.0, 1)), resampling=Resampling("pictures")).resampling is None

@@ -287,3 +287,20 @@ def test_wrong_measures():
     for factor in (0, -1, np.nan):
         with pytest.raises(RamsesError, match="number above 0"):
             SieveSize(factor=factor)
+
+
+def test_what_weighs_nothing_was_seen_all_the_same():
+    found = grade(particles([5.0, 6.0, 70.0], [1.0, 1.0, 0.0]), [4, 63], resampling=QUICK)
+    tails = found.tails.set_index("name")
+    assert tails.loc["oversize", ["particles", "fraction", "remark"]].tolist() == [1, 0, ""]
+    assert tails.loc["fines", "remark"] == "none seen"
+    assert grade(particles([5.0], [1.0]), [4]).resampling is None  # one particle has no intervals
+
+
+def test_a_speck_on_a_sieve_makes_nobody_surer_of_less():
+    table = particles(np.linspace(4, 20, 100), np.linspace(4, 20, 100) ** 3 / 1000)
+    high = [
+        grade(pd.concat([table, more]), [31.5], resampling=Resampling(replicates=20_000)).tails["high"].iloc[-1]
+        for more in (table[:0], particles([40.0], [0.001]), particles([40.0], [30.0]))
+    ]
+    assert high[1] == pytest.approx(high[0], rel=0.05) and high[2] > 2 * high[0]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ramses_d2 import RamsesError
-from ramses_d2.analysis.pictures import find_pictures, read_resolutions
+from ramses_d2.analysis.pictures import find_pictures, in_given_order, read_resolutions
 
 
 @pytest.fixture
@@ -88,3 +88,40 @@ def test_a_number_is_never_somebody_elses_name(tmp_path: Path) -> None:
     pictures = find_pictures([str(tmp_path / "a"), str(tmp_path / "b")])
     assert len({picture.name for picture in pictures}) == 3
     assert {picture.path.name: picture.name for picture in pictures}["x-2.png"] == "x-2"
+
+
+def test_a_file_named_in_several_ways_is_one(pictures: Path) -> None:
+    (pictures / "link.png").symlink_to("b/f9.png")
+    assert names("b", str(pictures / "b"), "c/../b/f9.png", "link.png") == ["f9", "f10"]
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(pictures: Path) -> None:
+    (pictures / "b" / b"st\xfcck.png".decode(errors="surrogateescape")).write_bytes(b"x")
+    with pytest.raises(RamsesError, match=r"st\\udcfcck.png': its name is not UTF-8.*rename it"):
+        find_pictures(["b"])
+
+
+def test_the_order_of_a_list(pictures: Path) -> None:
+    """Written by Notepad: a byte order mark in front and CRLF; comments, names, names without extension and paths."""
+    (pictures / "order.txt").write_bytes("\ufefff10\r\n# second\r\n\r\nc/f9.tif\r\nb/f9.png\r\n".encode())
+    found = find_pictures(["b", "c"])
+    assert [str(picture.path) for picture in in_given_order(found, "order.txt")] == [
+        "b/f10.png",
+        "c/f9.tif",
+        "b/f9.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("f10\nf10.png\n", "f10.png is named twice"),
+        ("f9\n", "f9 is several"),
+        ("f7\n", "f7 is none"),
+        ("#\n", "no name"),
+    ],
+)
+def test_wrong_lists_are_one_line(pictures: Path, text: str, message: str) -> None:
+    (pictures / "order.txt").write_text(text)
+    with pytest.raises(RamsesError, match=message):
+        in_given_order(find_pictures(["b", "c"]), "order.txt")

@@ -147,3 +147,30 @@ def test_what_differs_from_the_run_that_is_there_is_named(tmp_path: Path) -> Non
     add(RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], {"options": {"stream": {"overlap": 1}}}), 1)
     with pytest.raises(RamsesError, match="a run with another setting, options.stream.overlap"):
         RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], {"options": {"stream": {"overlap": 2}}})
+
+
+def test_force_replaces_runs_only(tmp_path: Path) -> None:
+    """Labels made by hand look like a part of a run, but for run.json."""
+    (tmp_path / "mine/labels").mkdir(parents=True)
+    (tmp_path / "mine/labels/by_hand.png").write_bytes(b"x")
+    with pytest.raises(RamsesError, match="mine holds no run, it has no run.json: not replaced"):
+        RunFolder(str(tmp_path / "mine"), ["Ra", "Rc"], SETTINGS, force=True)
+    assert (tmp_path / "mine/labels/by_hand.png").exists()
+
+
+@pytest.mark.parametrize("output", ["link", "."])
+def test_force_on_a_link_and_on_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    add(RunFolder(str(tmp_path / "real"), ["Ra", "Rc"], SETTINGS), 1)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path if output == "link" else tmp_path / "real")
+    add(RunFolder(output, ["Ra", "Rc"], SETTINGS | {"other": 1}, force=True), 2)
+    assert [path.name for path in (tmp_path / "real/pictures").iterdir()] == ["p2.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"] and (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RamsesError, match="file/run: cannot be made .Not a directory.; choose another --output"):
+        RunFolder(str(tmp_path / "file/run"), ["Ra", "Rc"], SETTINGS).start()

@@ -260,6 +260,8 @@ def _size_note(table: pd.DataFrame, options: ReportOptions, common: dict[str, An
 
 def _compare(run: Run, weighed: WeighedBatches) -> tuple[Comparison | None, str]:
     """Predicted against weighed grams, or why there is nothing to compare."""
+    if weighed.several:
+        return None, "several metadata.json lie beside the pictures: name the one that is meant with --batch"
     if weighed.source is None:
         return None, "no metadata.json with weighed batches was given or found beside the pictures (--batch)"
     if not weighed.batches:

@@ -17,6 +17,8 @@ from ramses_d2.data.batch_masses import Batch, base_name, parse_batches
 from ramses_d2.data.folder import read_json
 from ramses_d2.errors import RamsesError
 
+from ..particles import COLUMNS
+
 # Columns of the particle table that are no numbers
 TEXT_COLUMNS = ("baseimg", "class", "edge")
 _NEEDED = ("baseimg", "label", "class")
@@ -85,10 +87,12 @@ class WeighedBatches:
     Attributes:
         source: the file, None = there is none.
         batches: may be empty.
+        several: there are several beside the pictures, so that it has to be said which is meant.
     """
 
     source: Path | None
     batches: list[Batch]
+    several: bool = False
 
 
 def read_particles(path: Path) -> pd.DataFrame:
@@ -98,8 +102,8 @@ def read_particles(path: Path) -> pd.DataFrame:
         path: the file.
 
     Returns:
-        its columns, text in ``TEXT_COLUMNS`` (never NaN), float elsewhere where a column holds only numbers; res, mass,
-        area and score are added as NaN where they are missing.
+        its columns: text (never NaN) in ``TEXT_COLUMNS`` and in columns that no prediction writes and that hold more
+        than numbers; float elsewhere. res, mass, area and score are added as NaN where they are missing.
 
     Raises:
         RamsesError: missing, no CSV, without a needed column, or no number where one belongs; with the row.
@@ -114,13 +118,19 @@ def read_particles(path: Path) -> pd.DataFrame:
     if missing:
         raise RamsesError(f"{path}: no column {missing[0]}; give the annotations.csv that tools/predict.py wrote")
     for name in table.columns.difference(TEXT_COLUMNS, sort=False):
-        table[name] = _numbers(table[name], path)
+        if name in COLUMNS or not _is_text(table[name]):
+            table[name] = _numbers(table[name], path)
     if "edge" in table:
         table["edge"] = table["edge"].where(table["edge"] != "nan", "")
     for name in _OPTIONAL:
         if name not in table:
             table[name] = np.nan
     return table
+
+
+def _is_text(texts: pd.Series) -> bool:
+    unknown = texts.str.strip().str.lower().isin(_UNKNOWN)
+    return bool(pd.to_numeric(texts[~unknown], errors="coerce").isna().any())
 
 
 def _numbers(texts: pd.Series, path: Path) -> pd.Series:
@@ -209,8 +219,9 @@ def _with_metadata(pictures: Sequence[RunPicture]) -> list[RunPicture]:
     for picture in pictures:
         metadata = files[picture.path.parent] if picture.path else None
         entry = entries[metadata].get(base_name(picture.file_name), {}) if metadata else {}
-        listed = pd.to_numeric(entry.get("res"), errors="coerce") if entry.get("res") is not None else np.nan
-        completed.append(replace(picture, camera=str(entry.get("camera") or ""), listed_resolution=float(listed)))
+        listed = float(pd.to_numeric(entry.get("res"), errors="coerce")) if entry.get("res") is not None else np.nan
+        listed = listed if 0 < listed < np.inf else np.nan
+        completed.append(replace(picture, camera=str(entry.get("camera") or ""), listed_resolution=listed))
     return completed
 
 
@@ -239,7 +250,7 @@ def find_batches(run: Run, source: str | Path | None = None) -> WeighedBatches:
     # Pictures of several folders: which file is meant has to be said
     path = Path(source) if source is not None else (beside.pop() if len(beside) == 1 else None)
     if path is None:
-        return WeighedBatches(None, [])
+        return WeighedBatches(None, [], several=len(beside) > 1)
     path = path / METADATA if path.is_dir() else path
     content = read_json(path)
     batches = content.get("batches") if isinstance(content, dict) else None

@@ -54,6 +54,11 @@ def check_output(output: str | Path, *, force: bool) -> Path:
     if page.suffix.lower() != ".html":
         raise RamsesError(f"--output {output}: give the name of an .html file; JSON and CSV files go beside it")
     there = _earlier_files(page)
+    figures = page.with_suffix(".json")
+    if figures in there and not _is_report(figures):
+        raise RamsesError(
+            f"{figures} is no report's: choose another --output than {page.name}, it would replace that file"
+        )
     if there and not force:
         raise RamsesError(f"{there[0]} exists: choose another --output, or replace it with --force")
     return page
@@ -63,7 +68,7 @@ def write_files(contents: dict[Path, str]) -> None:
     """Write text files under temporary names and rename them when all are there.
 
     Raises:
-        RamsesError: a file cannot be written; then none is there.
+        RamsesError: a file cannot be written; nothing is replaced then, unless the renaming itself fails.
     """
     partial = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
@@ -77,6 +82,14 @@ def write_files(contents: dict[Path, str]) -> None:
     finally:
         for temporary in partial.values():
             temporary.unlink(missing_ok=True)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == "ramses-report"
 
 
 def _earlier_files(page: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from ramses_d2.data.label_map import read_image, read_label_image
 from ramses_d2.errors import RamsesError
 
 from ..drawing import draw_instances
+from ..plain_number import plain_number
 from ..sample import cut_by_edge
 from .data import Run, RunPicture
 
@@ -180,10 +181,10 @@ def _widened(low: int, high: int, box: Sequence[tuple[int, int]], side: int) -> 
 def _name(row: pd.Series) -> str:
     parts = [row["class"]]
     if pd.notna(row["mass"]):
-        parts.append(f"{row['mass']:.3g} g")
+        parts.append(f"{plain_number(row['mass'], 3)} g")
     size = row.get("feret_max_mm", row.get("length_mm", np.nan))
     if pd.notna(size):
-        parts.append(f"{size:.3g} mm")
+        parts.append(f"{plain_number(size, 3)} mm")
     if pd.notna(row["score"]):
         parts.append(f"score {row['score']:.2f}")
     return " · ".join(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from ..grading import Grading
@@ -288,8 +287,7 @@ def _scale(report: Report) -> Iterator[ReportTable]:
 def _sample(report: Report) -> Iterator[ReportTable]:
     table = report.table
     edge = cut_by_edge(table)
-    edge = pd.Series(np.nan, table.index) if edge is None else edge
-    per_picture = table.assign(cut=edge, unknown=table["mass"].isna()).groupby("baseimg")
+    per_picture = table.assign(cut=False if edge is None else edge, unknown=table["mass"].isna()).groupby("baseimg")
     sums = per_picture.agg(
         particles=("label", "size"), mass_g=("mass", "sum"), edge_cut=("cut", "sum"), unknown_mass=("unknown", "sum")
     )
@@ -303,6 +301,8 @@ def _sample(report: Report) -> Iterator[ReportTable]:
     for name in sums:
         # Pictures of two folders with one name share their rows
         data[name] = data["picture"].map(sums[name]).fillna(0).astype(float if name == "mass_g" else "Int64")
+    if edge is None:
+        data["edge_cut"] = pd.array([pd.NA] * len(data), "Int64")
     yield ReportTable(
         "pictures",
         "Pictures",

@@ -10,6 +10,7 @@ import numpy as np
 from ramses_d2 import __version__
 
 from ..bootstrap import effective_number
+from ..plain_number import plain_number
 from .build import Report
 from .table import NOTHING
 from .words import SPACE, many, percent_text
@@ -101,7 +102,8 @@ def comparison_text(report: Report) -> str:
         return ""
     return (
         f"{many(len(comparison.totals), 'batch', 'batches')} of {report.batches_file}:"
-        f" {comparison.predicted_g:.4g} g predicted against {comparison.weighed_g:.4g} g weighed, which is"
+        f" {plain_number(comparison.predicted_g, 4)} g predicted against {plain_number(comparison.weighed_g, 4)} g"
+        f" weighed, which is"
         f" {percent_text(comparison.error, 1, sign=True)}."
     )
 
@@ -113,7 +115,7 @@ def comparison_notes(report: Report) -> list[str]:
     notes = []
     unweighed = {name: grams for name, grams in report.comparison.not_weighed.items() if grams > 0}
     if unweighed:
-        listed = ", ".join(f"{name} {grams:.3g} g" for name, grams in unweighed.items())
+        listed = ", ".join(f"{name} {plain_number(grams, 3)} g" for name, grams in unweighed.items())
         notes.append(f"Predicted in these batches, but not weighed: {listed}.")
     unknown = int(report.comparison.classes["unknown_mass"].sum())
     if unknown:
@@ -162,8 +164,8 @@ def method_notes(report: Report) -> list[str]:
             sentences.append(
                 f"What was not seen may still be there: intervals of shares and certainties allow for one more"
                 f" {r.over.removesuffix('s')} of each kind, as heavy as the heaviest seen of it, and not lighter than"
-                f" that of the others in which an average gram lies. The {r.over} say as much as {effective:.3g} of"
-                f" equal mass."
+                f" that of the others in which an average gram lies. The {r.over} say as much as"
+                f" {plain_number(effective, 3)} of equal mass."
             )
     else:
         sentences.append("No intervals were asked for.")
@@ -209,7 +211,8 @@ def _resolutions(report: Report) -> str:
 
 
 def _grams(grams: float) -> str:
-    return f"{grams / 1000:.3g} kg" if grams >= 1000 else f"{grams:.3g} g"
+    is_heavy = float(f"{grams:.3g}") >= 1000
+    return f"{plain_number(grams / 1000, 3)} kg" if is_heavy else f"{plain_number(grams, 3)} g"
 
 
 def _listed(values: Any) -> str:

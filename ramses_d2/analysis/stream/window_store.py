@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -74,5 +75,5 @@ def _load(path: Path, digest: str) -> FrameInstances | None:
             flat = np.split(bits, np.cumsum(areas)[:-1]) if areas else []
             masks = [mask.reshape(shape) for mask, shape in zip(flat, shapes, strict=True)]
             return FrameInstances(masks, boxes, stored["classes"], stored["scores"], stored["masses"])
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, LookupError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None

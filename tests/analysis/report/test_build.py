@@ -20,7 +20,7 @@ from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_pa
 from ramses_d2.analysis.report.files import write_report
 from ramses_d2.analysis.report.table import NOTHING
 from ramses_d2.analysis.report.tables import TABLE_NAMES, report_tables
-from ramses_d2.analysis.report.text import key_figures
+from ramses_d2.analysis.report.text import comparison_text, key_figures
 from ramses_d2.errors import RamsesError
 
 from .hand_made_report import MINIMAL, OPTIONS, make_report
@@ -241,6 +241,7 @@ def test_few_columns(tmp_path: Path) -> None:
     write_report(report, tmp_path / "report.html")
     content = Page(tmp_path / "report.html").text
     assert report.grading is None and "no sizes for feret_min: it needs feret_min_mm" in content
+    assert report_tables(report)["pictures"].data["edge_cut"].isna().all()  # unknown is not 0
     assert "No check of the resolution with coins: annotations.csv has no axis_major_length" in content
     assert "no metadata.json with weighed batches was given or found" in content
     assert "3 of 3 cannot be shown: their picture or label image was not found" in content
@@ -279,6 +280,16 @@ def test_run_without_masses_and_resolution(tmp_path: Path) -> None:
     assert "16 particles of unknown mass (100.0\u00a0% of all)" in " ".join(report.warnings)
     assert report.no_grading == "no particle has a size in mm, because the resolution of the pictures is unknown"
     assert report.no_comparison.startswith("no metadata.json")
+
+
+def test_heavy_batches_are_written_out(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    run.table["mass"] *= 12_345 / run.table["mass"].sum()
+    path = write_batches(tmp_path, [{"image_names": ["belt_000.png"], "mass": {"Rb01": 12_000}}])
+    report = build_report(run, OPTIONS, find_batches(run, path))
+    mass = next(figure for figure in key_figures(report) if figure.name == "Mass")
+    assert mass.value.endswith("kg") and "e+" not in mass.value
+    assert "against 12000 g weighed" in comparison_text(report) and "e+" not in comparison_text(report)
 
 
 def test_run_that_is_not_finished(tmp_path: Path) -> None:
@@ -327,6 +338,15 @@ def test_nothing_is_replaced_unasked_and_stale_tables_go(short: tuple[Report, Re
     page.unlink()
     with pytest.raises(RamsesError, match=r"report.json exists"):
         write_report(short[1], page)
+
+
+def test_a_report_never_takes_the_place_of_another_file(short: tuple[Report, Report], tmp_path: Path) -> None:
+    """RUN/run.html would write RUN/run.json, the record of the run."""
+    (tmp_path / "run.json").write_text('{"format": "ramses-run"}')
+    for force in (False, True):
+        with pytest.raises(RamsesError, match=r"run.json is no report's: choose another --output than run.html"):
+            write_report(short[1], tmp_path / "run.html", force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_failure_leaves_nothing_behind(short: tuple[Report, Report], tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ramses_d2.analysis.report.data import read_run
+from ramses_d2.analysis.report.build import ReportOptions, build_report
+from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.errors import RamsesError
 
 from .hand_made_run import make_run
@@ -45,3 +48,36 @@ def test_pictures_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
     assert all(picture.path for picture in read_run(run, tmp_path / "elsewhere").pictures)
     with pytest.raises(RamsesError, match="no such folder of pictures"):
         read_run(run, tmp_path / "nowhere")
+
+
+def test_further_columns_may_hold_text(tmp_path: Path) -> None:
+    text = "baseimg,label,class,operator,moisture\na.jpg,1,Rc,Anna,3.5\na.jpg,2,Rc,,\n"
+    (tmp_path / "annotations.csv").write_text(text)
+    table = read_run(tmp_path).table
+    assert table["operator"].tolist() == ["Anna", ""]
+    assert table["moisture"][0] == 3.5 and np.isnan(table["moisture"][1])
+
+
+def test_a_listed_resolution_that_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    images = [{"file_name": "belt_000.png", "res": 0}, {"file_name": "belt_001.png", "res": 2.5}]
+    (tmp_path / "data/metadata.json").write_text(json.dumps({"images": images}))
+    listed = [picture.listed_resolution for picture in read_run(run).pictures]
+    assert np.isnan(listed[0]) and listed[1] == 2.5
+
+
+def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data/images/belt_003.png").rename(tmp_path / "other/belt_003.png")
+    record = json.loads((run / "run.json").read_text())
+    record["pictures"][3]["path"] = str(tmp_path / "other/belt_003.png")
+    (run / "run.json").write_text(json.dumps(record))
+    for folder in ("data", "other"):
+        (tmp_path / folder / "metadata.json").write_text('{"batches": []}')
+    found = read_run(run)
+    assert find_batches(found).several
+    report = build_report(found, ReportOptions(), find_batches(found))
+    assert report.no_comparison == (
+        "several metadata.json lie beside the pictures: name the one that is meant with --batch"
+    )
