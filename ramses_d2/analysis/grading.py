@@ -16,26 +16,17 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .bootstrap import (
-    Resampling,
-    interval,
-    replicate_sums,
-    replicate_weights,
-    share_interval,
-    unequal_weights,
-    unit_sums,
-    unseen_weight,
-)
+from .bootstrap import Resampling, interval, replicate_weights, unequal_weights
 from .composition import NONE_SEEN, sample_notes
 from .constituents import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap
 from .cumulative_curve import LEVELS, curve_figures
+from .grading_band import passing_band, size_intervals
 from .json_values import json_values
 from .sample import WEIGHTS, Sample, take_sample
 from .sieves import FINES_SIEVE, SieveSize, number_passing, sieve_series
 
 BELOW_SMALLEST, FINES, OVERSIZE = "below smallest sieve", "fines", "oversize"
 _SIZE_NAMES = (*(f"D{100 * level:.0f}" for level in LEVELS), "Cu", "Cc")
-_LARGEST = 5  # particles whose heaviest stands for the largest of a sample: the largest itself may be flat and light
 _SIZE_COLUMNS = ["name", "value", "low", "high", "unit"]
 
 
@@ -51,7 +42,7 @@ class Grading:
             sieve", "fines" (passing 0.063 mm, EN 933-1) and "oversize" (stays on the largest sieve; also in the last
             row of ``sieves``).
         sizes: name, value, low, high, unit of D10, D30, D50, D60, D90 (mm), Cu = D60 / D10 and
-            Cc = D30^2 / (D10 D60).
+            Cc = D30^2 / (D10 D60). A D may be as small as 0, or infinitely large, where the sample does not bound it.
         left_out: what is no part of the curve, by reason (:class:`.sample.Sample`).
         particles, amount: that the curve is made of; ``unit`` is g, particles or mm2, by ``weight``.
         weight: "mass", "count" or "area".
@@ -164,17 +155,17 @@ def _grade(
 
     value = curve_figures(weights[None], sizes, starts, number)[0]
     low = high = np.full_like(value, np.nan)
-    unequal = ""
-    if units is not None:
+    amount, unequal = float(weights.sum()), ""
+    if units is not None and amount > 0:
         draws = replicate_weights(units, resampling)
         replicates = np.concatenate([curve_figures(draw * weights, sizes, starts, number) for draw in draws])
         low, high = interval(replicates, resampling.confidence)
         unequal = unequal_weights(np.bincount(units, weights), resampling.over)
-        band = _band(weights, units, passing, resampling)
-        low[: len(limits)] = np.minimum(band[0], value[: len(limits)])
-        high[: len(limits)] = np.maximum(band[1], value[: len(limits)])
+        shares, levels = slice(len(limits)), slice(len(limits), len(limits) + len(LEVELS))
+        low[shares], high[shares] = passing_band(weights, units, passing, resampling)
+        low[levels], high[levels] = size_intervals(LEVELS, weights, particle_sizes, units, resampling)
+        low, high = np.minimum(low, value), np.maximum(high, value)
     figures = pd.DataFrame({"value": value, "low": low, "high": high})
-    amount = float(weights.sum())
     per_size = np.add.reduceat(weights, starts) if len(starts) else weights
     return Grading(
         **_tables(figures, openings, amount, passing, len(rows)),
@@ -188,34 +179,6 @@ def _grade(
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         curve=pd.DataFrame({"size_mm": sizes, "passing": np.cumsum(per_size) / (amount or np.nan)}),
     )
-
-
-def _band(
-    weights: np.ndarray, units: np.ndarray, passing: np.ndarray, resampling: Resampling
-) -> tuple[np.ndarray, np.ndarray]:
-    """The intervals of passing shares.
-
-    Args:
-        weights, units: (n,) of the particles in the order of their sizes.
-        passing: (1 + S,) how many of them pass the fines sieve and the rising sieves.
-
-    Returns:
-        low, high: (1 + S,), both rising.
-    """
-    passes = np.arange(len(weights))[:, None] < passing  # (n, 1 + S)
-    grams = np.column_stack([weights[:, None] * passes, weights])
-    per_unit, sums = unit_sums(grams, units), replicate_sums(grams, units, resampling)
-    ends = []
-    for index in range(len(passing)):
-        through, retained = per_unit[:, index], per_unit[:, -1] - per_unit[:, index]
-        # Whatever stays on a sieve is larger than all that passes, so no lighter than the largest of that
-        largest = weights[max(0, passing[index] - _LARGEST) : passing[index]]
-        unseen = max(unseen_weight(retained, through), float(largest.max(initial=0.0)))
-        rest = np.maximum(0, sums[:, -1] - sums[:, index])  # a difference of sums: 0 may come out as -1e-16
-        ends.append(share_interval(sums[:, index], rest, (unseen_weight(through, retained), unseen), resampling))
-    low, high = np.transpose(ends)
-    # A larger sieve passes no less: a band that a heavy particle has widened stays as wide until the curve is there
-    return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
 
 
 def _tables(

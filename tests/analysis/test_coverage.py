@@ -181,6 +181,12 @@ def held_by_wide_grading(smallest: float, largest: float, number: int, openings:
     )
 
 
+def test_sizes_where_large_particles_carry_the_weight():
+    """1000 particles of 4 to 31.5 mm: many samples hold none as large as D90, 25.6 mm, or one."""
+    held = held_by_wide_grading(4, 31.5, 1000, [8])[1:-1]
+    assert ENOUGH <= held.min() and held.max() <= NOT_TOO_MANY, held
+
+
 def test_few_large_particles_are_said():
     """1000 particles of 1 to 31.5 mm say as much as some 20 of equal weight: too few, and all the gradings say so."""
     *held, notes = held_by_wide_grading(1, 31.5, 1000, [8, 11.2, 16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,8 @@ class Column:
     def _text(self, value: Any, decimals: int) -> str:
         if value is None or value is pd.NA or value != value:
             return NOTHING
+        if value == math.inf:  # an interval without an upper end
+            return "\u221e"
         if self.kind == _TEXT:
             return str(value)
         if self.kind == _LIST:  # lines break between the parts only

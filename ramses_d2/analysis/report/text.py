@@ -68,7 +68,8 @@ def key_figures(report: Report) -> list[KeyFigure]:
     figures.append(KeyFigure("Composition", listed or "unknown", "shares of the mass", wide=True))
     if report.grading:
         d50 = report.grading.sizes.set_index("name").loc["D50"]
-        note = f"{d50['low']:.2f} {NOTHING} {d50['high']:.2f} mm" if np.isfinite(d50["low"]) else "no interval"
+        ends = f"{d50['low']:.2f} {NOTHING} {d50['high']:.2f} mm".replace("inf", "\u221e")
+        note = ends if np.isfinite(d50["low"]) else "no interval"
         figures.append(KeyFigure("D50", f"{d50['value']:.2f} mm", note))
     if report.comparison is not None:
         error = percent_text(report.comparison.error, 1, sign=True)
