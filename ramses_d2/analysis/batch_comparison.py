@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.batch_masses import Batch, base_name, batch_of_pictures
+from ramses_d2.data.batch_masses import Batch, batch_of_pictures
+from ramses_d2.data.picture_names import base_name
 
 from .json_values import json_values
 

@@ -13,7 +13,7 @@ import pandas as pd
 from detectron2.data import DatasetCatalog
 
 from ..data import register
-from ..data.folder import IMAGE_SUFFIXES
+from ..data.picture_names import IMAGE_SUFFIXES
 from ..errors import RamsesError
 from .natural_order import natural_key
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ Reject = Callable[[pd.Series, pd.Series, str], None]
 REQUIRED_COLUMNS = ("label", "baseimg", "class", "res")
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 MAX_LABEL = 65535  # of a 16-bit label image
-_NUMBER_COLUMNS = ("label", "res", "mass", "area", "height", "width", *BOX_COLUMNS)
+_SIZE_COLUMNS = ("height", "width")
+_NUMBER_COLUMNS = ("label", "res", "mass", "area", *_SIZE_COLUMNS, *BOX_COLUMNS)
 _UNKNOWN = ("", "nan", "na", "none", "null")
 _TRUTH = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(("false", "0", "0.0", *_UNKNOWN), False)
 
@@ -88,6 +90,10 @@ def convert_columns(table: pd.DataFrame, reject: Reject) -> pd.DataFrame:
     ):
         reject(wrong, column, remedy)
         table[column.name] = column.mask(wrong)
+    for name in (name for name in _SIZE_COLUMNS if name in table.columns):
+        wrong = (table[name] < 1) | np.isinf(table[name])
+        reject(wrong, table[name], "the size of the picture is in px, 1 or more, or blank")
+        table[name] = table[name].mask(wrong)
     return table
 
 
@@ -114,13 +120,12 @@ def read_text_table(path: Path, content: str | None = None) -> pd.DataFrame:
         content: read this instead of the file's content.
 
     Raises:
-        RamsesError: file missing or not a comma-separated table.
+        RamsesError: file missing or not a comma-separated table; a column is there twice.
     """
     if not path.is_file():
         raise RamsesError(f"{path}: no such file; a RAMSES folder holds annotations.csv, images/ and labels/")
     try:
-        source = path if content is None else StringIO(content)
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+        table, header = (_read_cells(path, content, **rows) for rows in ({}, {"header": None, "nrows": 1}))
     except pd.errors.EmptyDataError:
         raise RamsesError(f"{path}: the file is empty; it needs at least the header row") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -129,10 +134,21 @@ def read_text_table(path: Path, content: str | None = None) -> pd.DataFrame:
         raise RamsesError(f"{path}: separated by semicolons; save it with commas between cells and points in numbers")
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus cells for row names
         raise RamsesError(f"{path}: rows have more cells than the header; numbers need a decimal point, not a comma")
+    names = header.iloc[0].fillna("").str.strip()  # as written: pandas calls a second "mass" "mass.1"
+    twice = names[names.duplicated() & (names != "")]
+    if len(twice):
+        raise RamsesError(f"{path}: column {twice.iloc[0]} is there twice; remove or rename one")
     table.columns = table.columns.str.strip()
     table.index += 2
     table = table.fillna("").apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)].copy()
+
+
+def _read_cells(path: Path, content: str | None, **rows: Any) -> pd.DataFrame:
+    """All cells of a CSV, or those of the rows that pandas is told to read."""
+    source = path if content is None else StringIO(content)
+    text = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "encoding": "utf-8-sig"}
+    return pd.read_csv(source, **text, **rows)
 
 
 def describe_value(name: str, value: str | float, remedy: str) -> str:

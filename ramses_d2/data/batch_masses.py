@@ -22,7 +22,7 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .folder import IMAGE_SUFFIXES
+from .picture_names import base_name
 
 COIN_CLASS, COIN_MASS = "Coin", 3.92  # g; 5 euro cents, which lie on the belt as a check
 MAX_RESIDUAL = 1e-6  # relative, of grams that were shared out
@@ -142,13 +142,6 @@ def batch_of_pictures(batches: Sequence[Batch], source: str | Path = "metadata.j
                 )
             numbers[name] = batch.number
     return numbers
-
-
-def base_name(name: str) -> str:
-    """File name of a picture without folder and extension; a name without extension may have dots."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    stem, dot, suffix = last.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else last
 
 
 def _grams(value: Any, where: str, class_name: str) -> float:

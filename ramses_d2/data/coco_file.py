@@ -16,7 +16,7 @@ from typing import Any
 
 from ramses_d2.errors import RamsesError
 
-from .folder import read_json
+from .json_file import read_json
 
 CocoId = Hashable
 

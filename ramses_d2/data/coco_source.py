@@ -62,7 +62,7 @@ def load_coco(
             if outline is None:
                 dropped += not annotation.get("iscrowd", 0)
                 continue
-            kept = measured(annotation | {"segmentation": outline}, size)
+            kept = measured(annotation | {"segmentation": outline}, size, place)
             (crowd if annotation.get("iscrowd", 0) else outlined).append(kept)
         record = {
             "file_name": str(paths[coco_id]),
@@ -90,6 +90,16 @@ def coco_classes(json_path: str | Path, label_file: str | Path | None = None) ->
     return coco.class_names, coco.category_ids
 
 
+def posix_name(name: str) -> str:
+    """A ``file_name`` with the separators of a path here; one written on Windows has backslashes."""
+    return name.replace("\\", "/")
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """The file that a ``file_name`` names, None if there is none; an absolute one stands for itself."""
+    return next((path for path in (folder / name, folder / posix_name(name)) if path.is_file()), None)
+
+
 def _find_images(coco: CocoFile, folder: Path) -> dict[CocoId, Path]:
     """The file of every image.
 
@@ -99,11 +109,12 @@ def _find_images(coco: CocoFile, folder: Path) -> dict[CocoId, Path]:
     paths, missing = {}, []
     for coco_id, image in coco.images.items():
         name = image.get("file_name")
+        if name is not None and not isinstance(name, str):
+            raise RamsesError(f"{coco.path}: image {coco_id} has file_name {name!r}; write the name as text")
         if not name:
             paths[coco_id] = _downloaded(coco, coco_id, folder)
             continue
-        # An absolute file_name stands for itself; one written on Windows has backslashes
-        path = next((p for p in (folder / name, folder / name.replace("\\", "/")) if p.is_file()), None)
+        path = find_image(folder, name)
         if path is None:
             missing.append(folder / name)
         else:
@@ -154,7 +165,7 @@ def _annotations(annotations: list[dict[str, Any]], class_ids: dict[CocoId, int]
                 "label": label,
                 "coco_id": annotation["id"],
                 "category_id": class_ids[annotation["category_id"]],
-                "bbox": BoxMode.convert(list(map(float, annotation["bbox"])), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+                "bbox": BoxMode.convert(annotation["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "area": float(annotation["area"]),
                 "mass": mass,
@@ -171,7 +182,7 @@ def _crowd(annotation: dict[str, Any], class_ids: dict[CocoId, int]) -> dict[str
     return {
         "coco_id": annotation["id"],
         "category_id": class_ids[annotation["category_id"]],
-        "bbox": list(map(float, annotation["bbox"])),
+        "bbox": annotation["bbox"],
         "area": float(annotation["area"]),
         "segmentation": annotation["segmentation"],
     }

@@ -8,12 +8,14 @@
 =============================================  ==================================================
 
 In ``coco://``, a ``?``, ``&``, ``#`` or ``%`` of a file's own name is written as ``%3F``, ``%26``, ``%23`` or ``%25``.
+In ``ramses://``, every name is written as it is: a ``#`` separates the subset only where no file has it in its name.
 A relative path is looked up in the working directory, then in ``$DETECTRON2_DATASETS``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,8 +54,8 @@ class Source(NamedTuple):
 def register(uri: str) -> str:
     """Make a data set known to ``DatasetCatalog`` and ``MetadataCatalog`` under its URI.
 
-    Calling it again changes nothing, unless the URI now leads to another place, which then replaces the
-    first. Only the class names are read here; the records when Detectron2 asks for them.
+    Calling it again changes nothing, unless the URI now leads to another place or to other classes, which then
+    replace the first. Only the class names are read here; the records when Detectron2 asks for them.
 
     Args:
         uri: see the module's table.
@@ -66,16 +68,31 @@ def register(uri: str) -> str:
     """
     source = _resolve(uri)
     if uri in DatasetCatalog.list():
-        if MetadataCatalog.get(uri).source == source.place:
+        known = MetadataCatalog.get(uri)
+        if (known.source, list(known.thing_classes), known.get("dataset_category_ids")) == (
+            source.place,
+            source.class_names,
+            source.category_ids,
+        ):
             return uri
         DatasetCatalog.remove(uri)
         MetadataCatalog.remove(uri)
-    DatasetCatalog.register(uri, partial(_records, source))
+    DatasetCatalog.register(uri, partial(_records, uri, source))
     metadata = MetadataCatalog.get(uri)
     metadata.set(thing_classes=source.class_names, evaluator_type="ramses", source=source.place)
     if source.category_ids is not None:
         metadata.set(dataset_category_ids=source.category_ids)
     return uri
+
+
+def coco_uri(json_path: str | Path, images: str | Path, labels: str | Path | None = None) -> str:
+    """The URI of a COCO json, its picture folder and, if one is given, its label file; relative paths stay relative."""
+    uri = f"coco://{_quoted(json_path)}?images={_quoted(images)}"
+    return uri if labels is None else f"{uri}&labels={_quoted(labels)}"
+
+
+def _quoted(path: str | Path) -> str:
+    return re.sub("[%?&#]", lambda found: f"%{ord(found[0]):02X}", str(path))
 
 
 def register_datasets(names: Sequence[str]) -> None:
@@ -108,8 +125,15 @@ def register_datasets(names: Sequence[str]) -> None:
             )
 
 
-def _records(source: Source) -> list[Record]:
-    return source.load()[0]
+def _records(uri: str, source: Source) -> list[Record]:
+    """The records, whose class ids must be those of the class names that were registered."""
+    records, class_names = source.load()
+    if class_names != source.class_names:
+        raise RamsesError(
+            f"data set {uri!r}: its class list was changed after it was registered, from "
+            f"{', '.join(source.class_names)} to {', '.join(class_names)}; register it again"
+        )
+    return records
 
 
 def _resolve(uri: str) -> Source:
@@ -126,7 +150,7 @@ def _resolve(uri: str) -> Source:
         place = f"{json_path}?{folder}&{label_file}"
         return Source(partial(load_coco, json_path, folder, label_file), class_names, place, category_ids)
 
-    name, _, subset = rest.partition("#")
+    name, subset = _name_and_subset(rest)
     path = _find(name, uri)
     if path.is_dir():
         if subset:
@@ -155,13 +179,29 @@ def _coco_options(query: str, uri: str) -> dict[str, str]:
     return options
 
 
+def _name_and_subset(rest: str) -> tuple[str, str]:
+    """Path and subset of a ``ramses://`` URI: a "#" is part of the path where something there is named so."""
+    cuts = [place for place, letter in enumerate(rest) if letter == "#"]
+    for cut in (len(rest), *reversed(cuts)):
+        if _path(rest[:cut]) is not None:
+            return rest[:cut], rest[cut + 1 :]
+    return rest[: cuts[0]] if cuts else rest, ""  # for the message
+
+
 def _find(name: str, uri: str) -> Path:
     """Absolute path of a file or folder named in a URI."""
-    roots = [Path.cwd()]
-    if os.environ.get("DETECTRON2_DATASETS"):
-        roots.append(Path(os.environ["DETECTRON2_DATASETS"]).expanduser())
-    for root in roots:
-        path = root / Path(name).expanduser()
-        if path.exists():
-            return path.resolve()
-    raise RamsesError(f"data set {uri!r}: {name} is not found in {' or '.join(map(str, roots))}")
+    path = _path(name)
+    if path is None:
+        raise RamsesError(f"data set {uri!r}: {name} is not found in {' or '.join(map(str, _roots()))}")
+    return path
+
+
+def _path(name: str) -> Path | None:
+    paths = (root / Path(name).expanduser() for root in _roots())
+    return next((path.resolve() for path in paths if path.exists()), None)
+
+
+def _roots() -> list[Path]:
+    """Where relative paths are looked up, in this order."""
+    data_sets = os.environ.get("DETECTRON2_DATASETS")
+    return [Path.cwd(), *([Path(data_sets).expanduser()] if data_sets else [])]

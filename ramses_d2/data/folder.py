@@ -6,7 +6,6 @@ described in datasets/README.md.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -21,10 +20,13 @@ from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations, reject_duplicates
 from .box_convention import xyxy_boxes
+from .folder_metadata import image_entries
+from .json_file import read_json
+from .label_map import read_label_image
+from .picture_names import IMAGE_SUFFIXES, base_names
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _EXIF_ORIENTATION = 0x0112
 _ANNOTATION_COLUMNS = ("label", "category_id", "bbox", "area", "mass", "gt_mass")
 
@@ -82,20 +84,6 @@ def class_names_from_ids(ids: Any, path: Path) -> list[str]:
     return sorted(ids, key=ids.get)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RamsesError: missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RamsesError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise RamsesError(f"{path}: not a JSON file ({error})") from None
-
-
 def build_records(
     folder: Path,
     table: pd.DataFrame,
@@ -122,8 +110,8 @@ def build_records(
         RamsesError: anything missing or wrong, with file and row.
     """
     images = _list_images(folder)
-    table = table.assign(baseimg=_base_names(table["baseimg"], images))
-    resolutions = table["res"].unique()
+    table = table.assign(baseimg=base_names(table["baseimg"], images))
+    resolutions, lost = table["res"].unique(), table.loc[~table["baseimg"].isin(list(images)), "baseimg"]
     if only is not None:
         table = table[table["baseimg"].isin(only)]
     reject_duplicates(table, csv_path)
@@ -138,6 +126,8 @@ def build_records(
     groups = {base: rows.sort_values("label") for base, rows in table.groupby("baseimg", sort=True)}
     records = _records_with_rows(folder, groups, images, csv_path, class_names, key)
     empty = [base for base in sorted(images) if base not in groups and (only is None or base in only)]
+    if len(lost):
+        _reject_misnamed(folder, empty, lost, csv_path)
     single = float(resolutions[0]) if len(resolutions) == 1 else None
     records += _empty_records(folder, [images[base] for base in empty], single, key)
     records.sort(key=lambda record: record["image_name"])
@@ -163,10 +153,24 @@ def _list_images(folder: Path) -> dict[str, Path]:
     return images
 
 
-def _base_names(column: pd.Series, images: dict[str, Path]) -> pd.Series:
-    """Base names without extension: ``baseimg`` has one in the CSV that the original's predict writes."""
-    by_file_name = {path.name: base for base, path in images.items()}
-    return column.map(lambda name: name if name in images else by_file_name.get(name, name))
+def _reject_misnamed(folder: Path, empty: Iterable[str], lost: pd.Series, csv_path: Path) -> None:
+    """Stop where pictures without rows have particles and rows have no picture: their names may be mistyped.
+
+    Otherwise such a picture would be learned as an empty one.
+
+    Args:
+        folder: holds labels/.
+        empty: base names of the pictures without rows.
+        lost: ``baseimg`` of the rows without picture, index = row.
+        csv_path: where the rows come from.
+    """
+    for base in empty:
+        label = folder / "labels" / f"{base}.png"
+        if label.is_file() and read_label_image(label).any():
+            raise RamsesError(
+                f"{csv_path}, row {lost.index[0]}: image {folder / 'images' / lost.iloc[0]}.* is missing, while "
+                f"{label} has particles without rows; correct baseimg, or remove the rows without picture"
+            )
 
 
 def _resolution(rows: pd.DataFrame, csv_path: Path) -> float:
@@ -193,7 +197,9 @@ def _records_with_rows(
     for base, rows in groups.items():
         where = f"{csv_path}, row {rows.index.min()}"
         if base not in images:
-            raise RamsesError(f"{where}: image {folder / 'images' / base}.* is missing; add it or remove its rows")
+            raise RamsesError(
+                f"{where}: image {folder / 'images' / base}.* is missing; add it, correct baseimg or remove its rows"
+            )
         if not labels[base].is_file():
             raise RamsesError(f"{where}: label image {labels[base]} is missing; add it or remove the image's rows")
     boxes = xyxy_boxes(groups, labels, csv_path)
@@ -251,13 +257,14 @@ def _empty_records(folder: Path, images: Iterable[Path], single: float | None, k
         key: name of the folder.
     """
     records, skipped = [], 0
-    resolutions = _metadata_resolutions(folder)
+    entries = image_entries(folder)
     for image in images:
         label = folder / "labels" / f"{image.stem}.png"
         if not label.is_file():
             skipped += 1
             continue
-        resolution = resolutions.get(image.stem, single)
+        resolution = entries.get(image.stem, {}).get("res")
+        resolution = single if resolution is None else resolution
         if not isinstance(resolution, (int, float)) or not 0 < resolution < np.inf:
             raise RamsesError(
                 f"{image}: an empty picture of unknown resolution; add its file_name and res to "
@@ -267,9 +274,3 @@ def _empty_records(folder: Path, images: Iterable[Path], single: float | None, k
     if skipped:
         logger.warning("%s: %d pictures without rows and label image are skipped", folder, skipped)
     return records
-
-
-def _metadata_resolutions(folder: Path) -> dict[str, Any]:
-    path = folder / "metadata.json"
-    entries = read_json(path).get("images", []) if path.is_file() else []
-    return {Path(entry["file_name"]).stem: entry["res"] for entry in entries if entry.get("res") is not None}

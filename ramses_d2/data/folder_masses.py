@@ -18,9 +18,10 @@ from ramses_d2.atomic_file import atomic_path
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import REQUIRED_COLUMNS, read_annotations, read_text_table, reject_duplicates
-from .batch_masses import COIN_CLASS, COIN_MASS, Batch, base_name, batch_of_pictures, parse_batches, share_batch_masses
-from .folder import read_json
+from .batch_masses import COIN_CLASS, COIN_MASS, Batch, batch_of_pictures, parse_batches, share_batch_masses
+from .json_file import read_json
 from .label_map import read_label_image
+from .picture_names import base_name
 
 logger = logging.getLogger(__name__)
 

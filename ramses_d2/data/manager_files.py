@@ -43,9 +43,6 @@ def read_manager(cls: type[DatasetManager], *paths: str | Path) -> DatasetManage
         raise RamsesError(f"{', '.join(map(str, paths)) or '(none)'}: give a split's JSON, and if need be one CSV")
     split = read_split(files[0])
     lists = {name: split[name] for name in _SIDES if name in split} if is_original(split) else split["subsets"]
-    for name, listed in lists.items():
-        if not isinstance(listed, list) or not all(isinstance(picture, str) for picture in listed):
-            raise RamsesError(f"{files[0]}: {name} is no list of picture names; see datasets/README.md")
     read = _read_original if is_original(split) else _read_ours
     manager = read(cls, files[0], split, tables[0] if tables else None)
     manager.train_basenames, manager.valid_basenames = (list(lists.get(name, [])) for name in _SIDES)

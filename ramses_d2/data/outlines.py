@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,11 +23,15 @@ def usable_outline(segmentation: Any, size: tuple[int, int], place: str) -> list
         polygons or RLE; None when nothing is left.
 
     Raises:
-        RamsesError: neither polygons nor RLE, or an RLE of another size than the picture.
+        RamsesError: neither polygons nor RLE, or an RLE that is damaged or of another size than the picture.
     """
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= segmentation.keys():
             raise RamsesError(f"{place}: its segmentation has no size and counts, as run lengths need")
+        if not isinstance(segmentation["size"], list | tuple) or not isinstance(
+            segmentation["counts"], list | str | bytes
+        ):
+            raise RamsesError(f"{place}: its run lengths need a size [height, width], and counts (a list or text)")
         if tuple(segmentation["size"]) != tuple(size):
             raise RamsesError(
                 f"{place}: its run lengths are of a picture of {' x '.join(map(str, segmentation['size']))} px "
@@ -55,16 +60,45 @@ def measure_outline(outline: list[list[float]] | dict[str, Any], size: tuple[int
     return float(mask_utils.area(rle)), mask_utils.toBbox(rle).tolist()
 
 
-def measured(annotation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """The annotation with ``area`` and ``bbox`` (XYWH), measured on its outline where they are not given."""
-    box = annotation.get("bbox")
-    if annotation.get("area") is not None and box is not None and len(box) == 4:
-        return annotation
-    area, measured_box = measure_outline(annotation["segmentation"], size)
+def measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> dict[str, Any]:
+    """The annotation with ``area`` (px) and ``bbox`` (XYWH, px), measured on its outline where they are not given.
+
+    An area of 0 is not given either: many programs write it for "not measured", and it would upset the painting order.
+
+    Args:
+        annotation: with a usable ``segmentation``.
+        size: (H, W) of the picture.
+        place: file and annotation, for errors.
+
+    Raises:
+        RamsesError: an area that is no number, or a box that is no list of numbers.
+    """
+    area, box = annotation.get("area"), given_box(annotation, place)
+    try:
+        is_given = area is not None and 0 < area < math.inf
+    except TypeError:
+        raise RamsesError(f"{place}: its area is {area!r}; write a number of px, or leave it out") from None
+    if is_given and box is not None:
+        return annotation | {"bbox": box}
+    measured_area, measured_box = measure_outline(annotation["segmentation"], size)
     return annotation | {
-        "area": area if annotation.get("area") is None else annotation["area"],
-        "bbox": list(box) if box is not None and len(box) == 4 else measured_box,
+        "area": area if is_given else measured_area,
+        "bbox": measured_box if box is None else box,
     }
+
+
+def given_box(annotation: dict[str, Any], place: str) -> list[float] | None:
+    """The four numbers of an annotation's ``bbox``; None where there is none, or one with another count of numbers.
+
+    Raises:
+        RamsesError: the box is no list of numbers.
+    """
+    box = annotation.get("bbox")
+    try:
+        numbers = [] if box is None else [float(number) for number in box]
+    except (TypeError, ValueError):
+        raise RamsesError(f"{place}: its bbox is {box!r}; write four numbers of px, or leave it out") from None
+    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
 
 
 def painting_order(annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import pandas as pd
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
-from .batch_masses import base_name
-from .folder import IMAGE_SUFFIXES, build_records, folder_class_names, load_folder
+from .folder import build_records, folder_class_names, load_folder
+from .picture_names import IMAGE_SUFFIXES, base_name
 
 EmptyPicture = tuple[str, str, float]  # folder, base name, resolution in px/mm
 
@@ -156,14 +156,16 @@ def rejected_pictures(
 def is_cut(boxes: np.ndarray, size: tuple[int, int], ratio: float) -> bool:
     """Whether a box touches or leaves the window that the crop to an aspect ratio keeps (reference section 6.5).
 
-    Sides where nothing is cropped do not count. The odd pixel is cropped on the right and at the bottom.
+    The window is turned as the picture is, as the training canvas is, and lies for a square one. Sides where nothing is
+    cropped do not count. The odd pixel is cropped on the right and at the bottom.
 
     Args:
         boxes: (K, 4) XYXY, end exclusive, px.
         size: (H, W) of the picture, px.
-        ratio: height / width of the window.
+        ratio: height / width of the window, or width / height.
     """
     height, width = size
+    ratio = min(ratio, 1 / ratio) if height <= width else max(ratio, 1 / ratio)
     kept_h = min(round(width * ratio), height)
     kept_w = min(round(kept_h / ratio), width)
     for start, end, length, kept in ((0, 2, width, kept_w), (1, 3, height, kept_h)):

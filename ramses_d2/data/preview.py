@@ -63,8 +63,10 @@ def contact_sheet(
     for item in items:
         image = item["image"].permute(1, 2, 0).numpy()
         truth = item["instances"]
+        # Mask R-CNN's items have no label map of their own
+        label_map = item["label_map"] if "label_map" in item else truth.gt_masks.label_map
         labels = cv2.resize(
-            item["label_map"].numpy().astype(np.uint16), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT
+            label_map.numpy().astype(np.uint16), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT
         )
         picture = draw_instances(
             np.ascontiguousarray(image[:, :, ::-1] if image_format == "BGR" else image),

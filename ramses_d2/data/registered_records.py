@@ -18,7 +18,7 @@ from detectron2.structures import BoxMode
 from ramses_d2.errors import RamsesError
 
 from .folder import Record
-from .outlines import measured, painting_order, usable_outline
+from .outlines import given_box, measured, painting_order, usable_outline
 
 
 def complete_registration(name: str) -> None:
@@ -97,7 +97,7 @@ def _complete(record: Record, place: str, numbers: count[int]) -> Record:
     if "label_file_name" not in record and any("label" not in annotation for annotation in annotations):
         size = (record["height"], record["width"])
         whole = [
-            _measured(annotation | {"segmentation": outline}, size)
+            _measured(annotation | {"segmentation": outline}, size, place)
             for annotation in annotations
             if (outline := usable_outline(annotation.get("segmentation"), size, place)) is not None
         ]
@@ -118,11 +118,11 @@ def _complete(record: Record, place: str, numbers: count[int]) -> Record:
     return completed
 
 
-def _measured(annotation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def _measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> dict[str, Any]:
     """The annotation with its area, and its box as XYXY."""
-    box = annotation.get("bbox")
-    if box is not None and len(box) == 4:
-        box = BoxMode.convert(list(map(float, box)), annotation.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYWH_ABS)
-    annotation = measured(annotation | {"bbox": box}, size)
-    box = BoxMode.convert(list(map(float, annotation["bbox"])), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+    box = given_box(annotation, place)
+    if box is not None:
+        box = BoxMode.convert(box, annotation.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYWH_ABS)
+    annotation = measured(annotation | {"bbox": box}, size, place)
+    box = BoxMode.convert(annotation["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
     return annotation | {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS}

@@ -19,7 +19,9 @@ from ramses_d2.atomic_file import atomic_file
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
-from .folder import Record, build_records, class_names_from_ids, load_folder, read_json
+from .folder import Record, build_records, class_names_from_ids, load_folder
+from .json_file import read_json
+from .picture_names import base_name
 
 FORMAT, VERSION = "ramses-split", 1
 _ORIGINAL_SUBSETS = ("train", "valid")
@@ -77,8 +79,16 @@ def read_split(path: Path) -> dict[str, Any]:
         RamsesError: no such file, or not a split.
     """
     split = read_json(path)
-    if isinstance(split, dict) and is_original(split):
-        return split
+    if not isinstance(split, dict) or not is_original(split):
+        _check_ours(split, path)
+    for name, pictures in _subsets(split).items():
+        if not isinstance(pictures, list) or not all(isinstance(picture, str) for picture in pictures):
+            raise RamsesError(f"{path}: {name} is no list of picture names; see datasets/README.md")
+    return split
+
+
+def _check_ours(split: Any, path: Path) -> None:
+    """Stop where a split in our format lacks something, or has something of a wrong type."""
     if not isinstance(split, dict) or (split.get("format"), split.get("version")) != (FORMAT, VERSION):
         raise RamsesError(
             f'{path}: not a split file ("format": "{FORMAT}", "version": {VERSION}); see datasets/README.md'
@@ -86,7 +96,8 @@ def read_split(path: Path) -> dict[str, Any]:
     for name, kind in (("folders", dict), ("classes", list), ("subsets", dict)):
         if not isinstance(split.get(name), kind):
             raise RamsesError(f"{path}: key {name!r} is missing or of a wrong type; see datasets/README.md")
-    return split
+    if not all(isinstance(text, str) for text in (*split["folders"].values(), *split["classes"])):
+        raise RamsesError(f"{path}: folders must be paths, and classes names; see datasets/README.md")
 
 
 def is_original(split: dict[str, Any]) -> bool:
@@ -125,21 +136,23 @@ def _load_ours(path: Path, split: dict[str, Any], names: list[str], class_names:
 def _load_original(
     path: Path, split: dict[str, Any], names: list[str], class_names: list[str]
 ) -> dict[str, list[Record]]:
-    """Base name -> its records; one that is in several folders stands for all of them."""
+    """Name, with or without extension -> its records; one that is in several folders stands for all of them."""
     csv_path = path.with_suffix(".csv")
     if not csv_path.is_file():
         raise RamsesError(f"{csv_path}: no such file; a RAMSES2 split is a JSON and the CSV of the same name beside it")
     table = read_annotations(csv_path)
     if "folder" not in table.columns:
         raise RamsesError(f"{csv_path}: column folder is missing; it holds the path of each picture's data set folder")
-    table = table[table["baseimg"].isin(names)]
-    by_name = defaultdict(list)
+    bases = {base_name(name) for name in names}
+    table = table[table["baseimg"].isin(names) | table["baseimg"].map(base_name).isin(bases)]
+    by_base = defaultdict(list)
     for (folder, rows), key in zip(table.groupby("folder"), _folder_keys(table), strict=True):
         found = find_folder(folder, path, csv_path)
-        wanted = set(rows["baseimg"])
+        wanted = {*rows["baseimg"], *rows["baseimg"].map(base_name)}
         for record in build_records(found, rows, csv_path, class_names, key=key, only=wanted):
-            by_name[record["image_name"].rpartition("/")[2]].append(record)
-    return by_name
+            by_base[record["image_name"].rpartition("/")[2]].append(record)
+    found = {name: name if name in by_base else base_name(name) for name in names}
+    return {name: by_base[base] for name, base in found.items() if base in by_base}
 
 
 def _folder_keys(table: pd.DataFrame) -> list[str]:

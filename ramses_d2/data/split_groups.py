@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .batch_masses import base_name, batch_of_pictures, parse_batches
-from .folder import read_json
+from .batch_masses import Batch, batch_of_pictures, parse_batches
+from .folder_metadata import METADATA_NAME, image_entries, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,11 @@ def group_keys(group_by: str, pictures: pd.DataFrame, rows: pd.DataFrame) -> lis
 
 def has_batches(pictures: pd.DataFrame) -> bool:
     """Whether a metadata.json of the pictures' folders has a batch of several pictures."""
-    for _, metadata, path in _metadata(pictures):
-        if any(len(batch.pictures) > 1 for batch in parse_batches(metadata.get("batches", []), path)):
-            return True
-    return False
+    return any(len(batch.pictures) > 1 for folder in pictures["folder"].unique() for batch in _batches(Path(folder)))
+
+
+def _batches(folder: Path) -> list[Batch]:
+    return parse_batches(read_metadata(folder).get("batches", []), folder / METADATA_NAME)
 
 
 def _regex_keys(pattern: str, pictures: pd.DataFrame) -> list[Hashable | None]:
@@ -70,8 +71,8 @@ def _regex_keys(pattern: str, pictures: pd.DataFrame) -> list[Hashable | None]:
 
 def _batch_keys(pictures: pd.DataFrame) -> list[Hashable | None]:
     by_place: dict[tuple[str, str], tuple[str, int]] = {}
-    for folder, metadata, path in _metadata(pictures):
-        numbers = batch_of_pictures(parse_batches(metadata.get("batches", []), path), path)
+    for folder in pictures["folder"].unique():
+        numbers = batch_of_pictures(_batches(Path(folder)), Path(folder) / METADATA_NAME)
         by_place |= {(folder, base): (folder, number) for base, number in numbers.items()}
     if not by_place:
         raise RamsesError(f"group by {BATCH}: no metadata.json of the data set folders lists batches")
@@ -92,24 +93,13 @@ def _column_keys(column: str, pictures: pd.DataFrame, rows: pd.DataFrame) -> lis
 
 def _field_keys(field: str, pictures: pd.DataFrame) -> list[Hashable | None]:
     by_place: dict[tuple[str, str], Any] = {}
-    for folder, metadata, _ in _metadata(pictures):
-        for image in metadata.get("images", []):
+    for folder in pictures["folder"].unique():
+        for base, image in image_entries(Path(folder)).items():
             if image.get(field) not in (None, ""):
-                by_place[folder, base_name(str(image.get("file_name")))] = str(image[field])
+                by_place[folder, base] = str(image[field])
     if not by_place:
         raise RamsesError(
             f"group by {field}: neither a column of annotations.csv nor a field of the images in metadata.json; "
             f"give one of them, {BATCH} or {REGEX}PATTERN"
         )
     return [by_place.get(place) for place in zip(pictures["folder"], pictures["base"], strict=True)]
-
-
-def _metadata(pictures: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], Path]]:
-    """Every folder with its metadata.json, where there is one."""
-    for folder in pictures["folder"].unique():
-        path = Path(folder) / "metadata.json"
-        if path.is_file():
-            metadata = read_json(path)
-            if not isinstance(metadata, dict):
-                raise RamsesError(f"{path}: not a metadata.json, see datasets/README.md")
-            yield folder, metadata, path

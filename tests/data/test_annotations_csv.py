@@ -48,6 +48,21 @@ def test_blank_lines_do_not_shift_row_numbers(tmp_path: Path) -> None:
         read_annotations(path)
 
 
+@pytest.mark.parametrize("second", ["mass", " mass", "mass "])
+def test_a_column_that_is_there_twice(tmp_path: Path, second: str) -> None:
+    with pytest.raises(RamsesError, match=r"annotations.csv: column mass is there twice; remove or rename one"):
+        read_annotations(write(tmp_path, "1,a,Rc,2,1,True,3", header=f"{HEADER},{second}"))
+    assert len(read_annotations(write(tmp_path, "1,a,Rc,2,1,True,3,4", header=f"{HEADER},mass.1,")))
+
+
+@pytest.mark.parametrize("size", ["inf,4", "4,inf", "0,4", "4,-3"])
+def test_impossible_sizes(tmp_path: Path, size: str) -> None:
+    with pytest.raises(RamsesError, match="row 3: (height|width) is .*; the size of the picture is in px, 1 or more"):
+        read_annotations(
+            write(tmp_path, "1,a,Rc,2,4,5", f"2,a,Rc,2,{size}", header="label,baseimg,class,res,height,width")
+        )
+
+
 @pytest.mark.parametrize("column", ["label", "baseimg", "class", "res"])
 def test_missing_column(tmp_path: Path, column: str) -> None:
     header = HEADER.replace(column, "other", 1)

@@ -95,6 +95,34 @@ def test_run_lengths_and_unmeasured_outlines(tmp_path: Path) -> None:
     assert np.array_equal(read_label_map(records[0]) == 1, mask.astype(bool))
 
 
+@pytest.mark.parametrize("area", [0, -1, None, float("nan")])
+def test_small_objects_stay_on_top_where_no_area_is_measured(tmp_path: Path, area: float | None) -> None:
+    small, large = annotation(1, 3, 4, area=area), annotation(2, 1, 10, area=area)
+    ((record,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
+    assert [(entry["coco_id"], entry["area"]) for entry in record["annotations"]] == [(2, 100), (1, 16)]
+    assert np.bincount(read_label_map(record).ravel())[1:].tolist() == [100 - 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bbox": 5}, "its bbox is 5; write four numbers of px, or leave it out"),
+        ({"bbox": [None] * 4}, "its bbox is .None, .*; write four numbers"),
+        ({"area": "12"}, "its area is '12'; write a number of px, or leave it out"),
+        ({"area": [12]}, "its area is .12.; write a number"),
+    ],
+)
+def test_wrong_measures(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RamsesError, match=f"annotations.json: annotation 1: {message}"):
+        load_coco(write(tmp_path, [annotation(1, 3, 4, **changes)]), tmp_path / "pictures")
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": 5, "height": 30, "width": 40}]
+    with pytest.raises(RamsesError, match="image 7 has file_name 5; write the name as text"):
+        load_coco(write(tmp_path, [], images=images), tmp_path / "pictures")
+
+
 def test_annotations_without_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = [annotation(2, 3, 5, segmentation=[]), annotation(3, 3, 5, segmentation=[[1, 2, 3, 4]])]
     records, _ = load_coco(write(tmp_path, [annotation(1, 3, 4), *bad]), tmp_path / "pictures")
@@ -196,6 +224,8 @@ def test_one_polygon_without_its_list(tmp_path: Path) -> None:
     [
         ({"size": [40, 30], "counts": [1200]}, "annotation 1: its run lengths are of a picture of 40 x 30 px"),
         ({"counts": [1200]}, "annotation 1: its segmentation has no size and counts"),
+        ({"size": 30, "counts": [1200]}, "annotation 1: its run lengths need a size .height, width., and counts"),
+        ({"size": [30, 40], "counts": None}, "annotation 1: its run lengths need a size"),
         ("polygon", "annotation 1: its segmentation is str"),
         ([["a", "b", "c", "d", "e", "f"]], "annotation 1: a polygon has something in it that is no number"),
         ([{"x": 1, "y": 2}], "annotation 1: a polygon is a list of numbers"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data.dataset_uri import register, register_datasets
+from ramses_d2.data.dataset_uri import coco_uri, register, register_datasets
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]
@@ -63,11 +63,60 @@ def test_every_form(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(DatasetCatalog.get(register("coco://demo/coco.json"))) == 1
 
 
+def test_a_hash_in_a_name_separates_no_subset(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder(name="a#1/demo#2")
+    write_split(folder, ["glass", "brick", "concrete"])
+    split = json.loads((folder / "split.json").read_text())
+    split["subsets"]["fold#2"] = split["subsets"]["valid"]
+    (folder / "split.json").write_text(json.dumps(split))
+    monkeypatch.chdir(folder.parent.parent)
+    for uri, count in (
+        ("ramses://a#1/demo#2", 2),
+        ("ramses://a#1/demo#2/split.json#train", 1),
+        ("ramses://a#1/demo#2/split.json#fold#2", 1),
+    ):
+        assert len(DatasetCatalog.get(register(uri))) == count
+    with pytest.raises(RamsesError, match="demo#2 is a folder and has no subsets"):
+        register("ramses://a#1/demo#2#train")
+
+
+def test_the_uri_of_a_coco_file_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "R&D 100% #1?images=%41"
+    odd.mkdir()
+    write_categories(odd, "a.json", {1: "a"})
+    (odd / "label.txt").write_text("b\na\n")
+    uri = register(coco_uri(odd / "a.json", odd, odd / "label.txt"))
+    assert MetadataCatalog.get(uri).thing_classes == ["b", "a"]
+    assert coco_uri("a b.json", "images") == "coco://a b.json?images=images"
+
+
 def test_registering_twice_changes_nothing(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_folder().parent)
     metadata = MetadataCatalog.get(register("ramses://demo"))
     register("ramses://demo")
     assert MetadataCatalog.get("ramses://demo") is metadata
+
+
+def test_another_class_order_is_registered_anew(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records follow the new order, and so must the names."""
+    folder = tiny_folder()
+    monkeypatch.chdir(folder.parent)
+    write_split(folder, ["brick", "concrete", "glass"])
+    uri = register("ramses://demo/split.json#train")
+    order = ["glass", "brick", "concrete"]
+    write_split(folder, order)
+    with pytest.raises(RamsesError, match="its class list was changed after it was registered, .*register it again"):
+        DatasetCatalog.get(uri)
+    assert MetadataCatalog.get(register(uri)).thing_classes == order
+    first = DatasetCatalog.get(uri)[0]["annotations"][0]
+    assert order[first["category_id"]] == "brick"
+
+
+def test_other_category_ids_are_registered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ids in ({1: "a", 2: "b"}, {3: "a", 7: "b"}):
+        write_categories(tmp_path, "train.json", ids)
+        assert MetadataCatalog.get(register("coco://train.json")).dataset_category_ids == list(ids)
 
 
 def test_registration_survives_a_change_of_directory(
@@ -109,6 +158,7 @@ def test_errors(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ramses://demo/split.json", "append one of #train, #valid"),
         ("ramses://demo/split.json#test", "no subset 'test'; append one of #train, #valid"),
         ("coco://demo/coco.json?pictures=demo", "unknown option 'pictures'"),
+        ("coco://demo", "demo: cannot be read as a JSON file .*; name a file"),
         ("coco://demo/coco.json?images=gone", "gone is not found in"),
     ):
         with pytest.raises(RamsesError, match=message):

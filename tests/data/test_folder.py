@@ -80,8 +80,11 @@ def test_unknown_masses(tiny_folder: Folder) -> None:
 def test_base_names_may_carry_the_extension(tiny_folder: Folder) -> None:
     folder = tiny_folder(extension=".jpg")
     expected, _ = load_folder(folder)
-    edit_csv(folder, lambda table: table.assign(baseimg=table["baseimg"] + ".jpg"))
-    assert load_folder(folder)[0] == expected
+    table = pd.read_csv(folder / "annotations.csv")
+    for form in ("{}.jpg", "{}.JPG", "{}.tif", "images/{}.jpg", "D:\\belt\\{}.png"):
+        table.assign(baseimg=table["baseimg"].map(form.format)).to_csv(folder / "annotations.csv", index=False)
+        assert load_folder(folder)[0] == expected
+        assert load_folder(folder, only=["img0"])[0] == expected[:1]
 
 
 def test_size_from_the_header_where_the_csv_has_none(tiny_folder: Folder) -> None:
@@ -143,6 +146,26 @@ def test_only_some_pictures(tiny_folder: Folder) -> None:
     edit_csv(folder, lambda table: table.replace({"class": {"glass": "?"}}).query("baseimg == 'img1' or label < 3"))
     records, _ = load_folder(folder, ["brick", "concrete"], key="k", only=["img0", "img3"])
     assert [record["image_name"] for record in records] == ["k/img0", "k/img3"]
+
+
+def test_a_mistyped_name_makes_no_empty_picture(tiny_folder: Folder) -> None:
+    """The rows of IMG0 have no picture, and img0 would be learned as one without particles."""
+    folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 4, 0))
+    edit_csv(folder, lambda table: table.assign(baseimg=table["baseimg"].replace("img0", "IMG0")))
+    with pytest.raises(
+        RamsesError, match=r"row 2: image .*IMG0\.\* is missing, while .*img0\.png has .*correct baseimg"
+    ):
+        load_folder(folder, only=["img0", "img1"])
+    # Pictures that are not in doubt can be used
+    assert [len(record["annotations"]) for record in load_folder(folder, only=["img1", "img2"])[0]] == [4, 0]
+
+
+def test_resolution_of_a_name_with_dots(tiny_folder: Folder) -> None:
+    folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 4, 0), resolution=(2.0, 2.5, 3.0))
+    for kind in ("images", "labels"):
+        (folder / kind / "img2.png").rename(folder / kind / "rec_0.5.png")
+    (folder / "metadata.json").write_text(json.dumps({"images": [{"file_name": "rec_0.5", "res": 7}]}))
+    assert load_folder(folder)[0][2]["resolution"] == 7
 
 
 def test_missing_things(tiny_folder: Folder, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ramses_d2.data.augmentation import CropToAspect
 from ramses_d2.data.picture_table import (
     common_class_names,
     find_empty_pictures,
@@ -58,6 +59,20 @@ def test_cropped_columns(box: tuple[int, ...], cut: bool) -> None:
 def test_cropped_rows_with_an_odd_pixel(box: tuple[int, ...], cut: bool) -> None:
     """101 of 152 rows are kept: 25 go at the top, 26 at the bottom."""
     assert is_cut(np.array([box]), (152, 100), ratio=1.01) is cut
+
+
+@pytest.mark.parametrize("size", [(30, 20), (20, 30), (40, 25), (25, 40), (24, 24), (50, 20)])
+@pytest.mark.parametrize("ratio", [2 / 3, 3 / 2])
+def test_the_window_is_the_one_that_training_crops_to(size: tuple[int, int], ratio: float) -> None:
+    """Standing pictures get a standing window, whichever way the input shape is given."""
+    window = CropToAspect(short=2, long=3).get_transform(np.zeros((*size, 3)))
+    kept = (window.y0, window.y0 + window.h), (window.x0, window.x0 + window.w)
+    for axis, ((low, high), length) in enumerate(zip(kept, size, strict=True)):
+        for place in range(length):
+            box = [place, 9, place + 1, 10] if axis else [9, place, 10, place + 1]
+            outside = (low > 0 or high < length) and (place <= low or place + 1 >= high)
+            other = kept[1 - axis][0] >= 9 or kept[1 - axis][1] <= 10
+            assert is_cut(np.array([box]), size, ratio) is (outside or other)
 
 
 def test_nothing_is_cropped() -> None:

@@ -107,6 +107,10 @@ def test_errors(tmp_path: Path) -> None:
     for changes, message in (
         ({"height": None, "width": None}, "x.png: its record has no height and no width"),
         ({"file_name": str(tmp_path / "gone.png")}, "gone.png: the image is missing"),
+        (
+            {"annotations": [{"category_id": 0, "bbox": 5, "segmentation": [[0, 0, 9, 0, 9, 9]]}]},
+            "my_data: .*x.png: its bbox is 5",
+        ),
         ({"annotations": [{"category_id": 0, "bbox": [0, 0, 2, 2]}]}, "my_data: no annotation has a segmentation"),
     ):
         with pytest.raises(RamsesError, match=message):

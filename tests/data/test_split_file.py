@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ramses_d2.data.dataset_manager import DatasetManager
 from ramses_d2.data.split_file import load_split, split_class_names, subset_names
 from ramses_d2.errors import RamsesError
 
@@ -70,6 +71,10 @@ def test_folder_of_the_split_itself(tiny_folder: Folder) -> None:
         ({"subsets": {"train": ["c/img0"]}}, "'c/img0' is in no listed folder"),
         ({"subsets": {"train": ["img0"]}}, "'img0' is in no listed folder"),
         ({"folders": {"a": "nowhere", "b": "second"}}, "nowhere: no such folder"),
+        ({"subsets": {"train": [1]}}, "split.json: train is no list of picture names"),
+        ({"subsets": {"train": "a/img0"}}, "split.json: train is no list of picture names"),
+        ({"folders": {"a": 1, "b": "second"}}, "split.json: folders must be paths, and classes names"),
+        ({"classes": [1]}, "split.json: folders must be paths, and classes names"),
         ({"classes": ["glass"]}, "row 2: class 'brick' is not in the class list"),
     ],
 )
@@ -110,6 +115,18 @@ def test_original(two_folders: Path, prefix: str) -> None:
         ("second/img1", 1, 6),
     ]
     assert [r["image_name"] for r in load_split(path, "valid")[0]] == ["second/img0"]
+
+
+@pytest.mark.parametrize(("in_csv", "in_json"), [("{}.jpg", "{}"), ("{}.png", "{}.png"), ("images/{}.png", "{}.jpg")])
+def test_original_names_with_extension(two_folders: Path, in_csv: str, in_json: str) -> None:
+    path = write_original(two_folders, {"second": "second"}, [in_json.format("img1")], [])
+    table = pd.read_csv(path.with_suffix(".csv"))
+    table.assign(baseimg=table["baseimg"].map(in_csv.format)).to_csv(path.with_suffix(".csv"), index=False)
+    (record,), _ = load_split(path, "train")
+    assert record["image_name"] == "second/img1" and len(record["annotations"]) == 6
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": [None]}))
+    with pytest.raises(RamsesError, match="valid is no list of picture names"):
+        load_split(path, "train")
 
 
 def test_original_keeps_equal_base_names_apart(two_folders: Path) -> None:
@@ -153,3 +170,24 @@ def test_published_splits() -> None:
     assert subset_names(path) == ["train", "valid"]
     with pytest.raises(RamsesError, match="15CLS_20250723-173206.csv: no such file"):
         load_split(path, "train")
+
+
+@pytest.mark.parametrize("form", ["{}.tif", "images/{}.png", "{}.JPG"])
+def test_particles_are_found_under_other_forms_of_the_name(two_folders: Path, form: str) -> None:
+    """They would be trained on as empty pictures otherwise."""
+    path = two_folders / "first/annotations.csv"
+    table = pd.read_csv(path)
+    table.assign(baseimg=table["baseimg"].map(form.format)).to_csv(path, index=False)
+    split = DatasetManager.from_folders([path.parent], seed=1)
+    split.create_split(0.5)
+    split.save(two_folders / "new.json")
+    assert [len(record["annotations"]) for record in load_split(two_folders / "new.json", "train")[0]] == [4]
+
+
+def test_a_mistyped_name_is_an_error_not_an_empty_picture(two_folders: Path) -> None:
+    path = two_folders / "first/annotations.csv"
+    path.write_text(path.read_text().replace("img0", "Img0"))
+    with pytest.raises(
+        RamsesError, match=r"first/annotations.csv, row 2: image .*Img0.* is missing, while .*img0.png has"
+    ):
+        load_split(write_split(two_folders), "train")

@@ -25,7 +25,10 @@ def test_synth_as_a_subprocess(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert "wrote 2 + 1 pictures" in done.stdout and "rendering" in done.stderr
     names = sorted(path.name for path in (tmp_path / "demo").iterdir())
-    assert names == ["annotations.csv", "classes.json", "images", "labels", "metadata.json", "split.json"]
+    assert names == [
+        *("annotations.csv", "classes.json", "images", "labels"),
+        *("metadata.json", "split.json", "synthetic.json"),
+    ]
     assert len(list((tmp_path / "demo/images").iterdir())) == 3
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,24 @@ def test_preview_as_a_process(tiny_folder: Callable[..., Path], tmp_path: Path) 
         "RAMSES"
     ]
     assert suggested["GRID_SIZES"] == report["suggested"]["grid_sizes"] and len(suggested["SCALE_RANGES"]) == 4
+
+
+def test_mask_rcnn_has_a_contact_sheet_alone(
+    tiny_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = str(ROOT / "tests/mask_rcnn_tiny.yaml")
+    arguments = ["preview", "--config-file", config, "--data", f"ramses://{tiny_folder()}", "--output", "out"]
+    error = error_of("prepare_data.py", *arguments, "--suggest", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert "Mask R-CNN has no grids to suggest" in error
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments])
+    runpy.run_path(str(ROOT / "tools/prepare_data.py"), run_name="__main__")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact_sheet.png"]
+    sheet = np.array(Image.open(tmp_path / "out/contact_sheet.png")).astype(int)
+    assert (np.ptp(sheet, axis=2) > 60).mean() > 0.01  # grey pictures, coloured outlines
+    assert "wrote contact_sheet.png to out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from ramses_d2.data.checking import (
     report_text,
     write_report,
 )
-from ramses_d2.data.folder import class_names_from_ids, read_json
+from ramses_d2.data.folder import class_names_from_ids
+from ramses_d2.data.json_file import read_json
 from ramses_d2.errors import RamsesError
 
 

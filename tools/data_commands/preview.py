@@ -30,7 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "preview",
         help="look at what the network is fed, and at how grids and scale ranges fit it",
         description="Write a contact sheet of augmented training pictures (outlines, classes, grams as the network "
-        "gets them), a histogram of object scales per pyramid level, and cell statistics.",
+        "gets them), a histogram of object scales per pyramid level, and cell statistics; of Mask R-CNN, which has no "
+        "grids, the contact sheet alone.",
         epilog="example: python tools/prepare_data.py preview --config-file configs/ramses_demo.yaml "
         "--output preview --suggest",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -49,25 +50,30 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write contact_sheet.png, scales.png and assignment.json."""
+    """Write contact_sheet.png and, where the network has grids, scales_*.png and assignment.json."""
     if args.pictures < 1 or args.sample < 0:
         raise RamsesError("--pictures must be 1 or more, --sample 0 or more")
     folder = Path(args.output)
     if folder.exists() and not args.force:
         raise RamsesError(f"{folder} exists: choose another --output, or replace its files with --force")
     cfg = load_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
+    has_grids = cfg.MODEL.META_ARCHITECTURE != "MaskRCNN"
+    if args.suggest and not has_grids:
+        raise RamsesError(f"{args.config_file}: Mask R-CNN has no grids to suggest; leave --suggest out")
     names = [args.data] if args.data else list(cfg.DATASETS.TRAIN)
     register_datasets(names)
     class_names = MetadataCatalog.get(names[0]).thing_classes
 
     sheet = contact_sheet(mapped_items(cfg, names, args.pictures, args.seed), class_names, cfg.INPUT.FORMAT)
-    assignment = assignment_of(cfg)
-    items = mapped_items(cfg, names, args.sample, args.seed)
-    pictures = [mapped_picture(item) for item in tqdm(items, unit="picture", disable=None)]
+    found: dict[str, Assignment] = {}
+    pictures: list[MappedPicture] = []
     levels = list(cfg.MODEL.RAMSES.IN_FEATURES)
-    found = {"config": assignment}
+    if has_grids:
+        found["config"] = assignment_of(cfg)
+        items = mapped_items(cfg, names, args.sample, args.seed)
+        pictures = [mapped_picture(item) for item in tqdm(items, unit="picture", disable=None)]
     if args.suggest:
-        found["suggested"] = _suggestion(pictures, assignment, names)
+        found["suggested"] = _suggestion(pictures, found["config"], names)
 
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(folder / "contact_sheet.png")
@@ -79,13 +85,14 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{title}: {statistics.objects} objects in {statistics.pictures} pictures, "
               f"{statistics.share_with_cell:.2%} with a cell")  # fmt: skip
         print(pd.DataFrame(statistics_table(statistics, tried, levels)).to_string(index=False))
-    (folder / "assignment.json").write_text(json.dumps(report, indent=1))
+    written = ["contact_sheet.png", *(f"scales_{title}.png" for title in found)]
+    if has_grids:
+        (folder / "assignment.json").write_text(json.dumps(report, indent=1))
+        written.append("assignment.json")
     if args.suggest:
         print(f"\nMODEL:\n  RAMSES:\n    GRID_SIZES: {list(found['suggested'].grid_sizes)}\n"
               f"    SCALE_RANGES: {[list(pair) for pair in found['suggested'].scale_ranges]}")  # fmt: skip
-    print(
-        f"\nwrote contact_sheet.png, {', '.join(f'scales_{title}.png' for title in found)}, assignment.json to {folder}"
-    )
+    print(f"\nwrote {', '.join(written)} to {folder}")
 
 
 def _suggestion(pictures: list[MappedPicture], assignment: Assignment, names: list[str]) -> Assignment:

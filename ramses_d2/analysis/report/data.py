@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.batch_masses import Batch, base_name, parse_batches
-from ramses_d2.data.folder import read_json
+from ramses_d2.data.batch_masses import Batch, parse_batches
+from ramses_d2.data.json_file import read_json
+from ramses_d2.data.picture_names import base_name
 from ramses_d2.errors import RamsesError
 
 from ..particles import COLUMNS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ramses_d2.data.folder import read_json
+from ramses_d2.data.json_file import read_json
 from ramses_d2.data.split_file import split_class_names, subset_names
 from ramses_d2.errors import RamsesError
 
@@ -19,7 +19,7 @@ from .pictures import image_file
 from .pixels import Facts
 
 Place = tuple[int, str]  # position of a folder among those checked, base name
-_ROLES = re.compile("train|valid|val|test", re.IGNORECASE)
+_ROLES = re.compile("(train)(?:ing)?|(valid)(?:ation)?|(val)|(?<![a-z])(dev)(?![a-z])|(test)(?:ing)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,6 @@ def locate_split(path: Path, folders: Sequence[FolderContents]) -> Split:
     subsets, class_names, content = subset_names(path), split_class_names(path), read_json(path)
     lists = {name: content.get("subsets", content)[name] for name in subsets}
     roots = content.get("folders", {}) if "subsets" in content else {}
-    if not all(isinstance(names, list) for names in lists.values()) or not all(
-        isinstance(each, str) for each in (*roots.values(), *(name for names in lists.values() for name in names))
-    ):
-        raise RamsesError(f"{path}: subsets must be lists of names, and folders paths; see datasets/README.md")
     resolved = {contents.folder.resolve(): index for index, contents in enumerate(folders)}
     indices = {key: resolved.get((path.parent / root).resolve()) for key, root in roots.items()}
     places: dict[str, list[Place]] = {}
@@ -159,8 +155,8 @@ def _role(subset: str) -> tuple[str | None, str]:
     match = _ROLES.search(subset)
     if match is None:
         return None, subset
-    role = match[0].lower()
-    return "valid" if role == "val" else role, subset[: match.start()] + subset[match.end() :]
+    role = match[match.lastindex].lower()
+    return "valid" if role in ("val", "dev") else role, subset[: match.start()] + subset[match.end() :]
 
 
 def _are_apart(one: str, other: str) -> bool:

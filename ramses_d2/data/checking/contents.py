@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ramses_d2.data.folder import IMAGE_SUFFIXES, class_names_from_ids, read_json
+from ramses_d2.data.folder import class_names_from_ids
+from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries
+from ramses_d2.data.json_file import read_json
+from ramses_d2.data.picture_names import IMAGE_SUFFIXES, base_names
 from ramses_d2.errors import RamsesError
 
 from .findings import Finding, Kind, finding
@@ -76,7 +79,7 @@ def read_contents(folder: Path, class_names: Sequence[str] | None = None) -> Fol
     labels = {path.stem: path for path in sorted((folder / "labels").glob("*.png"))}
     scan = _scan(folder, findings)
     table = (scan or _EMPTY).table
-    table = table.assign(baseimg=_base_names(table["baseimg"], images, labels))
+    table = table.assign(baseimg=base_names(table["baseimg"], {*images, *labels}))
     usable = table["label"].notna() & (table["baseimg"] != "")
     unusable = table["baseimg"][~usable].value_counts().to_dict()
     if scan is not None and scan.surplus:
@@ -125,16 +128,6 @@ def _scan(folder: Path, findings: list[Finding]) -> AnnotationScan | None:
     return scan
 
 
-def _base_names(column: pd.Series, images: dict[str, Path], labels: dict[str, Path]) -> pd.Series:
-    """Base names without extension, also where the picture is gone and only its label image is left."""
-    bases = {path.name: base for base, path in images.items()}
-    for name in column.unique():
-        stem = Path(name).stem
-        if name not in images and Path(name).suffix.lower() in IMAGE_SUFFIXES and stem in labels and stem not in images:
-            bases[name] = stem
-    return column.map(lambda name: name if name in images else bases.get(name, name)).astype(object)
-
-
 def _class_names(folder: Path, findings: list[Finding]) -> list[str] | None:
     path = folder / "classes.json"
     if not path.is_file():
@@ -149,17 +142,11 @@ def _class_names(folder: Path, findings: list[Finding]) -> list[str] | None:
 
 def _resolutions(folder: Path, findings: list[Finding]) -> dict[str, float]:
     """Usable resolutions of metadata.json."""
-    path = folder / "metadata.json"
-    if not path.is_file():
-        return {}
+    path = folder / METADATA_NAME
     try:
-        values = {Path(entry["file_name"]).stem: entry.get("res") for entry in read_json(path).get("images", [])}
+        values = {base: entry.get("res") for base, entry in image_entries(folder).items()}
     except RamsesError as error:
         message = str(error).removeprefix(f"{path}: ")
-        findings.append(finding(Kind.JSON_UNREADABLE, folder, path.name, message))
-        return {}
-    except (AttributeError, KeyError, TypeError):
-        message = "images must be a list of objects with file_name and res; see datasets/README.md"
         findings.append(finding(Kind.JSON_UNREADABLE, folder, path.name, message))
         return {}
     usable = {}

@@ -40,7 +40,7 @@ def _check_presence(contents: FolderContents, base: str, row: int | None) -> Ite
     has_image, has_label = base in contents.images, base in contents.labels
     if row is not None and not has_image:
         also = "" if has_label else f", and neither is {label_file}"
-        message = f"no such picture{also}; add it or remove its rows"
+        message = f"no such picture{also}; add it, correct baseimg or remove its rows"
         yield finding(Kind.IMAGE_MISSING, folder, f"images/{base}.*", message, row=row, picture=base)
     elif row is not None and not has_label:
         message = "no such label image; add it or remove the picture's rows"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ramses_d2.data.own_folder import OwnFolder
 from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
@@ -24,6 +25,7 @@ from .repair_pictures import Change, mend_picture
 from .repair_rows import mend_rows
 
 LOG = "fixes.csv"
+MENDED_COPY = OwnFolder("mended copy", "mending", "fixes.json", "ramses-mended-copy")
 _LOG_HEADER = ("file", "row", "label", "what", "from", "to")
 
 
@@ -35,7 +37,7 @@ def repair_folder(
     workers: int = 4,
     progress: bool = False,
 ) -> list[Change]:
-    """Write a mended copy of a folder and ``fixes.csv``, the log of what was changed.
+    """Write a mended copy of a folder, ``fixes.csv``, the log of what was changed, and ``fixes.json``, its checksums.
 
     Copied are annotations.csv, images/, labels/ and the other files of the folder, not other folders in it. Boxes are
     written as the original does: rows in x0, x1, columns in y0, y1.
@@ -43,7 +45,7 @@ def repair_folder(
     Args:
         checked: one of :attr:`ramses_d2.data.checking.CheckReport.folders`.
         output: folder to create.
-        overwrite: replace an earlier mended copy.
+        overwrite: replace an earlier mended copy that nobody changed since.
         workers: pictures written at once.
         progress: show a progress bar on a terminal.
 
@@ -51,7 +53,8 @@ def repair_folder(
         the changes.
 
     Raises:
-        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy), or is in the folder itself.
+        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy, or was changed since), or is in
+            the folder itself.
     """
     source, output = checked.contents.folder, Path(output)
     check_output(source, output, overwrite)
@@ -64,6 +67,8 @@ def repair_folder(
             changes += mend_rows(checked, particles, folder / "annotations.csv")
         changes += _mend_split(source, output, folder)
         _write_log(changes, folder / LOG)
+        record = json.dumps(MENDED_COPY.entries(folder), indent=1, ensure_ascii=False)
+        (folder / MENDED_COPY.record).write_text(record + "\n", encoding="utf-8")
     return changes
 
 
@@ -90,8 +95,8 @@ def _mend_split(source: Path, output: Path, folder: Path) -> list[Change]:
     path = folder / "split.json"
     try:
         split = json.loads(path.read_text(encoding="utf-8"))
-        folders = dict(split["folders"])
-    except (OSError, ValueError, LookupError, TypeError):
+        folders = {key: Path(root) for key, root in split["folders"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []  # there is none, the original's has none, or it is broken
     changes = []
     for key, root in folders.items():
@@ -112,30 +117,18 @@ def _write_log(changes: list[Change], path: Path) -> None:
         writer.writerows((each.file, each.row, each.label, each.what, each.old, each.new) for each in changes)
 
 
-def _is_mended_copy(folder: Path) -> bool:
-    try:
-        return (folder / LOG).read_text(encoding="utf-8").splitlines()[0] == ",".join(_LOG_HEADER)
-    except (OSError, ValueError, IndexError):
-        return False
-
-
 def check_output(source: Path, output: Path, overwrite: bool) -> None:
     """Stop where a mended copy must not be written; to be called before long work, too.
 
     Args:
         source: the folder to mend.
         output: folder to create.
-        overwrite: replace an earlier mended copy.
+        overwrite: replace an earlier mended copy that nobody changed since.
 
     Raises:
-        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy), or is in the folder itself.
+        RamsesError: ``output`` exists (and is not to be replaced, or is no mended copy, or was changed since), or is in
+            the folder itself.
     """
     if output.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(output.resolve()):
         raise RamsesError(f"{output}: choose a folder outside {source}, whose mended copy it is to hold")
-    if output.exists() and not output.is_dir():
-        raise RamsesError(f"{output} is a file: name a folder to write the mended copy to")
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
-        if not _is_mended_copy(output):
-            raise RamsesError(f"{output} is no mended copy (it has no {LOG}): refusing to replace it")
+    MENDED_COPY.check_replaceable(output, overwrite)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import Image, ImageOps
+
+from ramses_d2.data.upright import save_upright
 
 from .check import CheckedFolder
 from .components import find_parts, measure_particles, without_specks
 from .pictures import is_turned_away, lies_alike
 from .pixels import EXIF_ORIENTATION, read_labels
-
-_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def mend_picture(checked: CheckedFolder, output: Path, base: str) -> tuple[list[
         path = checked.contents.images[base]
         target = output / "images" / path.name
         if image.error is None and image.orientation != 1:
-            _save_upright(path, target)
+            save_upright(path, target)
             what = "turned upright, as its EXIF tag says"
             changes.append(Change(f"images/{path.name}", what, f"orientation {image.orientation}", "orientation 1"))
         else:
-            shutil.copy2(path, target)
+            _copy(path, target)
     particles = None
     if label is not None:
         path = checked.contents.labels[base]
@@ -68,20 +68,16 @@ def mend_picture(checked: CheckedFolder, output: Path, base: str) -> tuple[list[
         if label.error is None and label.particles is not None:
             mended = _mend_labels(checked, base, path, changes)
         if mended is None:
-            shutil.copy2(path, output / "labels" / path.name)
+            _copy(path, output / "labels" / path.name)
         else:
             Image.fromarray(mended.astype(np.uint16)).save(output / "labels" / path.name)
             particles = measure_particles(find_parts(mended))
     return changes, particles
 
 
-def _save_upright(path: Path, target: Path) -> None:
-    with Image.open(path) as picture:
-        options = {"icc_profile": picture.info["icc_profile"]} if "icc_profile" in picture.info else {}
-        if picture.format == "JPEG":
-            options |= {"quality": _JPEG_QUALITY, "subsampling": JpegImagePlugin.get_sampling(picture)}
-        upright = ImageOps.exif_transpose(picture)
-        upright.save(target, format=picture.format, exif=upright.getexif(), **options)
+def _copy(path: Path, target: Path) -> None:
+    if not path.is_dir():  # one named x.png is no picture, and is reported as such
+        shutil.copy2(path, target)
 
 
 def _mend_labels(checked: CheckedFolder, base: str, path: Path, changes: list[Change]) -> np.ndarray | None:

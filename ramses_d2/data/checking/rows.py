@@ -33,7 +33,8 @@ class RowCheck:
         rows: every first row of a particle, with ``pixel_area``, ``left`` ... of its pixels, NaN where they are not
             known; ``touches`` and ``comparable`` say whether it touches the border and whether its label image lies on
             its picture.
-        extra: labels without row, by base name; only of the pictures that the findings name.
+        extra: labels without row, by base name; only of the pictures that the findings name, and not of those whose
+            rows probably have a mistyped ``baseimg``.
         convention: what the boxes mean by x, for people.
     """
 
@@ -64,7 +65,12 @@ def check_rows(contents: FolderContents, facts: Mapping[str, Facts]) -> RowCheck
     )
     extra = _extra_labels(contents, particles, rows)
     counts = rows["baseimg"].value_counts().to_dict()
-    findings += [_extra_finding(contents, base, counts.get(base, 0), compared[base], extra[base]) for base in extra]
+    misnamed = _misnamed(contents, rows, extra)
+    findings += [
+        _extra_finding(contents, base, counts.get(base, 0), compared[base], extra[base], misnamed.get(base))
+        for base in extra
+    ]
+    extra = {base: labels for base, labels in extra.items() if base not in misnamed}
 
     seen = rows[in_compared & rows["pixel_area"].notna()]
     upright = seen[~seen["baseimg"].isin([base for base, pair in compared.items() if is_turned_away(*pair)])]
@@ -119,13 +125,31 @@ def _extra_labels(contents: FolderContents, particles: pd.DataFrame, rows: pd.Da
     return extra
 
 
-def _extra_finding(contents: FolderContents, base: str, rows: int, pair: Facts, labels: np.ndarray) -> Finding:
+def _misnamed(contents: FolderContents, rows: pd.DataFrame, extra: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Base name -> a name in the rows that no file has, and all of whose labels are among the picture's extra ones.
+
+    The rows are probably the picture's, under a mistyped name, and then its pixels are no mistake.
+    """
+    lost = rows[~rows["baseimg"].isin([*contents.images, *contents.labels])]
+    found: dict[str, str] = {}
+    for name, labels in lost.groupby("baseimg", sort=False)["label"]:
+        for base, others in extra.items():
+            if labels.isin(others).all():
+                found.setdefault(base, name)
+    return found
+
+
+def _extra_finding(
+    contents: FolderContents, base: str, rows: int, pair: Facts, labels: np.ndarray, misnamed: str | None
+) -> Finding:
     particles = len(pair[1].particles)
     named = ", ".join(map(str, labels[:10])) + (" ..." if len(labels) > 10 else "")
     message = (
         f"{counted(rows, 'row')} for {counted(particles, 'particle')}; "
         f"without row: {'label' if len(labels) == 1 else 'labels'} {named}"
     )
+    if misnamed is not None:
+        message += f"; perhaps those of {misnamed!r}, which is no picture: correct baseimg"
     return finding(
         Kind.PIXELS_WITHOUT_ROW,
         contents.folder,

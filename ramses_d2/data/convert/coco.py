@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 import pycocotools.mask as mask_utils
 
-from ramses_d2.data.coco_source import load_coco
-from ramses_d2.data.folder import Record, read_json
+from ramses_d2.data.coco_source import find_image, load_coco, posix_name
+from ramses_d2.data.dataset_uri import coco_uri
+from ramses_d2.data.folder import Record
+from ramses_d2.data.json_file import read_json
 from ramses_d2.data.label_map import read_label_map
 from ramses_d2.errors import RamsesError
 
@@ -119,7 +121,7 @@ def write_coco(
             for image, path in zip(content.images, paths, strict=True):
                 image["file_name"] = path.relative_to(common).as_posix()
             write_json(unfinished, content.to_json(), indent=None)
-        report.address = f"coco://{output}?images={common}"
+        report.address = coco_uri(output, common)
         return report
     with new_folder(output, report, force) as folder:
         (folder / "images").mkdir()
@@ -128,7 +130,7 @@ def write_coco(
             content.add(picture, place_picture(picture, folder / "images", images, upright=False, notes=source.notes))
         write_json(folder / ANNOTATIONS_NAME, content.to_json(), indent=None)
     if images != "none":
-        report.address = f"coco://{output / ANNOTATIONS_NAME}?images={output / 'images'}"
+        report.address = coco_uri(output / ANNOTATIONS_NAME, output / "images")
     return report
 
 
@@ -199,10 +201,8 @@ def _default_images(json_path: Path, content: Any) -> Path:
     beside = json_path.parent
     images = content.get("images") if isinstance(content, dict) else None
     name = images[0].get("file_name") if images and isinstance(images[0], dict) else None
-    if name and not (beside / name).is_file():
-        inside = beside / "images"
-        if (inside / name).is_file():
-            return inside
+    if isinstance(name, str) and find_image(beside, name) is None and find_image(beside / "images", name) is not None:
+        return beside / "images"
     return beside
 
 
@@ -214,7 +214,10 @@ def _pictures(
     notes: Counter[str],
 ) -> Iterator[Picture]:
     names = unique_names(
-        [Path(image.get("file_name") or record["file_name"]) for image, record in zip(images, records, strict=True)]
+        [
+            Path(posix_name(image.get("file_name") or record["file_name"]))
+            for image, record in zip(images, records, strict=True)
+        ]
     )
     for record, image, name in zip(records, images, names, strict=True):
         label_map = read_label_map(record)

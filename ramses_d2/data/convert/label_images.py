@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.folder import read_json
+from ramses_d2.data.json_file import read_json
 from ramses_d2.errors import RamsesError
 
 from .source import Picture, Source, index_files, label_values, read_index_image

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.folder import IMAGE_SUFFIXES
+from ramses_d2.data.picture_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
 from .source import Picture, Source, decode, stored_size

@@ -1,12 +1,11 @@
 """Write a converted data set to a temporary name, then rename it; say what was written.
 
-A folder gets ``conversion.json``: what it was made from, what was changed on the way, and a checksum by which a later
+A folder gets ``conversion.json``: what it was made from, what was changed on the way, and checksums by which a later
 ``--force`` knows that it throws nothing away but its own work.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -17,18 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from ramses_d2.atomic_file import atomic_path
+from ramses_d2.data.own_folder import OwnFolder
+from ramses_d2.data.upright import save_upright
 from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
 from .source import Picture, Source, stored_size
 
 PICTURE_MODES = ("copy", "link", "none")
-RECORD_NAME = "conversion.json"
-_FORMAT, _VERSION = "ramses-conversion", 1
+CONVERSION = OwnFolder("converted data set", "conversion", "conversion.json", "ramses-conversion")
 
 
 @dataclass
@@ -65,8 +65,6 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return {
-            "format": _FORMAT,
-            "version": _VERSION,
             "source": self.origin,
             "target": self.target,
             "pictures": self.pictures,
@@ -102,12 +100,11 @@ def new_folder(output: str | Path, report: Report, force: bool) -> Iterator[Path
         RamsesError: it exists and is not to be, or must not be, replaced.
     """
     output = Path(output)
-    _check_replaceable(output, force)
+    CONVERSION.check_replaceable(output, force)
     _check_outside(Path(report.origin), output)
     with folder_swap(output) as folder:
         yield folder
-        contents = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-        write_json(folder / RECORD_NAME, report.to_json() | {"contents": contents})
+        write_json(folder / CONVERSION.record, report.to_json() | CONVERSION.entries(folder))
 
 
 @contextmanager
@@ -154,8 +151,7 @@ def place_picture(picture: Picture, folder: Path, mode: str, upright: bool, note
     if mode == "none":
         return target.name
     if upright and stored_size(picture.path)[1] != 1:
-        with Image.open(picture.path) as stored:
-            ImageOps.exif_transpose(stored).save(target, **({"quality": 95} if stored.format == "JPEG" else {}))
+        save_upright(picture.path, target)
         notes["pictures with an EXIF orientation written anew, upright"] += 1
     elif mode == "copy":
         shutil.copyfile(picture.path, target)
@@ -188,43 +184,8 @@ def _without_nan(value: Any) -> Any:
 
 
 def _check_outside(path: Path, output: Path) -> None:
-    """What is read must not lie in the folder that is to be replaced."""
-    if output.is_dir() and path.absolute().is_relative_to(output.absolute()):
-        raise RamsesError(f"{output} holds what is to be converted ({path}): choose another folder")
-
-
-def _check_replaceable(output: Path, force: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise RamsesError(f"{output} is a file: name a folder to write the data set to")
-    names = {path.name for path in output.iterdir()}
-    if not names:
-        return
-    if not force:
-        raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
-    contents = _recorded_contents(output)
-    if contents is None:
-        raise RamsesError(f"{output} was not written by a conversion (no {RECORD_NAME}): refusing to replace it")
-    added = sorted(names - set(contents) - {RECORD_NAME})
-    if added:
-        raise RamsesError(f"{output / added[0]} was added after the conversion: refusing to replace the folder")
-    changed = [name for name, checksum in contents.items() if name in names and _checksum(output / name) != checksum]
-    if changed:
-        raise RamsesError(f"{output / changed[0]} was changed after the conversion: refusing to replace the folder")
-
-
-def _recorded_contents(folder: Path) -> dict[str, str] | None:
-    try:
-        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        return dict(record["contents"]) if record["format"] == _FORMAT else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-def _checksum(path: Path) -> str:
-    """Checksum of a file's content; of a folder, of its file names and sizes."""
-    if path.is_dir():
-        names = sorted(f"{file.relative_to(path)} {file.lstat().st_size}" for file in path.rglob("*"))
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """What is read must not lie in the folder that is to be replaced, nor be a link that does."""
+    if output.is_dir() and path.exists():  # the address of a data set is no path
+        places = path.resolve(), path.parent.resolve() / path.name
+        if any(place.is_relative_to(output.resolve()) for place in places):
+            raise RamsesError(f"{output} holds what is to be converted ({path}): choose another folder")

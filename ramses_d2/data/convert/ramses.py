@@ -11,9 +11,12 @@ import pandas as pd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ramses_d2.data.annotations_csv import BOX_COLUMNS, read_annotations
+from ramses_d2.data.batch_masses import parse_batches
 from ramses_d2.data.dataset_uri import register
-from ramses_d2.data.folder import Record, load_folder, read_json
+from ramses_d2.data.folder import Record, load_folder
+from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries, read_metadata
 from ramses_d2.data.label_map import read_label_map
+from ramses_d2.data.picture_names import base_names
 from ramses_d2.errors import RamsesError
 
 from .source import Picture, Source, unique_names
@@ -54,18 +57,13 @@ def read_ramses(source: str | Path) -> Source:
     notes: Counter[str] = Counter()
     folders = list(dict.fromkeys(path.parent.parent for path in names))
     columns = {folder: _further_columns(folder, notes) for folder in folders}
-    metadata = {folder: _metadata(folder) for folder in folders}
-    entries = {
-        folder / "images" / entry["file_name"]: {key: entry[key] for key in entry if key not in _IMAGE_KEYS}
-        for folder in folders
-        for entry in metadata[folder].get("images", [])
-    }
+    entries = {folder: image_entries(folder) for folder in folders}
     return Source(
         origin=str(source),
         classes=list(classes),
         pictures=_pictures(records, names, classes, columns, entries),
         count=len(records),
-        batches=[batch for folder in folders for batch in _batches(metadata[folder], folder, names, notes)],
+        batches=[batch for folder in folders for batch in _batches(folder, names, notes)],
         notes=notes,
     )
 
@@ -75,22 +73,24 @@ def _pictures(
     names: dict[Path, str],
     classes: Sequence[str],
     columns: dict[Path, dict[str, pd.DataFrame]],
-    entries: dict[Path, dict[str, Any]],
+    entries: dict[Path, dict[str, dict[str, Any]]],
 ) -> Iterator[Picture]:
     for record in records:
         path = Path(record["file_name"])
+        folder = path.parent.parent
         objects = pd.DataFrame(record["annotations"], columns=["label", "category_id", "mass", "gt_mass"])
         objects["class"] = [classes[index] for index in objects.pop("category_id")]
-        further = columns[path.parent.parent].get(path.stem)
+        further = columns[folder].get(path.stem)
         if further is not None:
             objects = objects.merge(further, how="left", left_on="label", right_index=True)
+        entry = entries[folder].get(path.stem, {})
         yield Picture(
             name=names[path],
             path=path,
             label_map=read_label_map(record),
             objects=objects,
             resolution=record["resolution"],
-            details=entries.get(path, {}),
+            details={key: entry[key] for key in entry if key not in _IMAGE_KEYS},
         )
 
 
@@ -109,26 +109,17 @@ def _further_columns(folder: Path, notes: Counter[str]) -> dict[str, pd.DataFram
     numbers = numbers.loc[:, is_number].assign(label=table["label"])
     if numbers.shape[1] == 1:
         return {}
-    # baseimg may carry the extension, as in the original's predictions
-    stems = {image.name: image.stem for image in (folder / "images").iterdir()}
-    bases = table["baseimg"].map(lambda name: stems.get(name, name))
+    bases = base_names(table["baseimg"], {image.stem for image in (folder / "images").iterdir()})
     return {base: rows.set_index("label") for base, rows in numbers.groupby(bases)}
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "metadata.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def _batches(
-    metadata: dict[str, Any], folder: Path, names: dict[Path, str], notes: Counter[str]
-) -> list[dict[str, Any]]:
+def _batches(folder: Path, names: dict[Path, str], notes: Counter[str]) -> list[dict[str, Any]]:
     """The folder's batches whose pictures are all read, under their new names: a part would not have its grams."""
-    kept = []
-    for batch in metadata.get("batches", []):
-        paths = [folder / "images" / name for name in batch["image_names"]]
-        if all(path in names for path in paths):
-            kept.append(batch | {"image_names": [f"{names[path]}{path.suffix}" for path in paths]})
+    new_names = {path.stem: f"{name}{path.suffix}" for path, name in names.items() if path.parent.parent == folder}
+    batches, kept = read_metadata(folder).get("batches", []), []
+    for batch, parsed in zip(batches, parse_batches(batches, folder / METADATA_NAME), strict=True):
+        if all(base in new_names for base in parsed.pictures):
+            kept.append(batch | {"image_names": [new_names[base] for base in parsed.pictures]})
         else:
             notes["batches left out because a picture of them is not converted"] += 1
     return kept

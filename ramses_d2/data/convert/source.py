@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.io import imread
 
 from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.folder import IMAGE_SUFFIXES
+from ramses_d2.data.picture_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.folder import IMAGE_SUFFIXES
+from ramses_d2.data.picture_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
 from .output import Report, new_folder, place_picture, reported
@@ -25,7 +25,7 @@ from .voc_classes import (
     VOID,
     XmlObject,
     XmlPicture,
-    palette,
+    class_lines,
     read_class_colours,
     read_class_image,
     read_object_image,
@@ -58,7 +58,7 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
     folder = Path(folder)
     objects = index_files(folder / "SegmentationObject", (".png",))
     images = index_files(folder / "JPEGImages", IMAGE_SUFFIXES)
-    names = sorted(objects) if image_set is None else _listed(folder, image_set)
+    names = sorted(objects) if image_set is None else _listed(folder, image_set, {*objects, *images})
     for name in names:
         if name not in objects or name not in images:
             place = "SegmentationObject" if name not in objects else "JPEGImages"
@@ -111,10 +111,12 @@ def write_voc(
         what was written.
 
     Raises:
-        RamsesError: something wrong in the source; a picture with more than 254 objects; ``output`` exists.
+        RamsesError: something wrong in the source; a picture with more than 254 objects; a class name that labelmap.txt
+            cannot hold; ``output`` exists.
     """
     if len(source.classes) >= VOID:
         raise RamsesError(f"{source.origin}: {len(source.classes)} classes; a palette PNG holds {VOID - 1}")
+    lines = class_lines(source.classes)
     report = Report(source.origin, Path(output), "voc")
     names = []
     with new_folder(output, report, force) as folder:
@@ -127,21 +129,22 @@ def write_voc(
                     f"{picture.path}: {len(picture.objects)} objects; a VOC picture holds {VOID - 1}, COCO any number"
                 )
             file_name = place_picture(picture, folder / "JPEGImages", images, upright=True, notes=source.notes)
-            _write_picture(picture, folder, Path(output).name, file_name, source.classes)
+            _write_picture(picture, folder, Path(output).resolve().name, file_name, source.classes)
             names.append(picture.name)
-        (folder / "ImageSets/Segmentation/default.txt").write_text("".join(f"{name}\n" for name in names))
-        lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
-        for name, colour in zip(source.classes, palette()[1:], strict=False):
-            lines.append(f"{name}:{','.join(map(str, colour))}::")
+        (folder / "ImageSets/Segmentation/default.txt").write_text(
+            "".join(f"{name}\n" for name in names), encoding="utf-8"
+        )
         (folder / "labelmap.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return report
 
 
-def _listed(folder: Path, image_set: str) -> list[str]:
+def _listed(folder: Path, image_set: str, known: Collection[str]) -> list[str]:
+    """Base names; a name may have spaces, and VOC's own lists of a class have a number behind the name."""
     path = folder / "ImageSets" / "Segmentation" / f"{image_set}.txt"
     if not path.is_file():
         raise RamsesError(f"{path}: no such file; name a list of ImageSets/Segmentation, without .txt")
-    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line if line in known else line.split()[0] for line in lines]
 
 
 def _classes_by_colour(indices: np.ndarray, path: Path, colours: dict[int, str]) -> list[str]:

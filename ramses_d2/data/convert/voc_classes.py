@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,9 @@ STANDARD_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+_BACKGROUND = "background"
+# The name ends before the first colour, not at the first colon
+_CLASS_LINE = re.compile(r"(?P<name>.+?):(?P<colour>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)(:.*)?")
 
 
 @dataclass
@@ -64,24 +69,46 @@ def read_class_colours(folder: Path) -> dict[int, str] | None:
     """
     path = folder / "labelmap.txt"
     if path.is_file():
-        classes = {}
-        for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            name, _, rest = line.strip().partition(":")
-            parts = rest.partition(":")[0].split(",")
-            if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-                raise RamsesError(f"{path}, row {row}: {line!r} is not of the form name:red,green,blue::")
-            red, green, blue = (int(part) for part in parts)
-            if name != "background":
-                classes[red << 16 | green << 8 | blue] = name
-        return classes
+        return _class_colours(path.read_text(encoding="utf-8"), path)
     path = folder / "class_names.txt"
     if path.is_file():
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         names = [name for name in names if name != "__ignore__"]  # labelme's name for void
         return dict(zip(colour_codes(palette()[1 : len(names)]).tolist(), names[1:], strict=True))
     return None
+
+
+def _class_colours(text: str, path: Path) -> dict[int, str]:
+    """Colour -> class of a labelmap.txt."""
+    classes = {}
+    for row, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        found = _CLASS_LINE.fullmatch(line.strip())
+        if found is None:
+            raise RamsesError(f"{path}, row {row}: {line!r} is not of the form name:red,green,blue::")
+        red, green, blue = (int(part) for part in found["colour"].split(","))
+        if found["name"] != _BACKGROUND:
+            classes[red << 16 | green << 8 | blue] = found["name"]
+    return classes
+
+
+def class_lines(classes: Sequence[str]) -> list[str]:
+    """The lines of a labelmap.txt in which class n has colour n of VOC's palette; background is the first.
+
+    Raises:
+        RamsesError: a name that :func:`read_class_colours` would not give back.
+    """
+    for name in classes:
+        try:
+            is_kept = list(_class_colours(f"{name}:1,2,3::", Path()).values()) == [name]
+        except RamsesError:
+            is_kept = False
+        if not is_kept:
+            raise RamsesError(f"class {name!r}: a VOC label map cannot hold this name; rename it, or convert to coco")
+    colours = palette()[1 : len(classes) + 1]
+    lines = ["# label:color_rgb:parts:actions", f"{_BACKGROUND}:0,0,0::"]
+    return lines + [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours, strict=True)]
 
 
 def standard_colours() -> dict[int, str]:

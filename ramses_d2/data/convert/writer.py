@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.folder import IMAGE_SUFFIXES
+from ramses_d2.data.picture_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
 from .output import Report, new_folder, place_picture, reported, write_json, write_label_image

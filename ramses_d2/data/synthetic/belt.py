@@ -90,6 +90,8 @@ def write_belt(
     """
     if frames < 1 or not 0 <= overlap < config.height:
         raise RamsesError(f"frames {frames}, overlap {overlap}: at least 1 frame, and an overlap of 0 to height - 1 px")
+    if seed < 0:
+        raise RamsesError(f"seed {seed}: give 0 or more")
     starts = frame_starts(frames, config.height, overlap)
     length = starts[-1] + config.height
     share = length / config.height

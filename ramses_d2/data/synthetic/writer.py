@@ -1,8 +1,8 @@
 """A synthetic data set in the RAMSES folder format (reference section 6).
 
 ``images/*.jpg``, ``labels/*.png`` (uint16), ``annotations.csv`` (one row per stone, x = ROW, y = column,
-half-open boxes), ``metadata.json`` (one batch per picture) and ``split.json``. Picture i is drawn from the
-seed pair (seed, i), so it does not depend on how many pictures or processes there are.
+half-open boxes), ``metadata.json`` (one batch per picture), ``split.json`` and ``synthetic.json`` (checksums).
+Picture i is drawn from the seed pair (seed, i), so it does not depend on how many pictures or processes there are.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
+from ramses_d2.data.own_folder import OwnFolder
 from ramses_d2.data.synthetic.scene import Scene, SceneConfig, render_scene
 from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
 JPEG_QUALITY = 92
 SYNTHETIC_TAG = "SYNTHETIC"
+SYNTHETIC = OwnFolder("synthetic data set", "rendering", "synthetic.json", "ramses-synthetic")
 
 
 def write_dataset(
@@ -46,7 +48,7 @@ def write_dataset(
         counts: number of pictures of every subset of ``split.json``, e.g. ``{"train": 360, "valid": 40}``.
         seed: same seed, same bytes.
         workers: processes.
-        overwrite: replace an existing data set.
+        overwrite: replace an existing data set that was rendered, and that nobody changed since.
         progress: show a progress bar.
 
     Returns:
@@ -191,25 +193,18 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _is_synthetic(folder: Path) -> bool:
-    """Whether every picture of a data set was rendered here; weighed ones are never thrown away."""
-    try:
-        images = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))["images"]
-        return bool(images) and all(image["tag"] == SYNTHETIC_TAG for image in images)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
 @contextmanager
 def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
-    if output.exists():
-        if not output.is_dir():
-            raise RamsesError(f"{output} is a file: name a folder to write the data set to")
-        if any(output.iterdir()):
-            if not overwrite:
-                raise RamsesError(f"{output} already exists: choose another folder or overwrite it with --force")
-            if not _is_synthetic(output):
-                raise RamsesError(f"{output} is no synthetic data set (see its metadata.json): refusing to replace it")
+    """A folder to fill beside ``output``, renamed to it at the end and removed on failure.
+
+    Args:
+        output: the folder to write; it gets ``synthetic.json``, its checksums.
+        overwrite: replace a synthetic data set that nobody changed since.
+
+    Raises:
+        RamsesError: it exists and is not to be, or must not be, replaced.
+    """
+    SYNTHETIC.check_replaceable(output, overwrite)
     with folder_swap(output) as folder:
         yield folder
+        write_json(folder / SYNTHETIC.record, SYNTHETIC.entries(folder))

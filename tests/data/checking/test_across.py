@@ -37,6 +37,14 @@ def summary(folders: list[Path], split: Path | None = None) -> list[tuple]:
         (("fold0-train", "fold1-valid"), False),  # every picture is trained on in all folds but one
         (("fold0-train", "test"), True),
         (("fold0-train", "fold1-train"), False),
+        (("training", "validation"), True),
+        (("train", "Validation"), True),
+        (("train", "dev"), True),
+        (("training", "testing"), True),
+        (("fold0_training", "fold0_val"), True),
+        (("training_a", "validation_b"), False),
+        (("validation", "dev"), False),
+        (("train", "device"), False),
         (("train", "favourites"), False),
     ],
 )

@@ -59,6 +59,7 @@ def test_a_good_set_is_copied_byte_for_byte(data: DataSet) -> None:
     mended, changes = mend(data)
     after = contents(mended.folder)
     assert changes == [] and after.pop("fixes.csv") == b"file,row,label,what,from,to\n"
+    assert json.loads(after.pop("fixes.json"))["contents"].keys() == {"fixes.csv", *after}
     assert after == contents(data.folder)
 
 
@@ -125,6 +126,35 @@ def test_stray_pixels_and_nameless_particles_become_background(data: DataSet) ->
     ]
 
 
+@pytest.mark.parametrize("form", ["{}.tif", "images/{}.jpg", "{}.JPG"])
+def test_no_pixels_are_lost_to_another_form_of_the_name(data: DataSet, form: str) -> None:
+    data.write(data.table.assign(baseimg=data.table["baseimg"].map(form.format)))
+    assert check_folders([data.folder]).findings == []
+    mended, changes = mend(data)
+    assert changes == [] and mended.label(A).read_bytes() == data.label(A).read_bytes()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_no_pixels_are_lost_to_a_mistyped_name(data: DataSet, share: float) -> None:
+    """All or a part of the rows: which picture they are of is for the user to say."""
+    own = data.table.index[data.table["baseimg"] == A]
+    for row in own[: int(share * len(own))]:
+        data.set(row, baseimg=A.upper())
+    report = check_folders([data.folder])
+    assert {each.kind for each in report.findings} >= {Kind.IMAGE_MISSING, Kind.PIXELS_WITHOUT_ROW}
+    (message,) = [each.message for each in report.findings if each.kind is Kind.PIXELS_WITHOUT_ROW]
+    assert message.endswith(f"perhaps those of {A.upper()!r}, which is no picture: correct baseimg")
+    mended, _ = mend(data)
+    assert mended.label(A).read_bytes() == data.label(A).read_bytes()
+    # Pixels that are not theirs go as before
+    other = "scene_00001"
+    label_map = data.labels(other)
+    label_map[data.background(other, 4, 5)] = 777
+    data.save_labels(other, label_map)
+    changes = repair_folder(check_folders([data.folder]).folders[0], data.folder.parent / "again")
+    assert [change.label for change in changes if change.what == "pixels without row"] == [777]
+
+
 def test_a_label_image_of_another_size_is_left_alone(data: DataSet) -> None:
     label_map = data.labels(A)
     label_map[data.background(A, 1, 2)] = 3
@@ -157,6 +187,26 @@ def test_turned_pictures_are_saved_upright(data: DataSet, suffix: str, orientati
         picture.getexif()[0x0112] = orientation
         np.testing.assert_array_equal(mended.labels(A), np.asarray(ImageOps.exif_transpose(picture)))
         assert check_folders([mended.folder]).findings == []
+
+
+def test_a_stereo_photograph_keeps_the_quality_of_a_photograph(data: DataSet) -> None:
+    """A .jpg of some cameras is an MPO file, of two pictures."""
+    with Image.open(data.image(A)) as picture:
+        picture.getexif()[0x0112] = 3
+        options = {"exif": picture.getexif(), "quality": 95}
+        picture.save(data.image(A), format="MPO", save_all=True, append_images=[picture.copy()], **options)
+    mended, _ = mend(data)
+    with Image.open(mended.image(A)) as after:
+        assert after.format == "JPEG" and max(after.quantization[0]) <= 12  # 121 at Pillow's own quality of 75
+
+
+def test_a_folder_that_is_named_like_a_picture_is_reported_and_not_copied(data: DataSet) -> None:
+    for kind in ("images", "labels"):
+        (data.folder / kind / "x.png").mkdir()
+    mended, changes = mend(data)
+    assert changes == [] and not list(mended.folder.glob("*/x.png"))
+    found = [(each.kind, each.file) for each in check_folders([data.folder]).findings]
+    assert (Kind.IMAGE_UNREADABLE, "images/x.png") in found
 
 
 def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their_boxes(data: DataSet) -> None:
@@ -200,10 +250,16 @@ def test_nothing_is_overwritten(data: DataSet, tmp_path: Path) -> None:
     repair_folder(checked, output)  # an empty folder may be filled
     with pytest.raises(RamsesError, match="already exists.*--force"):
         repair_folder(checked, output)
-    (output / "images/other.jpg").write_text("")
     repair_folder(checked, output, overwrite=True)
-    assert not (output / "images/other.jpg").exists()
-    (output / "fixes.csv").unlink()
+    for name, what in (("images/other.jpg", "added"), ("weighing.xlsx", "added"), ("annotations.csv", "changed")):
+        before = (output / name).read_bytes() if (output / name).exists() else None
+        (output / name).write_bytes(b"by hand")
+        with pytest.raises(RamsesError, match=f"{name} was {what} after the mending: refusing to replace"):
+            repair_folder(checked, output, overwrite=True)
+        assert (output / name).read_bytes() == b"by hand"
+        (output / name).unlink() if before is None else (output / name).write_bytes(before)
+    repair_folder(checked, output, overwrite=True)
+    (output / "fixes.json").unlink()
     with pytest.raises(RamsesError, match="no mended copy"):
         repair_folder(checked, output, overwrite=True)
     for inside in (data.folder, data.folder / "mended", tmp_path):

@@ -148,6 +148,15 @@ def test_pictures_in_sub_folders(tmp_path):
     assert [len(record["annotations"]) for record in records] == [0, 0, 1]
 
 
+def test_names_that_were_written_on_windows(tmp_path):
+    images = []
+    for index, name in enumerate(["day1\\a.png", "day2\\a.png", "day2\\b.png"], start=1):
+        save_picture(tmp_path / "images" / name.replace("\\", "/"), 8, 10)
+        images.append({"id": index, "file_name": name, "height": 8, "width": 10, "res": 1})
+    assert write_ramses(read_coco(coco(tmp_path, images, [])), tmp_path / "out").pictures == 3
+    assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == ["b.png", "day1_a.png", "day2_a.png"]
+
+
 def test_labels_survive_where_they_are_usable(tmp_path):
     save_picture(tmp_path / "a.png", 20, 20)
     image = {"id": 1, "file_name": "a.png", "height": 20, "width": 20, "res": 1}

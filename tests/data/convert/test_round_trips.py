@@ -161,6 +161,24 @@ def test_a_subset_of_a_split_and_its_whole_batches(rich_folder, tmp_path):
     assert [batch["image_names"] for batch in source.batches] == [["img0.png", "img1.png"]]
 
 
+@pytest.mark.parametrize("form", ["{}", "images/{}.png", "{}.PNG"])
+def test_names_without_extension_or_with_a_folder(rich_folder, form):
+    """The further columns, the entries and the batches of a picture are found under any form of its name."""
+    table = pd.read_csv(rich_folder / "annotations.csv")
+    table.assign(baseimg=table["baseimg"].map(form.format)).to_csv(rich_folder / "annotations.csv", index=False)
+    metadata = json.loads((rich_folder / "metadata.json").read_text())
+    for entry in metadata["images"]:
+        entry["file_name"] = form.format(Path(entry["file_name"]).stem)
+    metadata["batches"][0]["image_names"] = [form.format("img0"), form.format("img1")]
+    (rich_folder / "metadata.json").write_text(json.dumps(metadata))
+    source = read_ramses(rich_folder)
+    assert [picture.details["camera"] for picture in source] == ["line scan"] * 3
+    assert [picture.details["tag"] for picture in read_ramses(rich_folder)] == ["belt", "", "empty"]
+    assert all("feret" in picture.objects for picture in list(read_ramses(rich_folder))[:2])
+    assert source.batches == [{"image_names": ["img0.png", "img1.png"], "mass": {"brick": 1.25, "glass": None}}]
+    assert set(source.notes) == {"column of text left out: operator"}
+
+
 def test_folders_with_the_same_names_stay_apart(tiny_folder, tmp_path):
     tiny_folder("a", count=(2, 3))
     tiny_folder("b", count=(4, 5))

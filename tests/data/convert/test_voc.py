@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -194,6 +196,42 @@ def test_what_is_written(tmp_path):
     assert (tmp_path / "out/ImageSets/Segmentation/default.txt").read_text() == "a\n"
     lines = (tmp_path / "out/labelmap.txt").read_text().splitlines()
     assert lines[1:] == ["background:0,0,0::", "Rb:128,0,0::", "Rc:0,128,0::", "Ra:128,128,0::"]
+
+
+def exported(folder: Path, name: str, classes: list[str]) -> Path:
+    """A VOC export of one picture, with one object of each class."""
+    path = save_picture(folder / f"{name}.png", 8, 10)
+    label_map = np.zeros((8, 10), dtype=int)
+    label_map[2:5, : len(classes)] = np.arange(1, len(classes) + 1)
+    objects = pd.DataFrame({"label": np.arange(1, len(classes) + 1), "class": classes})
+    write_voc(Source("here", classes, [Picture(name, path, label_map, objects)], 1), folder / "out")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("name", ["my picture", "two  words 1", "gr\u00fcn"])
+def test_its_own_image_set_is_read_again(tmp_path, name):
+    (picture,) = read_voc(exported(tmp_path, name, ["Ra"]), "default")
+    assert picture.name == name
+
+
+def test_an_image_set_of_a_class_has_a_number_behind_each_name(devkit):
+    (devkit / "ImageSets/Segmentation/train.txt").write_text("2007_000032  1\n")
+    assert [picture.name for picture in read_voc(devkit, "train")] == ["2007_000032"]
+
+
+def test_class_names_that_are_read_again(tmp_path):
+    names = ["a:b", "x:1", "Glas & Stein", "1,2,3", "#".join("ab"), "Background"]
+    source = read_voc(exported(tmp_path, "a", names))
+    assert source.classes == names
+    (picture,) = source
+    assert picture.objects["class"].tolist() == names
+
+
+@pytest.mark.parametrize("name", ["#1", "background", " a", "a\nb", "", "a:1,2,3"])
+def test_class_names_that_a_label_map_cannot_hold(tmp_path, name):
+    with pytest.raises(RamsesError, match=re.escape(f"class {name!r}: a VOC label map cannot hold this name; rename")):
+        exported(tmp_path, "a", ["Ra", name])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_turned_picture_is_written_upright(tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data import load_folder
-from ramses_d2.data.convert import Picture, Source, coco, read_coco, read_ramses, write_coco, write_ramses
+from ramses_d2.data import load_folder, register
+from ramses_d2.data.convert import Picture, Source, coco, read_coco, read_ramses, write_coco, write_ramses, write_voc
 from ramses_d2.data.convert.output import PICTURE_MODES
 from ramses_d2.errors import RamsesError
 
@@ -107,11 +108,11 @@ def test_force_replaces_its_own_work_only(tmp_path):
         write_ramses(source(tmp_path), out, force=True)
     (out / "annotations.csv").write_text(text)
     (out / "labels/b.png").write_bytes(b"")
-    with pytest.raises(RamsesError, match=r"labels was changed after the conversion"):
+    with pytest.raises(RamsesError, match=r"labels/b\.png was added after the conversion"):
         write_ramses(source(tmp_path), out, force=True)
     (out / "labels/b.png").unlink()
     (out / "conversion.json").unlink()
-    with pytest.raises(RamsesError, match=r"was not written by a conversion .no conversion\.json"):
+    with pytest.raises(RamsesError, match=r"is no converted data set .no conversion\.json"):
         write_ramses(source(tmp_path), out, force=True)
     with pytest.raises(RamsesError, match="is a file"):
         write_ramses(source(tmp_path), tmp_path / "in/a.png", force=True)
@@ -132,6 +133,53 @@ def test_force_never_replaces_what_is_being_read(tmp_path):
     for address in (tmp_path / "out", f"ramses://{tmp_path / 'out'}"):
         with pytest.raises(RamsesError, match="holds what is to be converted"):
             write_coco(read_ramses(address), tmp_path / "out", force=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_force_never_replaces_what_links_lead_to(tmp_path, kind):
+    out = tmp_path / "out"
+    write_coco(source(tmp_path), out)
+    (tmp_path / "other").mkdir()
+    if kind == "folder":
+        (tmp_path / "other/images").symlink_to(out / "images")
+    else:
+        (tmp_path / "other/images").mkdir()
+        (tmp_path / "other/images/a.png").symlink_to(out / "images/a.png")
+    (tmp_path / "other/annotations.json").write_bytes((out / "annotations.json").read_bytes())
+    with pytest.raises(RamsesError, match="holds what is to be converted"):
+        write_ramses(read_coco(tmp_path / "other/annotations.json"), out, force=True)
+    assert (out / "images/a.png").is_file()
+
+
+def test_a_link_to_a_folder_leads_to_the_new_one(tmp_path):
+    write_ramses(source(tmp_path), tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    write_ramses(source(tmp_path, mass=[3.0]), tmp_path / "link", force=True)
+    assert os.readlink(tmp_path / "link") == "out" and not (tmp_path / "out").is_symlink()
+    assert pd.read_csv(tmp_path / "out/annotations.csv")["mass"].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("scheme", ["", "ramses://"])
+def test_an_empty_working_directory_can_be_filled(tmp_path, monkeypatch, scheme):
+    write_ramses(source(tmp_path), tmp_path / "first")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_voc(read_ramses(f"{scheme}../first"), ".")
+    assert "<folder>here</folder>" in Path("Annotations/a.xml").read_text()
+    with pytest.raises(RamsesError, match="is the working directory: change to another one"):
+        write_ramses(read_ramses(f"{scheme}../first"), ".", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "here", "in"]
+
+
+@pytest.mark.parametrize("name", ["out%41", "out#1", "out&images=1", "out?y", "out put=\u00fc"])
+def test_the_address_leads_to_what_was_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for write, output in ((write_ramses, "ramses"), (write_coco, "coco"), (write_coco, "a.json")):
+        address = write(source(Path(name)), f"{name}/{output}").address
+        (record,) = DatasetCatalog.get(register(address))
+        assert Path(record["file_name"]).is_relative_to(tmp_path / name)
+        DatasetCatalog.remove(address)
+        MetadataCatalog.remove(address)
 
 
 def test_force_and_a_json(tmp_path):

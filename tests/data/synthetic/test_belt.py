@@ -58,3 +58,9 @@ def test_impossible_belts_leave_nothing(tmp_path: Path, frames: int, overlap: in
     with pytest.raises(RamsesError, match="frames"):
         write_belt(tmp_path / "belt", CONFIG, frames=frames, overlap=overlap)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_negative_seed(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="seed -1: give 0 or more"):
+        write_belt(tmp_path / "belt", CONFIG, frames=2, seed=-1)
+    assert not list(tmp_path.iterdir())

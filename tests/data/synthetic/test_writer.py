@@ -140,6 +140,19 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_others_put_into_it_is_never_thrown_away(tmp_path: Path) -> None:
+    target = write_dataset(tmp_path / "demo", CONFIG, {"train": 1})
+    for name, what in (("images/mine.jpg", "added"), ("notes.txt", "added"), ("labels/scene_00001.png", "changed")):
+        before = (target / name).read_bytes() if (target / name).exists() else None
+        (target / name).write_bytes(b"by hand")
+        with pytest.raises(RamsesError, match=f"{name} was {what} after the rendering: refusing to replace"):
+            write_dataset(target, CONFIG, {"train": 1}, overwrite=True)
+        assert (target / name).read_bytes() == b"by hand"
+        (target / name).unlink() if before is None else (target / name).write_bytes(before)
+    write_dataset(target, CONFIG, {"train": 1}, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
 def test_a_weighed_data_set_is_never_replaced(tiny_folder: Callable[..., Path]) -> None:
     """It has an annotations.csv and a metadata.json too, but nobody can render it again."""
     real = tiny_folder()
