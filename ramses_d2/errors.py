@@ -43,10 +43,26 @@ def full_disk_is_one_line(hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End a command line with one line on stderr and exit status 1 when the input is wrong, or the disk is full."""
+def file_errors_are_one_line() -> Iterator[None]:
+    """Turn an error of the system about a file or folder into a line that names it.
+
+    Raises:
+        RamsesError: it cannot be read or written, or the disk is full.
+    """
     try:
         with full_disk_is_one_line("make room and try again"):
+            yield
+    except OSError as error:
+        if error.filename is None:  # of no file: a fault of the program, or of a connection
+            raise
+        raise RamsesError(f"{error.filename}: {error.strerror or type(error).__name__}") from error
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End a command line with one line on stderr and exit status 1: wrong input, or a file that cannot be used."""
+    try:
+        with file_errors_are_one_line():
             yield
     except RamsesError as error:
         sys.exit(f"error: {one_line(error)}")

@@ -17,6 +17,9 @@ import resource
 import time
 from typing import Any
 
+import ramses_d2  # noqa: F401  before Detectron2, whose warnings it silences
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -175,5 +178,8 @@ if __name__ == "__main__":
     parser.add_argument("--objects", type=int, nargs="+", default=[10, 100, 768], help="numbers of particles")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each step; the median is printed")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
+    given = parser.parse_args()
+    if min(*given.objects, given.repeat) < 1:
+        parser.error("--objects and --repeat: give numbers from 1 on")
     with exit_on_error():
-        main(parser.parse_args())
+        main(given)

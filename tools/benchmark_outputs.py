@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ramses_d2  # noqa: F401  before Detectron2, whose warnings it silences
+
+# isort: split
 import cv2
 import numpy as np
 import torch
@@ -130,6 +133,8 @@ def main() -> None:
     parser.add_argument("--yardstick", action="store_true", help="RAMSES2's way instead of ours")
     parser.add_argument("--network-size", type=int, nargs=2, default=(2048, 3072), metavar=("H", "W"), help="px")
     args = parser.parse_args()
+    if min(args.objects, *args.size, *args.network_size) < 1:
+        parser.error("--objects, --size and --network-size: give numbers from 1 on")
     labels = draw_scene(*args.size, args.objects)
     if args.yardstick:
         yardstick(labels, tuple(args.network_size))

@@ -7,6 +7,7 @@ against the file's own checksums, and never executes what is in a file.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -30,7 +31,8 @@ from ..errors import RamsesError
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-_CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")  # not model_best.pth: it is no training's last state
+BEST = "model_best.pth"  # weights alone: no training's last state
+_CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 # What the zip format raises for files that are truncated, overwritten or no checkpoint at all
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
 
@@ -76,7 +78,8 @@ class TrainingCheckpointer(DetectionCheckpointer):
         """Load the last checkpoint that can be read completely; every process must call it.
 
         Files that cannot be read are skipped with a warning. A machine that does not see the folder of the main process
-        gets its checkpoint from there.
+        gets its checkpoint from there. Best weights of a training that was stopped before its first checkpoint get
+        another name, since the training that now starts from the beginning has its own.
 
         Returns:
             False where there is no checkpoint at all.
@@ -89,6 +92,8 @@ class TrainingCheckpointer(DetectionCheckpointer):
             for unfinished in Path(self.save_dir).glob(f"*{UNFINISHED}"):
                 unfinished.unlink()
             path, content = self._last_readable()
+            if path is None:
+                _keep_best(Path(self.save_dir))
             size = path.stat().st_size if path else 0
         path, size = comm.all_gather((path, size))[0]
         if path is None:
@@ -148,6 +153,19 @@ class WeightsOnly(TrainingCheckpointer):
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """Finished checkpoints of a training, those of the best weights not among them."""
     return [path for path in Path(folder).glob("model_*.pth") if _CHECKPOINT.fullmatch(path.name)]
+
+
+def holds_training(folder: str | Path) -> bool:
+    """Whether a folder has checkpoints of a training, or its best weights, which may be there before any other."""
+    return bool(checkpoints_in(folder)) or (Path(folder) / BEST).is_file()
+
+
+def _keep_best(folder: Path) -> None:
+    best = folder / BEST
+    if best.is_file():
+        names = (folder / f"{best.stem}_earlier{number}.pth" for number in itertools.count(1))
+        kept = best.rename(next(name for name in names if not name.exists()))
+        logger.warning("The best weights of the training that was stopped before its first checkpoint are now %s", kept)
 
 
 def read_training(path: Path) -> Mapping[str, Any]:

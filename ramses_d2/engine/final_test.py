@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import load_weights
+from .checkpointer import BEST
 from .launch import share_buffers
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def final_test(cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Modul
     if not cfg.DATASETS.FINAL_TEST:
         return {}
     comm.synchronize()  # the main process may still be writing the best weights
-    best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
+    best = Path(cfg.OUTPUT_DIR) / BEST
     network = getattr(model, "module", model)
     last = None
     # Another machine need not see the folder: the main process decides, and has the weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ ALL_BUT_HEADS = "all but heads"
 # What behaves otherwise in training than at inference. Whole parts cannot go into evaluation mode instead: heads of
 # Mask R-CNN give no losses there
 _NOISY = (_BatchNorm, _DropoutNd, DropPath)
+# Of the blank picture that finds unused levels, px: small, and a multiple of all strides
+_TRIAL_SIDE = 128
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ def freeze(model: nn.Module, names: Sequence[str]) -> None:
     inside frozen modules are off, also after ``model.train()``.
 
     A branch whose loss has weight 0 (``loss_weights`` of the network) is frozen as well: its gradients would be zero,
-    and weight decay would shrink it.
+    and weight decay would shrink it. So is what only pyramid levels are made of that no head takes (``used_levels``):
+    several processes would wait for its gradients.
 
     Args:
         model: not yet wrapped for several processes.
@@ -41,7 +45,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> None:
         RamsesError: an unknown name, or nothing left that trains.
     """
     parts = parts_of(model)
-    frozen = set(_without_loss(model, parts))
+    frozen = set(_without_loss(model, parts)) | set(_of_unused_levels(model))
     for name in map(str, names):
         frozen.update(_named(name, model, parts))
     for name in frozen:
@@ -110,6 +114,29 @@ def _without_loss(model: nn.Module, parts: dict[str, list[str]]) -> list[str]:
         weighs = "mass" in parts and "loss_mass" not in off
         found += [name for name in parts.get("mask", []) if not (weighs and name.startswith("mask_head.pipelines."))]
     return found
+
+
+def _of_unused_levels(model: nn.Module) -> list[str]:
+    """Parameters of the backbone that no level reaches which a head takes; found by trial, as pyramids differ."""
+    taken = getattr(model, "used_levels", None)
+    if taken is None or not set(model.backbone.output_shape()) - taken:
+        return []
+    backbone = copy.deepcopy(model.backbone).eval()
+    levels = backbone(model.pixel_mean.new_zeros(1, 3, _TRIAL_SIDE, _TRIAL_SIDE))
+    total = sum(levels[name].sum() for name in taken)
+    if not total.requires_grad:
+        return []
+    total.backward()
+    found = [name for name, each in backbone.named_parameters() if each.requires_grad and each.grad is None]
+    if found:
+        unused = sorted(set(levels) - taken)
+        logger.warning(
+            "No head takes %s, so %s of the backbone stay as they are: MODEL.FPN.EXTRA_LEVELS and "
+            "MODEL.FPN.IN_FEATURES say which levels there are",
+            ", ".join(unused),
+            f"{sum(backbone.get_parameter(name).numel() for name in found):,} parameters",
+        )
+    return [f"backbone.{name}" for name in found]
 
 
 def _frozen_modules(model: nn.Module) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checkpoint.read import read_checkpoint
 from ..errors import RamsesError
-from .checkpointer import WeightsOnly
+from .checkpointer import BEST, WeightsOnly
 from .ema import EmaWeights
 from .evaluation_hook import EMA, Evaluation
 
@@ -75,7 +75,7 @@ class BestCheckpoint(HookBase):
         self._evaluation = evaluation
         self._model = model
         self._checkpointer = WeightsOnly(model, output_dir)
-        self._path = Path(output_dir) / "model_best.pth"
+        self._path = Path(output_dir) / BEST
         self._metric, self._mode, self._sign = metric, mode, 1.0 if mode == "max" else -1.0
         self._ema = ema
         self.best_metric: float | None = None

@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import RamsesError, one_line
+from ..errors import RamsesError, file_errors_are_one_line, one_line
 
 Main = Callable[[argparse.Namespace], Any]
 
@@ -36,6 +36,16 @@ _ERROR_PREFIX = f"{RamsesError.__module__}.{RamsesError.__name__}: "
 # Seconds in which the launcher notices the process that failed first and ends those that only lost their connection
 _PATIENCE = 20.0
 _TIMEOUT = timedelta(minutes=30)
+# What gloo, NCCL and the store that processes meet in say when another process has gone; nothing that NCCL's general
+# explanations of a code say
+_LOST = (
+    "connection closed by",
+    "connection reset by",
+    "connection was likely closed",
+    "broken pipe",
+    "remote process exit",
+    "communicator was aborted",
+)
 
 
 def argument_parser(epilog: str) -> argparse.ArgumentParser:
@@ -114,10 +124,19 @@ def launch(main: Main, args: argparse.Namespace, prepare: Main | None = None) ->
 
 
 def distributed(model: nn.Module) -> nn.Module:
-    """The network with gradients averaged over all processes, on GPUs or not; itself where there is only one."""
+    """The network with gradients averaged over all processes, on GPUs or not; itself where there is only one.
+
+    Raises:
+        RamsesError: batch norms over all processes, without CUDA.
+    """
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
+    if not on_gpu and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise RamsesError(
+            "SyncBN needs CUDA where several processes train: set MODEL.RAMSES.NORM to BN, LN or GN, and "
+            'MODEL.FPN.NORM and MODEL.TIMM.NORM to "" where they are SyncBN'
+        )
     # Running statistics are shared before an evaluation: to share them at every forward pass would hang where processes
     # evaluate unequal shares
     newer = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
@@ -138,10 +157,14 @@ def share_buffers(buffers: Mapping[str, torch.Tensor]) -> None:
 def lost_connection(error: BaseException | None) -> bool:
     """Whether an error only says that another process has ended."""
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        isinstance(error, getattr(torch.distributed, "DistBackendError", ()))
-        or any(words in text for words in ("connection closed by peer", "connection reset by peer", "broken pipe"))
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _LOST)
+
+
+def _cause(error: BaseException) -> str:
+    """The line of an error that says most: NCCL's own, which stands behind a general one, or the first."""
+    text = str(error)
+    lines = [line.strip() for line in (text.partition("Last error:")[2].strip() or text).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
 
 
 def _run_gloo(local_rank: int, main: Main, args: argparse.Namespace, processes: int, url: str) -> None:
@@ -153,7 +176,7 @@ def _run_gloo(local_rank: int, main: Main, args: argparse.Namespace, processes: 
     except (RuntimeError, ValueError) as error:
         if lost_connection(error):
             time.sleep(_PATIENCE)
-        raise RamsesError(f"--dist-url {url}: no connection of the processes ({str(error).splitlines()[0]})") from error
+        raise RamsesError(f"--dist-url {url}: no connection of the processes ({_cause(error)})") from error
     # Every process makes the group of every machine, in the same order. Detectron2 0.6 has no function for it
     for machine in range(args.num_machines):
         group = torch.distributed.new_group(list(range(machine * processes, (machine + 1) * processes)))
@@ -169,7 +192,8 @@ def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _cores() // processes))
     try:
-        main(args)
+        with file_errors_are_one_line():
+            main(args)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except RamsesError as error:
@@ -179,7 +203,8 @@ def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
             raise
         time.sleep(_PATIENCE)  # on this machine, the launcher ends this process meanwhile
         raise RamsesError(
-            f"process {comm.get_rank()} lost the connection to another one, which has ended: see the output there"
+            f"process {comm.get_rank()} lost the connection to another one, which has ended: see the output there "
+            f"({_cause(error)})"
         ) from None
 
 

@@ -47,10 +47,11 @@ def predict_pictures(
         overlays: draw the outlines.
 
     Returns:
-        the particle table of the run, and the path of each picture that could not be read with the reason.
+        the particle table of the run, and the path of each picture that could not be read, or that the network cannot
+        take, with the reason.
 
     Raises:
-        RamsesError: none of the pictures can be read.
+        RamsesError: none of the pictures can be predicted.
     """
     resolutions = {picture: _resolution(predictor, picture) for picture in pictures}
     _check_area(min_area_mm2, list(resolutions.values()))
@@ -66,12 +67,13 @@ def predict_pictures(
             images, batch = [], []
             for picture in todo[start : start + batch_size]:
                 try:
-                    images.append(read_image(picture.path))
+                    image = _read(predictor, picture)
                 except RamsesError as error:
                     failed.append((str(picture.path), str(error)))
                     progress.write(f"skipped: {error}", file=sys.stderr)
                     progress.update()
                     continue
+                images.append(image)
                 batch.append(picture)
             known = [resolutions[picture] for picture in batch]
             outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], known)
@@ -151,6 +153,16 @@ def predict_belt(
             progress.update(progress.n < len(frames))
     _stop_if_all_failed(belt.failed, frames)
     return belt.finish(), belt.failed
+
+
+def _read(predictor: RamsesPredictor, picture: Picture) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, such as the network can take."""
+    image = read_image(picture.path)
+    try:
+        predictor.check_picture(image)
+    except RamsesError as error:
+        raise RamsesError(f"{picture.path}: {error}") from error
+    return image
 
 
 def _resolution(predictor: RamsesPredictor, picture: Picture) -> float | None:

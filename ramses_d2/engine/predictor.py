@@ -41,7 +41,7 @@ class RamsesPredictor(DefaultPredictor):
         """Predict one picture.
 
         Args:
-            original_image: (H, W, 3) uint8 in BGR order, as cv2 reads it.
+            original_image: (H, W, 3) uint8, or float32 of 0 to 255, in BGR order, as cv2 reads it.
             resolution: px/mm; None = ``INPUT.RESOLUTION``.
             overrides: score_threshold, seg_threshold, nms_threshold, max_detections, point_nms, use_binary_masks or
                 min_area, see :meth:`~ramses_d2.modeling.inference_settings.InferenceSettings.override`.
@@ -50,7 +50,7 @@ class RamsesPredictor(DefaultPredictor):
             {"instances": Instances} with pred_boxes, pred_masks, pred_classes, scores and pred_masses (grams).
 
         Raises:
-            RamsesError: no picture, a resolution that is not above 0, or an override out of range.
+            RamsesError: no such picture, a resolution that is not above 0, or an override out of range.
         """
         return self.predict_batch([original_image], [resolution], **overrides)[0]
 
@@ -73,9 +73,33 @@ class RamsesPredictor(DefaultPredictor):
         with torch.no_grad():
             return self.model.inference(items, settings)
 
-    def _item(self, original_image: np.ndarray, resolution: float | None) -> dict[str, Any]:
-        if not isinstance(original_image, np.ndarray) or original_image.ndim != 3:
+    def check_picture(self, picture: np.ndarray) -> None:
+        """Make sure that the network can take a picture.
+
+        Args:
+            picture: see :meth:`__call__`.
+
+        Raises:
+            RamsesError: not of that shape or type, or so thin that nothing is left of it at the size of the network.
+        """
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise RamsesError("the picture is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
+        height, width, channels = picture.shape
+        if channels != 3 or not height or not width or picture.dtype not in (np.uint8, np.float32):
+            raise RamsesError(
+                f"the picture is a {picture.shape} array of {picture.dtype}: give (H, W, 3) uint8 (or float32 of 0 to "
+                "255) with at least one pixel, in BGR order as cv2.imread reads it"
+            )
+        if self.cfg.INPUT.MIN_SIZE_TEST and not all(
+            self.aug.get_output_shape(height, width, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        ):
+            raise RamsesError(
+                f"the picture of {height} x {width} px (H x W) is too thin for a network input of at most "
+                f"{self.cfg.INPUT.MAX_SIZE_TEST} px (INPUT.MAX_SIZE_TEST): cut it into shorter pieces"
+            )
+
+    def _item(self, original_image: np.ndarray, resolution: float | None) -> dict[str, Any]:
+        self.check_picture(original_image)
         if resolution is not None and resolution <= 0:
             raise RamsesError(f"resolution={resolution}: give the px/mm of the picture, a number above 0")
         height, width = original_image.shape[:2]

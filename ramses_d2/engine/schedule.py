@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import RamsesError
 from .evaluation_hook import Evaluation
+from .settings_check import check_settings
 
 PLATEAU = "ReduceOnPlateau"
 SCHEDULES = ("WarmupCosineLR", "WarmupMultiStepLR", PLATEAU)
@@ -190,8 +191,9 @@ def settle_iterations(cfg: CfgNode, pictures: int) -> None:
         pictures: in the training data.
 
     Raises:
-        RamsesError: a negative number of epochs, or no step at all.
+        RamsesError: a negative number of epochs, no step at all, or another number of a training out of its range.
     """
+    check_settings(cfg)
     solver = cfg.SOLVER
     if solver.MAX_EPOCHS < 0:
         raise RamsesError(f"SOLVER.MAX_EPOCHS is {solver.MAX_EPOCHS}, use 0 (SOLVER.MAX_ITER counts) or more")

@@ -16,13 +16,18 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..atomic_file import atomic_file
 from ..config import add_ramses_config
 from ..data import register_datasets
 from ..errors import RamsesError, is_full_disk
 from ..modeling.mask_rcnn import follow_ramses_keys
-from .checkpointer import checkpoints_in
+from .checkpointer import BEST, checkpoints_in, holds_training
 from .launch import lost_connection
 from .schedule import settle_iterations
+from .settings_check import check_settings
+
+# Below OUTPUT_DIR, for config.yaml and log.txt of an evaluation into the folder of its weights
+EVALUATION_FOLDER = "evaluation"
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +116,7 @@ def prepare(args: argparse.Namespace) -> CfgNode:
         RamsesError: a wrong config or data set, weights that are missing, a training that would be overwritten.
     """
     cfg = load_config(args.config_file, args.opts)
+    check_settings(cfg)
     names = list(cfg.DATASETS.TEST)
     register_datasets(names)
     if args.eval_only:
@@ -123,10 +129,10 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     else:
         names += [*cfg.DATASETS.TRAIN, *cfg.DATASETS.FINAL_TEST]
         register_datasets(names)
-        if not args.resume and checkpoints_in(cfg.OUTPUT_DIR):
-            raise RamsesError(
-                f"{cfg.OUTPUT_DIR} holds a training: continue it with --resume, or choose another OUTPUT_DIR"
-            )
+        if not args.resume and holds_training(cfg.OUTPUT_DIR):
+            can_go_on = checkpoints_in(cfg.OUTPUT_DIR)
+            hint = "continue it with --resume, or" if can_go_on else f"{BEST} is all that is left of it,"
+            raise RamsesError(f"{cfg.OUTPUT_DIR} holds a training: {hint} choose another OUTPUT_DIR")
     settle_classes(cfg, names)
     for name in names:
         if not DatasetCatalog.get(name):
@@ -150,6 +156,9 @@ def _needs_traceback(record: logging.LogRecord) -> bool:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Checked and frozen config, registered data sets, output folder and loggers of a Detectron2 command line.
 
+    An evaluation into the folder of a training, or of the weights, leaves the config.yaml and log.txt there as they
+    are, and has its own in the folder ``evaluation`` below it.
+
     Args:
         args: of ``detectron2.engine.default_argument_parser``.
 
@@ -161,6 +170,28 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # Detectron2 logs a traceback of whatever ends a training; wrong input ends it with one line, see exit_on_error, and
     # so does another process that has ended
     logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)
-    setup_logger(output=cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ramses_d2")
-    default_setup(cfg, args)
+    folder = _records_folder(cfg, args)
+    setup_logger(output=folder, distributed_rank=comm.get_rank(), name="ramses_d2")
+    _default_setup_in(folder, cfg, args)
     return cfg
+
+
+def _records_folder(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """Where config.yaml and log.txt go: an evaluation must not replace those that belong to weights."""
+    output = Path(cfg.OUTPUT_DIR)
+    beside_weights = holds_training(output) or Path(cfg.MODEL.WEIGHTS).parent.resolve() == output.resolve()
+    return str(output / EVALUATION_FOLDER) if args.eval_only and beside_weights else cfg.OUTPUT_DIR
+
+
+def _default_setup_in(folder: str, cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's set-up, with its files in another folder than OUTPUT_DIR."""
+    if folder == cfg.OUTPUT_DIR:
+        default_setup(cfg, args)
+        return
+    of_folder = cfg.clone()
+    of_folder.defrost()
+    of_folder.OUTPUT_DIR = folder
+    default_setup(of_folder, args)
+    if comm.is_main_process():  # with the OUTPUT_DIR that the results go to
+        with atomic_file(Path(folder) / "config.yaml") as stream:
+            stream.write(cfg.dump())

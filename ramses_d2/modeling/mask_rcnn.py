@@ -70,6 +70,11 @@ class MaskRCNN(GeneralizedRCNN):
             "areal_density": ArealDensity.from_config(cfg),
         }
 
+    @property
+    def used_levels(self) -> set[str]:
+        heads = self.roi_heads
+        return {*self.proposal_generator.in_features, *heads.box_in_features, *heads.mask_in_features}
+
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised pictures, padded to multiples of 64 whatever the pyramid."""
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]

@@ -26,6 +26,7 @@ from .inference_settings import InferenceSettings
 from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
 from .mass import geometry_sums, mass_in_grams, mass_scale, normalize_mass
 from .postprocess import GridFrame, grid_instances, sampling_offset, to_instances
+from .settings_check import check_settings
 from .targets import LEVEL_RULES, assign_cells, grid_shape, object_geometry, sample_cells
 
 
@@ -108,6 +109,7 @@ class RAMSES(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_settings(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         ramses, loss = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.LOSS
@@ -162,6 +164,10 @@ class RAMSES(nn.Module):
         ):
             if value not in allowed:
                 raise RamsesError(f'MODEL.RAMSES.{key} is "{value}", use one of {", ".join(allowed)}')
+
+    @property
+    def used_levels(self) -> set[str]:
+        return {*self.in_features, *self.mask_in_features}
 
     @property
     def device(self) -> torch.device:

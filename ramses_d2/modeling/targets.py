@@ -57,14 +57,14 @@ LEVEL_RULES = ("ramses", "range")
 
 
 def grid_shape(grid_size: int, height: int, width: int, square: bool = False) -> tuple[int, int]:
-    """Rows and columns of a grid with ``grid_size`` cells along the long side (rounded half to even).
+    """Rows and columns of a grid with ``grid_size`` cells along the long side (rounded half to even, at least 1).
 
     A square grid, as in SOLOv2, has as many along the short side.
     """
     if square:
         return grid_size, grid_size
     longest = max(height, width)
-    return round(grid_size * height / longest), round(grid_size * width / longest)
+    return max(1, round(grid_size * height / longest)), max(1, round(grid_size * width / longest))
 
 
 def level_membership(

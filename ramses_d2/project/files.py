@@ -36,12 +36,12 @@ def write_project(folder: Path, data: ProjectData, survey: Survey, plan: Plan, s
 
 def config_text(folder: Path, data: ProjectData, survey: Survey, plan: Plan) -> str:
     """The commented YAML."""
-    parts = [_head(survey, plan), f'_BASE_: "{_base(folder, plan.base)}"', _model(survey, plan), _input(plan)]
+    parts = [_head(survey, plan), f"_BASE_: {_quoted(_base(folder, plan.base))}", _model(survey, plan), _input(plan)]
     parts += [
         _datasets(data),
         _solver(data, survey, plan),
         _test(plan),
-        f'OUTPUT_DIR: "{(folder / "output").resolve()}"',
+        f"OUTPUT_DIR: {_quoted(str((folder / 'output').resolve()))}",
     ]
     return "\n".join(part for part in parts if part) + "\n"
 
@@ -55,6 +55,12 @@ def _base(folder: Path, base: Path) -> str:
 
 def _flow(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("\n...")
+
+
+def _quoted(value: str | list[str]) -> str:
+    """Text in double quotes, on one line, in which ``: ``, ``"`` and ``#`` of a path mean nothing to YAML."""
+    dumped = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf, allow_unicode=True)
+    return dumped.strip()
 
 
 def _head(survey: Survey, plan: Plan) -> str:
@@ -137,11 +143,11 @@ def _input(plan: Plan) -> str:
 def _datasets(data: ProjectData) -> str:
     lines = [
         "DATASETS:",
-        f'  TRAIN: ("{data.train}",)',
-        f'  TEST: ("{data.valid}",)  # evaluated every TEST.EVAL_PERIOD steps',
+        f"  TRAIN: {_quoted([data.train])}",
+        f"  TEST: {_quoted([data.valid])}  # evaluated every TEST.EVAL_PERIOD steps",
     ]
     if data.test:
-        lines.append(f'  FINAL_TEST: ("{data.test}",)  # once, at the end, with the best weights')
+        lines.append(f"  FINAL_TEST: {_quoted([data.test])}  # once, at the end, with the best weights")
     return "\n".join(lines)
 
 
@@ -185,7 +191,7 @@ from ramses_d2.errors import RamsesError, exit_on_error
 
 
 def main():
-    args = default_argument_parser().parse_args(["--config-file", "{(folder / CONFIG).resolve()}", *sys.argv[1:]])
+    args = default_argument_parser().parse_args(["--config-file", {str((folder / CONFIG).resolve())!r}, *sys.argv[1:]])
     if args.eval_only or args.num_gpus > 1 or args.num_machines > 1:
         raise RamsesError("this script trains on one process: take tools/train_net.py for that")
     cfg = setup(args)

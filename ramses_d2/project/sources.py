@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..data.coco_file import read_coco_file
-from ..data.folder import read_json
+from ..data.dataset_uri import coco_uri
+from ..data.json_file import read_json
 from ..data.split_file import subset_names
 from ..data.split_folders import split_folders
 from ..errors import RamsesError
@@ -153,14 +153,7 @@ class _CocoAddress:
             return source
         path = Path(source)
         images = images or self.images_of(path)
-        labels = f"&labels={_quoted(Path(self.labels))}" if self.labels else ""
-        return f"coco://{_quoted(path)}?images={_quoted(images)}{labels}"
-
-
-def _quoted(path: Path) -> str:
-    """A path as an address has it: what separates the parts of an address is written as %3F, %26, ..."""
-    text = str(path.resolve())
-    return re.sub("[%?&#]", lambda found: f"%{ord(found[0]):02X}", text)
+        return coco_uri(path.resolve(), images.resolve(), Path(self.labels).resolve() if self.labels else None)
 
 
 def divide_coco(content: dict[str, Any], share: float, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -202,5 +195,5 @@ def _is_coco_content(content: Any) -> bool:
 
 def _sibling(address: str) -> str:
     """The validation subset of the split file whose training subset is named."""
-    head, _, subset = address.partition("#")
+    head, _, subset = address.rpartition("#")
     return f"{head}#{VALID}" if subset == TRAIN else ""

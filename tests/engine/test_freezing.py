@@ -209,3 +209,44 @@ def test_several_processes_need_no_search_for_unused_parameters(names: list[str]
     before = copy.deepcopy(model.state_dict())
     train(model, 3, network=DistributedDataParallel(model))
     assert changed_parts(before, model) == parts_that_train(model)
+
+
+RAMSES_WITHOUT_P6 = (
+    *("MODEL.RAMSES.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.RAMSES.GRID_SIZES", [24, 12, 8]),
+    *("MODEL.RAMSES.SCALE_RANGES", [[1, 32], [16, 64], [32, 512]]),
+)
+
+
+def test_levels_that_no_head_takes_rest(one_rank: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    model = build(*RAMSES_WITHOUT_P6)
+    with caplog.at_level(logging.WARNING, "ramses_d2"):
+        freeze(model, [])
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.extra.0.weight"]
+    assert "No head takes p6" in caplog.text and all(p.grad is None for p in model.parameters())
+    train(model, 3, network=DistributedDataParallel(model))
+
+
+def test_a_level_that_others_are_made_of_trains() -> None:
+    """No head takes p4 and p5, but p6 is made of p5."""
+    options = (
+        *("MODEL.RAMSES.IN_FEATURES", ["p3", "p6"], "MODEL.RAMSES.MASK_HEAD.IN_FEATURES", ["p3"]),
+        *("MODEL.RAMSES.GRID_SIZES", [24, 4], "MODEL.RAMSES.SCALE_RANGES", [[1, 32], [16, 512]]),
+    )
+    model = build(*options)
+    freeze(model, [])
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.output.1.weight"]
+    freeze(model, ["all but heads"])
+    freeze(model, [])  # nothing of the backbone trains any more
+    assert not parts_that_train(model) & {"backbone", "fpn"}
+
+
+def test_levels_that_mask_rcnn_does_not_take_rest() -> None:
+    options = [
+        "MODEL.RPN.IN_FEATURES",
+        ["p3", "p4", "p5", "p6"],
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        [[8], [16], [32], [64]],
+    ]
+    model = build(*options, config_file="tests/mask_rcnn_tiny.yaml")
+    freeze(model, [])
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.extra.1.weight"]

@@ -16,7 +16,15 @@ from detectron2.utils.events import EventStorage
 
 from ramses_d2 import RamsesError
 from ramses_d2.engine import RamsesTrainer
-from ramses_d2.engine.launch import argument_parser, distributed, end_on_signal, launch, process_count
+from ramses_d2.engine.launch import (
+    _run,
+    argument_parser,
+    distributed,
+    end_on_signal,
+    launch,
+    lost_connection,
+    process_count,
+)
 
 from ..modeling.conftest import blocks, training_item
 from .training import tiny_config
@@ -175,3 +183,59 @@ def test_faults_are_found_before_processes_start() -> None:
 
     with pytest.raises(RamsesError, match="no such data"):
         launch(wrong_input, arguments("--num-processes", "2"), prepare)
+
+
+REMOTE = "NCCL error in: ProcessGroupNCCL.cpp:77, remote process exited or there was a network error\nLast error:\n{}\n"
+SYSTEM = "NCCL error in: ProcessGroupNCCL.cpp:77, unhandled system error (run with NCCL_DEBUG=INFO)\nLast error:\n{}\n"
+
+
+def failing(error: BaseException) -> Callable[[argparse.Namespace], None]:
+    def fail(args: argparse.Namespace) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            REMOTE.format("socketProgress: Connection closed by remote peer 10.0.0.1<4>"),
+            r"\(socketProgress: .*10.0.0.1<4>\)$",
+        ),
+        ("NCCL communicator was aborted on rank 0.\nmore", r"\(NCCL communicator was aborted on rank 0\.\)$"),
+    ],
+)
+def test_a_lost_process_is_one_line_with_the_cause(text: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ramses_d2.engine.launch._PATIENCE", 0.0)
+    with pytest.raises(RamsesError, match=f"process 0 lost the connection to another one.*{line}") as error:
+        _run(failing(torch.distributed.DistBackendError(text)), arguments(), 2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SYSTEM.format("Error while creating shared memory segment /dev/shm/nccl-Xy: No space left on device"),
+        "NCCL error: invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
+        SYSTEM.format("Cuda failure 2 'out of memory'"),
+    ],
+)
+def test_any_other_fault_of_nccl_is_not_taken_for_a_lost_process(text: str) -> None:
+    error = torch.distributed.DistBackendError(text)
+    assert not lost_connection(error)
+    with pytest.raises(torch.distributed.DistBackendError):
+        _run(failing(error), arguments(), 2)
+
+
+def test_a_file_that_cannot_be_written_is_one_line_of_a_process() -> None:
+    with pytest.raises(RamsesError, match="^/proc/x: No such file or directory$"):
+        _run(failing(FileNotFoundError(2, "No such file or directory", "/proc/x")), arguments(), 2)
+
+
+def test_batch_norms_over_processes_need_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.SyncBatchNorm(4))
+    assert distributed(network) is network
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(RamsesError, match="SyncBN needs CUDA .* MODEL.RAMSES.NORM to BN, LN or GN"):
+        distributed(network)

@@ -74,6 +74,40 @@ def test_one_call_can_have_settings_of_its_own(cfg: CfgNode, picture: np.ndarray
     assert torch.equal(predictor(picture)["instances"].scores, everything.scores)  # for one call only
 
 
+def test_pictures_of_any_shape(cfg: CfgNode) -> None:
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 2048, 3072  # as published, where the coarsest levels have a row
+    cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 0.9  # nothing to paste
+    predictor = RamsesPredictor(cfg)
+    for shape in ((20, 1228, 3), (1228, 12, 3), (1, 1000, 3)):
+        assert predictor(np.zeros(shape, np.uint8))["instances"].image_size == shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "cv2.imread returns None"),
+        (np.zeros((64, 64), np.uint8), "no .H, W, 3. array"),
+        (np.zeros((64, 64, 1), np.uint8), r"a \(64, 64, 1\) array of uint8: give"),
+        (np.zeros((64, 64, 4), np.uint8), r"\(64, 64, 4\)"),
+        (np.zeros((0, 64, 3), np.uint8), r"\(0, 64, 3\)"),
+        (np.zeros((64, 0, 3), np.uint8), r"\(64, 0, 3\)"),
+        (np.zeros((64, 64, 3), np.uint16), "array of uint16"),
+        (np.zeros((64, 64, 3)), "array of float64"),
+        (np.zeros((1, 1000, 3), np.uint8), "1 x 1000 px .H x W. is too thin .* 192 px"),
+    ],
+)
+def test_a_wrong_picture_is_one_line(cfg: CfgNode, wrong: np.ndarray | None, message: str) -> None:
+    with pytest.raises(RamsesError, match=message):
+        RamsesPredictor(cfg)(wrong)
+
+
+def test_pictures_of_float32(cfg: CfgNode, picture: np.ndarray) -> None:
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 100, 170  # the two types are resized in two ways
+    predictor = RamsesPredictor(cfg)
+    scores = predictor(picture)["instances"].scores
+    torch.testing.assert_close(predictor(picture.astype(np.float32))["instances"].scores, scores)
+
+
 @pytest.mark.parametrize(("name", "value"), [("score_threshold", 1.5), ("nms_threshold", -0.1), ("min_area", -1)])
 def test_an_override_out_of_range_is_one_line(cfg: CfgNode, picture: np.ndarray, name: str, value: float) -> None:
     with pytest.raises(RamsesError, match=name):

@@ -38,6 +38,19 @@ def test_sparse_and_dense_products_agree_with_counting(density: float) -> None:
             assert iou[i, j].item() == pytest.approx((inter / union).item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("piled_up", [False, True])
+def test_the_sparse_product_is_for_masks_that_overlap_little(piled_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pixels covered either way: 64 particles side by side, or 64 candidates for one of them."""
+    masks = torch.zeros(64, 64, 64, dtype=torch.bool)
+    for index, mask in enumerate(masks):
+        row, col = (0, 0) if piled_up else divmod(index, 8)
+        mask[8 * row : 8 * row + 8, 8 * col : 8 * col + 8] = True
+    product, calls = torch.sparse.mm, []
+    monkeypatch.setattr(torch.sparse, "mm", lambda *factors: calls.append(factors) or product(*factors))
+    torch.testing.assert_close(mask_iou(masks), torch.ones(64, 64) if piled_up else torch.eye(64))
+    assert len(calls) == (not piled_up)
+
+
 def test_iou_of_a_mask_inside_another_is_the_ratio_of_areas() -> None:
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, 2:6, 2:6] = True

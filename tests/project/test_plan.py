@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,6 +93,24 @@ def test_the_config_builds_and_gives_every_particle_a_cell(
         RAMSES(cfg)  # grids, levels and mask stride fit each other
 
 
+@pytest.mark.parametrize("name", ["Pit: 8", 'q"x', "a #1, é 'b' \\n {c} [d] %41 &e"])
+def test_folders_with_letters_that_yaml_knows(tiny_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    folder = tiny_folder(name=f"{name}/data", sizes=[(64, 96)] * 2)
+    project, third = tmp_path / name / "project", f"ramses://{tmp_path / name}/third"
+    project.mkdir()
+    data = find_data(str(folder), project, test=third, share=0.5)
+    plan = choose_plan(survey_data(data.sample), data.sample, 1, CONFIGS, "solov2")
+    write_project(project, data, survey_data(data.sample), plan)
+    cfg = load_config(str(project / "config.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((data.train,), (data.valid,))
+    assert cfg.DATASETS.FINAL_TEST == (third,) and cfg.OUTPUT_DIR == str(project / "output")
+    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    constants = [
+        node.value for node in ast.walk(ast.parse((project / "train.py").read_text())) if hasattr(node, "value")
+    ]
+    assert str(project / "config.yaml") in constants
+
+
 def test_what_the_comments_say_is_what_the_file_says(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_folder(sizes=[(64, 96)] * 4)
     survey = survey_data(f"ramses://{folder}")
@@ -102,4 +121,4 @@ def test_what_the_comments_say_is_what_the_file_says(tiny_folder: Callable[..., 
     assert "4 pictures with 24 particles of 3 classes" in text and "2 px/mm" in text
     assert f"about {plan.steps * plan.batch / 3:.0f} passes" in text and text.count("#") > 12
     content = yaml.safe_load(text)
-    assert content["DATASETS"]["FINAL_TEST"] == '("ramses://third",)' and not math.isnan(plan.zoom)
+    assert content["DATASETS"]["FINAL_TEST"] == ["ramses://third"] and not math.isnan(plan.zoom)

@@ -58,6 +58,7 @@ def test_a_split_file(folder: Path, tmp_path: Path) -> None:
 def test_addresses(folder: Path, tmp_path: Path) -> None:
     data = find_data("ramses://s.json#train", tmp_path)
     assert data.valid == "ramses://s.json#valid"
+    assert find_data("ramses://#1/s.json#train", tmp_path).valid == "ramses://#1/s.json#valid"
     with pytest.raises(RamsesError, match="--valid"):
         find_data("coco://a.json", tmp_path)
 
@@ -115,6 +116,19 @@ def test_what_is_no_data(folder: Path, tmp_path: Path, make: Callable[[Path], st
         find_data(make(folder), tmp_path)
     with pytest.raises(RamsesError, match="--valid-share 1"):
         find_data(str(folder), tmp_path, share=1.0)
+
+
+def test_a_ramses_folder_with_letters_that_separate_addresses(folder: Path, tmp_path: Path) -> None:
+    odd = shutil.copytree(folder, tmp_path / "R&D 100% #1?" / "belt #2")
+    project = tmp_path / "project #3"
+    project.mkdir()
+    data = find_data(str(odd), project, share=0.4)
+    data.write(project)
+    split = find_data(str(project / "split.json"), project)
+    assert (split.train, split.valid) == (data.train, data.valid)
+    assert find_data(data.train, project).valid == data.valid
+    register_datasets([data.sample, data.train, data.valid])
+    assert [len(DatasetCatalog.get(uri)) for uri in (data.sample, data.train, data.valid)] == [5, 3, 2]
 
 
 def test_folders_with_letters_that_separate_addresses(folder: Path, tmp_path: Path) -> None:

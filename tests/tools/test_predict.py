@@ -101,8 +101,10 @@ def test_uri_resolution_empty_results_force_and_a_broken_picture(
     assert result.returncode == 0, result.stderr
     assert (pd.read_csv(tmp_path / "out/annotations.csv")["res"] == 3).all()
     (folder / "images/broken.jpg").write_bytes(b"not a picture")
+    Image.new("RGB", (1000, 1)).save(folder / "images/line.png")
     result = predict(*common, "--force", "--input", str(folder / "images"), "--score-threshold", "0.99", cwd=tmp_path)
     assert result.returncode == 1 and "broken.jpg" in result.stderr
+    assert "line.png: the picture of 1 x 1000 px" in result.stderr and "Traceback" not in result.stderr
     assert len(pd.read_csv(tmp_path / "out/annotations.csv")) == 0
     assert len(list((tmp_path / "out/labels").iterdir())) == 2
 
