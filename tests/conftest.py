@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 GRAMS_PER_MM2 = 0.02
@@ -22,6 +24,18 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_loggers() -> Iterator[None]:
+    """No test hears or writes what a logger does that another one set up in this process."""
+    loggers = [logging.getLogger(name) for name in ("ramses_d2", "detectron2", "fvcore")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    setup_logger.cache_clear()
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def draw_objects(size: tuple[int, int], count: int) -> np.ndarray:

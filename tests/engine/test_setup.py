@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.utils.logger import setup_logger
 
 from ramses_d2 import RamsesError
 from ramses_d2.engine import load_config, prepare, setup
@@ -33,19 +32,6 @@ def arguments(tiny_folder: Callable[..., Path], tmp_path: Path) -> Callable[...,
         return argparse.Namespace(config_file=TINY_YAML, opts=opts, resume=resume, eval_only=eval_only)
 
     return make
-
-
-@pytest.fixture
-def _own_loggers() -> Iterator[None]:
-    """Loggers with the handlers that they had before."""
-    loggers = [logging.getLogger(name) for name in ("ramses_d2", "detectron2", "fvcore")]
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    setup_logger.cache_clear()
-    yield
-    setup_logger.cache_clear()
-    for logger, handlers, level, propagate in before:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 WRONG_NUMBERS = [
@@ -94,7 +80,6 @@ def test_a_resume_without_checkpoint_keeps_the_best_weights(arguments: Callable,
     assert kept == {"model_best_earlier1.pth": b"older", "model_best_earlier2.pth": b"precious"}
 
 
-@pytest.mark.usefixtures("_own_loggers")
 @pytest.mark.parametrize("name", ["model_0000001.pth", "model_best.pth", "model.pth"])
 def test_an_evaluation_leaves_the_config_of_its_weights(arguments: Callable, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
@@ -110,7 +95,6 @@ def test_an_evaluation_leaves_the_config_of_its_weights(arguments: Callable, tmp
     assert (out / "evaluation/log.txt").is_file()
 
 
-@pytest.mark.usefixtures("_own_loggers")
 def test_an_evaluation_elsewhere_has_its_config_beside_its_results(arguments: Callable, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
     for _ in range(2):
