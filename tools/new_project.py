@@ -8,8 +8,9 @@ Examples:
     python tools/train_net.py --config-file my_project/config.yaml      # afterwards; or: python my_project/train.py
 
 --data is a RAMSES folder (annotations.csv, labels/), a split file, a COCO file, a folder with train.json, valid.json
-and maybe test.json and label.txt, or an address (ramses://..., coco://...). What is not divided yet is divided into
-training and validation pictures. Nothing in --data is changed.
+and maybe test.json and label.txt. What is not divided yet is divided into training and validation pictures. Or it is
+the address of a training set (ramses://..., coco://...), and --valid that of a validation set. Nothing in --data is
+changed.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     )
 
     figures = parser.add_argument_group("figures")
-    figures.add_argument("--map", metavar="FILE", help="YAML file, class: constituent; default: the classes of RAMSES")
+    figures.add_argument(
+        "--map", metavar="FILE", help="YAML file, class: constituent; classes it does not name count as usual"
+    )
     figures.add_argument(
         "--foreign", choices=("error", *CONSTITUENTS), default="error", help="what classes outside the map count as"
     )

@@ -164,7 +164,7 @@ def sample_notes(sample: Sample, foreign: str) -> list[str]:
         number, share, area = part[["particles", "particle_share", "area_share"]].sum(skipna=False)
         by_area = "" if np.isnan(area) else f", {area:.1%} by area"
         what = "1 particle" if number == 1 else f"{number:.0f} particles"
-        notes.append(f"{reason}: {what} ({share:.1%} by number{by_area}) in no figure")
+        notes.append(f"{reason}: {what} ({share:.1%} by number{by_area}) left out here")
     if sample.foreign:
         notes.append(f"not in the constituent map, counted as {foreign}: {', '.join(sample.foreign)}")
     return notes

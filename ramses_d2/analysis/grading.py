@@ -42,7 +42,7 @@ class Grading:
             sieve", "fines" (passing 0.063 mm, EN 933-1) and "oversize" (stays on the largest sieve; also in the last
             row of ``sieves``).
         sizes: name, value, low, high, unit of D10, D30, D50, D60, D90 (mm), Cu = D60 / D10 and
-            Cc = D30^2 / (D10 D60). A D may be as small as 0, or infinitely large, where the sample does not bound it.
+            Cc = D30^2 / (D10 D60). The ends are 0 or infinity where the sample sets no bound.
         left_out: what is no part of the curve, by reason (:class:`.sample.Sample`).
         particles, amount: that the curve is made of; ``unit`` is g, particles or mm2, by ``weight``.
         weight: "mass", "count" or "area".
@@ -164,6 +164,7 @@ def _grade(
         shares, levels = slice(len(limits)), slice(len(limits), len(limits) + len(LEVELS))
         low[shares], high[shares] = passing_band(weights, units, passing, resampling)
         low[levels], high[levels] = size_intervals(LEVELS, weights, particle_sizes, units, resampling)
+        _open_quotients(low[levels.start :], high[levels.start :])
         low, high = np.minimum(low, value), np.maximum(high, value)
     figures = pd.DataFrame({"value": value, "low": low, "high": high})
     per_size = np.add.reduceat(weights, starts) if len(starts) else weights
@@ -179,6 +180,17 @@ def _grade(
         notes=tuple(note for note in (*sample_notes(sample, foreign), remark, unequal) if note),
         curve=pd.DataFrame({"size_mm": sizes, "passing": np.cumsum(per_size) / (amount or np.nan)}),
     )
+
+
+def _open_quotients(low: np.ndarray, high: np.ndarray) -> None:
+    """Cu = D60 / D10 and Cc = D30^2 / (D10 D60) have no end where a D that they are made of has none, in place."""
+    d10, d30, _, d60, _, cu, cc = range(len(LEVELS) + 2)
+    if low[d10] == 0 or high[d60] == np.inf:
+        high[cu] = np.inf
+    if low[d10] == 0 or high[d30] == np.inf:
+        high[cc] = np.inf
+    if low[d30] == 0 or high[d60] == np.inf:
+        low[cc] = 0.0
 
 
 def _tables(

@@ -91,7 +91,7 @@ def test_what_is_left_out_is_listed():
     np.testing.assert_allclose(left_out["mass_g"], [3.92, np.nan, np.nan])
     # 2 of 8 particles, 10 of 28 px
     assert compose(sample(), resampling=QUICK).notes == (
-        "unknown mass: 2 particles (25.0% by number, 35.7% by area) in no figure",
+        "unknown mass: 2 particles (25.0% by number, 35.7% by area) left out here",
     )
 
 

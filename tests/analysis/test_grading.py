@@ -129,7 +129,7 @@ def test_left_out_and_notes():
         ["scale object", "Coin", 1],
         ["unknown mass", "Rc", 1],
     ]
-    assert found.notes == ("unknown mass: 1 particle (16.7% by number) in no figure",)
+    assert found.notes == ("unknown mass: 1 particle (16.7% by number) left out here",)
 
 
 def test_per_constituent_and_per_class():
@@ -287,6 +287,14 @@ def test_wrong_measures():
     for factor in (0, -1, np.nan):
         with pytest.raises(RamsesError, match="number above 0"):
             SieveSize(factor=factor)
+
+
+def test_quotients_of_unbounded_sizes_are_unbounded():
+    sizes = grade(particles([6.0, 8.0, 11.0], [1.0, 1.0, 1.0]), [8], resampling=QUICK).sizes.set_index("name")
+    assert sizes.loc["D10", "low"] == 0 and sizes.loc["D60", "high"] == np.inf
+    assert sizes.loc["Cu", "high"] == np.inf and sizes.loc["Cc", ["low", "high"]].tolist() == [0, np.inf]
+    many = np.linspace(6, 11, 200)
+    assert np.isfinite(grade(particles(many, np.ones(200)), [8], resampling=QUICK).sizes["high"]).all()
 
 
 def test_what_weighs_nothing_was_seen_all_the_same():

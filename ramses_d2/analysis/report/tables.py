@@ -87,7 +87,7 @@ def _categories(report: Report) -> Iterator[ReportTable]:
     limits = percent(categories.table, certainty="certainty_percent")
     sure = {
         group: "; ".join(
-            f"{category} {certainty:.0f} %"
+            f"{category} {certainty:.{0 if certainty in (0, 100) else 1}f} %"
             for category, certainty in zip(rows["category"], rows["certainty_percent"], strict=True)
             if not category.endswith(("NR", "Declared"))
         )
@@ -289,7 +289,10 @@ def _sample(report: Report) -> Iterator[ReportTable]:
     edge = cut_by_edge(table)
     per_picture = table.assign(cut=False if edge is None else edge, unknown=table["mass"].isna()).groupby("baseimg")
     sums = per_picture.agg(
-        particles=("label", "size"), mass_g=("mass", "sum"), edge_cut=("cut", "sum"), unknown_mass=("unknown", "sum")
+        particles=("label", "size"),
+        mass_g=("mass", lambda grams: grams.sum(min_count=1)),
+        edge_cut=("cut", "sum"),
+        unknown_mass=("unknown", "sum"),
     )
     scale_objects = report.run.table.drop(table.index).groupby("baseimg").size()
     sums = sums.join(scale_objects.rename("scale_objects"), how="outer")
@@ -300,7 +303,9 @@ def _sample(report: Report) -> Iterator[ReportTable]:
     data = pd.DataFrame(rows, columns=["picture", "camera", "px_per_mm"])
     for name in sums:
         # Pictures of two folders with one name share their rows
-        data[name] = data["picture"].map(sums[name]).fillna(0).astype(float if name == "mass_g" else "Int64")
+        data[name] = data["picture"].map(sums[name])
+        without = ~data["picture"].isin(sums.index)  # of known pictures, only grams can be unknown
+        data[name] = data[name].where(~without, 0) if name == "mass_g" else data[name].fillna(0).astype("Int64")
     if edge is None:
         data["edge_cut"] = pd.array([pd.NA] * len(data), "Int64")
     yield ReportTable(

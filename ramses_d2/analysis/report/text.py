@@ -169,7 +169,8 @@ def method_notes(report: Report) -> list[str]:
                 f" {plain_number(effective, 3)} of equal mass."
             )
     else:
-        sentences.append("No intervals were asked for.")
+        asked = options.resampling is not None
+        sentences.append("No intervals, see the notes there." if asked else "No intervals were asked for.")
     portion = f", particles of {options.size_range[0]:g} to {options.size_range[1]:g} mm" if options.size_range else ""
     sentences.append(f"Composition: predicted grams, constituent map {composition.map_source}{portion}.")
     if report.grading:

@@ -276,6 +276,8 @@ def test_run_without_masses_and_resolution(tmp_path: Path) -> None:
     read = read_run(run)
     report = build_report(read, OPTIONS, find_batches(read))
     write_report(report, tmp_path / "report.html")
+    pictures = report_tables(report)["pictures"].data.set_index("picture")["mass_g"]
+    assert pictures.isna().tolist() == [True, True, True, False] and pictures["belt_003.png"] == 0  # it shows nothing
     assert "3 pictures of unknown resolution" in " ".join(report.warnings)
     assert "16 particles of unknown mass (100.0\u00a0% of all)" in " ".join(report.warnings)
     assert report.no_grading == "no particle has a size in mm, because the resolution of the pictures is unknown"
