@@ -1,4 +1,4 @@
-"""RAMSES on Detectron2: outlines, classes and grams of every particle in a picture of recycled aggregates.
+"""RAMSES on Detectron2: outlines, classes and grams of every particle in an image of recycled aggregates.
 
 Importing the package registers the meta-architecture and the backbones with Detectron2.
 """

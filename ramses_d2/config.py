@@ -11,9 +11,9 @@ from detectron2.config import CfgNode as CN
 def add_ramses_config(cfg: CN) -> None:
     """Add the ``INPUT``, ``MODEL`` and ``SOLVER`` keys of RAMSES to a Detectron2 config, in place."""
     # ---- input ----------------------------------------------------------------------------------------------
-    # px/mm of the pictures given to a plain DefaultPredictor, which cannot pass one. 0 = unknown (grams are NaN)
+    # px/mm of the images given to a plain DefaultPredictor, which cannot pass one. 0 = unknown (grams are NaN)
     cfg.INPUT.RESOLUTION = 0.0
-    # How a training picture meets the canvas MIN_SIZE_TRAIN x MAX_SIZE_TRAIN: "pad" shows all of it, "crop" (the
+    # How a training image meets the canvas MIN_SIZE_TRAIN x MAX_SIZE_TRAIN: "pad" shows all of it, "crop" (the
     # original's way) cuts the middle to the canvas' aspect ratio, "edge" has no canvas: one of MIN_SIZE_TRAIN for the
     # shorter side, at most MAX_SIZE_TRAIN for the longer, as Detectron2 and SOLOv2 do
     cfg.INPUT.FIT = "pad"
@@ -70,9 +70,9 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.CLASS_NAMES = []
     # Pyramid levels of the shared head, fine to coarse; one grid size and one scale range each
     cfg.MODEL.RAMSES.IN_FEATURES = ["p3", "p4", "p5", "p6"]
-    # Cells along the long side of the picture
+    # Cells along the long side of the image
     cfg.MODEL.RAMSES.GRID_SIZES = [144, 72, 36, 18]
-    # False = grids have the aspect ratio of the picture; True = as many cells along the short side, as in SOLOv2
+    # False = grids have the aspect ratio of the image; True = as many cells along the short side, as in SOLOv2
     cfg.MODEL.RAMSES.SQUARE_GRIDS = False
     # Object scale sqrt(box height * box width), in network-input pixels, from..to, of each level
     cfg.MODEL.RAMSES.SCALE_RANGES = [[1, 128], [64, 256], [128, 512], [256, 3072]]
@@ -136,7 +136,7 @@ def add_ramses_config(cfg: CN) -> None:
     # Relative mass error that is averaged: "mape" |m - t| / t, or "log" |ln m - ln t|, which does not reward
     # guessing low
     cfg.MODEL.RAMSES.LOSS.MASS_TYPE = "mape"
-    # Positive cells of a picture used by the mask and mass losses; every object keeps at least one
+    # Positive cells of an image used by the mask and mass losses; every object keeps at least one
     cfg.MODEL.RAMSES.LOSS.MAX_POS_PER_IMAGE = 768
 
     # ---- inference ------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.TEST.NMS_CLASS_AGNOSTIC = True
     # Sum the geometry map over the binary mask (as trained) rather than over the soft one
     cfg.MODEL.RAMSES.TEST.BINARY_MASS_MASKS = True
-    # "bitmask": pred_masks is a bool tensor (K, H, W); "rle": COCO run lengths, for large pictures
+    # "bitmask": pred_masks is a bool tensor (K, H, W); "rle": COCO run lengths, for large images
     cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "bitmask"
 
     # ---- training -------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def add_ramses_config(cfg: CN) -> None:
     # "rpn", "box", "mask"), "all but heads", or a share of the network's layers from the input on ("0.9" = all but the
     # last tenth). Branches whose loss has weight 0 do not train either
     cfg.SOLVER.FREEZE = []
-    # Passes over the training pictures, in place of MAX_ITER; 0 = MAX_ITER counts
+    # Passes over the training images, in place of MAX_ITER; 0 = MAX_ITER counts
     cfg.SOLVER.MAX_EPOCHS = 0
     # LR_SCHEDULER_NAME "ReduceOnPlateau": multiply the rate by FACTOR when METRIC has not improved for more than
     # PATIENCE evaluations ("total_loss": the mean over TEST.EVAL_PERIOD steps). MODE: "max" or "min" is better
@@ -210,7 +210,7 @@ def add_ramses_config(cfg: CN) -> None:
     # What model_best.pth, and early stopping, go by, and whether "max" or "min" is better
     cfg.TEST.BEST_METRIC = "segm/AP"
     cfg.TEST.BEST_MODE = "max"
-    # Pictures with the worst predictions that an evaluation draws
+    # Images with the worst predictions that an evaluation draws
     cfg.TEST.WORST_PICTURES = 6
     # Data sets that are evaluated once, after training, with the best weights; files go to OUTPUT_DIR/test
     cfg.DATASETS.FINAL_TEST = ()

@@ -45,7 +45,7 @@ def draw_objects(size: tuple[int, int], count: int) -> np.ndarray:
     is square, so that rows and columns cannot be confused.
 
     Args:
-        size: (H, W) of the picture in px; a cell must have at least 6 px.
+        size: (H, W) of the image in px; a cell must have at least 6 px.
         count: number of objects, K.
 
     Returns:
@@ -56,7 +56,7 @@ def draw_objects(size: tuple[int, int], count: int) -> np.ndarray:
     columns = max(1, int(np.ceil(np.sqrt(count * width / height))))
     rows = max(1, int(np.ceil(count / columns)))
     cell_h, cell_w = height // rows, width // columns
-    assert count == 0 or min(cell_h, cell_w) >= 6, "picture too small for so many objects"
+    assert count == 0 or min(cell_h, cell_w) >= 6, "image too small for so many objects"
     for index in range(count):
         row, column = divmod(index, columns)
         half_h, half_w = 0.30 * cell_h, 0.42 * cell_w
@@ -85,20 +85,20 @@ def tiny_folder(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         """Write ``<tmp_path>/<name>``: images/, labels/, annotations.csv and metadata.json.
 
-        Picture ``i`` is ``img<i>``; label ``k`` has class ``classes[(k - 1) % len(classes)]``, a grey level
+        Image ``i`` is ``img<i>``; label ``k`` has class ``classes[(k - 1) % len(classes)]``, a grey level
         of its class (so that a network can learn it) and the mass 0.02 g/mm2 x (class number from 1) x its
         area.
 
         Args:
             name: folder name below ``tmp_path``.
-            sizes: (H, W) of each picture in px.
-            count: objects per picture, one number or one each; 0 gives a picture without CSV rows.
+            sizes: (H, W) of each image in px.
+            count: objects per image, one number or one each; 0 gives an image without CSV rows.
             classes: class names.
             resolution: px/mm, one number or one each.
             nan_masses: write "NaN" and gt_mass False for every mass.
             box_convention: "rows" (the original: x = rows), "columns" (x = columns), "wrong" or "none".
             extension: image file type.
-            metadata: write metadata.json (needed for the resolution of pictures without objects).
+            metadata: write metadata.json (needed for the resolution of images without objects).
 
         Returns:
             the folder.

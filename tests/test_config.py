@@ -77,7 +77,7 @@ def test_no_key_is_dead(tiny_folder: Callable[..., Path], tmp_path: Path, monkey
     recorder = Recorder(cfg, monkeypatch)
     settle_classes(cfg, cfg.DATASETS.TRAIN)
     cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.EARLY_STOPPING.PATIENCE, cfg.TEST.EVAL_PERIOD = "ReduceOnPlateau", 1, 1
-    settle_iterations(cfg, pictures=1)
+    settle_iterations(cfg, images=1)
     RamsesTrainer(cfg)
     RamsesTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     RamsesTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])

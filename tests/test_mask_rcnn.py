@@ -25,7 +25,7 @@ TINY_YAML = str(ROOT / "tests/mask_rcnn_tiny.yaml")
 
 
 def add_crowd(annotations: Path) -> None:
-    """Every second picture gets a crowd along its left edge."""
+    """Every second image gets a crowd along its left edge."""
     content = json.loads(annotations.read_text())
     for image in content["images"][::2]:
         mask = np.zeros((image["height"], image["width"]), bool)
@@ -58,11 +58,11 @@ def test_on_a_folder(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     cfg = load_config(str(output / "config.yaml"), ["MODEL.WEIGHTS", str(output / "model_final.pth")])
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3 and cfg.MODEL.RAMSES.CLASS_NAMES == ["brick", "concrete", "glass"]
     cfg.MODEL.RAMSES.TEST.MASK_THRESH = 0.4  # of a head that has hardly begun
-    picture = np.asarray(Image.open(folder / "images/img0.png"))[:, :, ::-1]
+    image = np.asarray(Image.open(folder / "images/img0.png"))[:, :, ::-1]
     found = {}
     for mask_format in ("bitmask", "rle"):
         cfg.MODEL.RAMSES.TEST.MASK_FORMAT = mask_format
-        found[mask_format] = RamsesPredictor(cfg)(picture, resolution=2.0)["instances"]
+        found[mask_format] = RamsesPredictor(cfg)(image, resolution=2.0)["instances"]
     bits, runs = found["bitmask"], found["rle"]
     assert len(bits) == len(runs) > 0 and bits.image_size == (64, 96)
     for mask, rle in zip(bits.pred_masks, runs.pred_masks, strict=True):
@@ -71,12 +71,12 @@ def test_on_a_folder(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     areas = bits.pred_masks.flatten(1).sum(1)
     assert torch.allclose(bits.pred_masses, densities * areas / 4, rtol=1e-4)
     assert torch.allclose(runs.pred_masses, bits.pred_masses)
-    assert RamsesPredictor(cfg)(picture)["instances"].pred_masses.isnan().all()
+    assert RamsesPredictor(cfg)(image)["instances"].pred_masses.isnan().all()
 
 
 def test_on_coco_data_from_the_command_line(tmp_path: Path) -> None:
     """Polygons, both kinds of run lengths, crowd; the class order of a label file."""
-    uri = write_coco_set(tmp_path / "data", pictures=4)
+    uri = write_coco_set(tmp_path / "data", images=4)
     add_crowd(tmp_path / "data/annotations.json")
     (tmp_path / "label.txt").write_text("# in another order than in the file\nbox\ndisc\ntriangle\n")
     sets = ["DATASETS.TRAIN", f"('{uri}&labels=label.txt',)", "DATASETS.TEST", f"('{uri}&labels=label.txt',)"]
@@ -89,13 +89,13 @@ def test_on_coco_data_from_the_command_line(tmp_path: Path) -> None:
     arguments = [*weights, "--input", "data/pictures/000.png", "--resolution", "2", "--score-threshold", "0"]
     result = run_process("predict.py", *arguments, "--output", "found", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "found/annotations.csv").is_file() and " in 1 picture: found" in result.stdout
+    assert (tmp_path / "found/annotations.csv").is_file() and " in 1 image: found" in result.stdout
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_on_data_registered_by_a_script(tmp_path: Path) -> None:
-    """Detectron2's own way: no masses, no resolution; its records learn and are evaluated all the same."""
-    write_coco_set(tmp_path / "data", pictures=2)
+    """Detectron2's own way: no masses, no resolution; its dataset dicts learn and are evaluated all the same."""
+    write_coco_set(tmp_path / "data", images=2)
     data = tmp_path / "data"
     register_coco_instances("my_shapes", {}, str(data / "annotations.json"), str(data / "pictures"))
     trainer, results = train(["my_shapes"], tmp_path / "out")

@@ -34,7 +34,7 @@ SIZES = ((96, 128), (128, 96), (112, 112), (80, 120))
 CATEGORIES = {3: "triangle", 17: "disc", 90: "box"}
 COLORS = {3: (210, 90, 60), 17: (70, 170, 90), 90: (80, 110, 220)}
 
-# Kind, position and radius (px) of the shapes of a picture
+# Kind, position and radius (px) of the shapes of an image
 LAYOUT = ((0, 0.28, 0.3, 22), (1, 0.74, 0.28, 17), (2, 0.7, 0.74, 19), (1, 0.2, 0.18, 9), (0, 0.82, 0.84, 9))
 
 
@@ -70,15 +70,15 @@ def shapes(rng: np.random.Generator, size: tuple[int, int], first: int) -> list[
     return placed
 
 
-def write_coco_set(folder: Path, pictures: int = 12) -> str:
-    """Write pictures and annotations.json with masses; returns the URI.
+def write_coco_set(folder: Path, image_files: int = 12) -> str:
+    """Write images and annotations.json with masses; returns the URI.
 
     Outlines are whole, also where something lies on top; the file lists small shapes before large ones.
     """
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir(parents=True)
     images, annotations = [], []
-    for number in range(pictures):
+    for number in range(image_files):
         size = SIZES[number % len(SIZES)]
         canvas = np.full((*size, 3), 40.0)
         masks = [(category, polygon, as_mask(polygon, size)) for category, polygon in shapes(rng, size, number)]
@@ -174,15 +174,15 @@ def test_predict(trained: Trained) -> None:
     assert table["mass"].isna().all() and (table["res"] == 2).all() and (table["score"] >= 0.5).all()
     assert set(table["class"]) == set(CATEGORIES.values()) and len(table) > 30
     last = result.stdout.strip().splitlines()[-1]
-    assert last == f"{len(table)} particles in 12 pictures: found"
+    assert last == f"{len(table)} particles in 12 images: found"
 
 
 def test_the_predictor_gives_no_masses(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
     cfg = load_config(str(trained.folder / "out/config.yaml"))
     cfg.MODEL.WEIGHTS = str(trained.folder / "out/model_final.pth")
-    picture = np.asarray(Image.open(trained.folder / "data/pictures/000.png"))[:, :, ::-1]
+    image = np.asarray(Image.open(trained.folder / "data/pictures/000.png"))[:, :, ::-1]
     for resolution in (None, 2.0):
-        instances = RamsesPredictor(cfg)(picture, resolution=resolution)["instances"]
+        instances = RamsesPredictor(cfg)(image, resolution=resolution)["instances"]
         assert len(instances) >= 3
         assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "pred_masks"}
     assert "Resolution" not in caplog.text
@@ -190,26 +190,26 @@ def test_the_predictor_gives_no_masses(trained: Trained, caplog: pytest.LogCaptu
 
 def test_small_shapes_lie_on_top(tmp_path: Path) -> None:
     """The label map has the small shapes whole, and the large ones without what lies on them."""
-    write_coco_set(tmp_path, pictures=4)
-    records, names = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
+    write_coco_set(tmp_path, images=4)
+    dataset_dicts, names = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
     assert names == ["triangle", "disc", "box"]
-    for record in records:
-        painted = np.bincount(read_label_map(record).ravel())
-        whole = {a["label"]: a["area"] for a in record["annotations"]}
+    for dataset_dict in dataset_dicts:
+        painted = np.bincount(read_label_map(dataset_dict).ravel())
+        whole = {a["label"]: a["area"] for a in dataset_dict["annotations"]}
         hidden = [area - painted[label] for label, area in whole.items()]
         assert max(map(abs, hidden[-2:])) <= 2 and sum(hidden[:3]) > 50, hidden  # px
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
 def test_every_config_trains_a_step(path: Path, tmp_path: Path) -> None:
-    """On two pictures of different sizes; they and the grids are smaller than the config's."""
-    write_coco_set(tmp_path, pictures=2)
-    records, _ = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
+    """On two images of different sizes; they and the grids are smaller than the config's."""
+    write_coco_set(tmp_path, images=2)
+    dataset_dicts, _ = load_coco(tmp_path / "annotations.json", tmp_path / "pictures")
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu", *NO_DOWNLOAD, "MODEL.RAMSES.NUM_CLASSES", "3"])
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (64,), 128
     cfg.MODEL.RAMSES.GRID_SIZES = [10, 8, 6, 4, 3][: len(cfg.MODEL.RAMSES.GRID_SIZES)]
     mapper = RamsesDatasetMapper(cfg, is_train=True)
-    items = [mapper(record) for record in records]
+    items = [mapper(dataset_dict) for dataset_dict in dataset_dicts]
     assert items[0]["image"].shape != items[1]["image"].shape
     model = build_model(cfg)
     with EventStorage():

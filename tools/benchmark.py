@@ -35,12 +35,12 @@ from ramses_d2.modeling.batching import SIZE_DIVISIBILITY
 from ramses_d2.modeling.dynamic_conv import mask_logits
 from ramses_d2.modeling.inference_settings import InferenceSettings
 from ramses_d2.modeling.label_map_masks import LabelMapMasks
-from ramses_d2.modeling.mask_rcnn import MaskRCNN, to_picture
+from ramses_d2.modeling.mask_rcnn import MaskRCNN, to_image
 from ramses_d2.modeling.nms import suppress
 from ramses_d2.modeling.postprocess import GridFrame, GridInstances, to_instances
 
 
-def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
+def crowded_image(cfg: CfgNode, objects: int) -> dict[str, Any]:
     """A training example of the config's size with discs on a regular grid."""
     # The sizes of INPUT.FIT "edge" need not be multiples of what the network takes
     sides = (cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN)
@@ -54,7 +54,7 @@ def crowded_picture(cfg: CfgNode, objects: int) -> dict[str, Any]:
     disc = np.hypot(rows % cell - cell / 2, cols % cell - cell / 2) < 0.45 * cell
     label_map = np.where(disc & (number < objects), number + 1, 0)
     if len(np.unique(label_map)) != objects + 1:
-        raise RamsesError(f"--objects {objects}: that many do not fit a picture of {height} x {width}")
+        raise RamsesError(f"--objects {objects}: that many do not fit an image of {height} x {width}")
     truth = Instances((height, width))
     truth.gt_classes = torch.arange(objects) % cfg.MODEL.RAMSES.NUM_CLASSES
     truth.gt_masses = torch.ones(objects)
@@ -91,7 +91,7 @@ def seconds_of(step: Any, device: torch.device) -> float:
 
 
 def postprocess(label_map: torch.Tensor, objects: int, settings: InferenceSettings, stride: int, channels: int) -> int:
-    """Draw and suppress three candidates a particle, bring the survivors to the picture; returns their number."""
+    """Draw and suppress three candidates a particle, bring the survivors to the image; returns their number."""
     labels = torch.arange(1, objects + 1, device=label_map.device).repeat(3)
     features = torch.randn(channels, *label_map.shape, device=label_map.device)
     mask_logits(torch.randn(len(labels), channels, device=label_map.device), features).sigmoid_()
@@ -113,19 +113,19 @@ def postprocess(label_map: torch.Tensor, objects: int, settings: InferenceSettin
     return len(to_instances(found, GridFrame(height, width, 1 / stride, 1 / stride), None, settings))
 
 
-def predict_boxes(model: MaskRCNN, picture: dict[str, Any]) -> int:
+def predict_boxes(model: MaskRCNN, image: dict[str, Any]) -> int:
     """Mask R-CNN's prediction, with the true boxes behind its box head and a disc in each; returns their number."""
-    images = model.preprocess_image([picture])
+    images = model.preprocess_image([image])
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features, None)
     model.find_boxes(features, proposals, model.settings)
-    truth = picture["instances"].to(model.device)
+    truth = image["instances"].to(model.device)
     found = Instances(truth.image_size, pred_boxes=truth.gt_boxes, pred_classes=truth.gt_classes)
     found.scores = torch.linspace(0.9, 0.1, len(found), device=model.device)
     (found,) = model.roi_heads.forward_with_given_boxes(features, [found])
     ticks = torch.linspace(-1, 1, found.pred_masks.shape[-1], device=model.device)
     found.pred_masks = (torch.hypot(ticks[:, None], ticks) < 0.95).float().expand_as(found.pred_masks)
-    return len(to_picture(found, picture["height"], picture["width"], model.settings))
+    return len(to_image(found, image["height"], image["width"], model.settings))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     def train_step() -> None:
         model.train()
         with EventStorage(), torch.autocast(device.type, enabled=cfg.SOLVER.AMP.ENABLED):
-            losses = model([picture])
+            losses = model([image])
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -149,17 +149,17 @@ def main(args: argparse.Namespace) -> None:
         model.eval()
         with torch.no_grad():
             if isinstance(model, MaskRCNN):
-                assert predict_boxes(model, picture) == objects
+                assert predict_boxes(model, image) == objects
                 return
-            model([picture])
+            model([image])
             ramses = cfg.MODEL.RAMSES
             found = postprocess(label_map, objects, model.settings, ramses.MASK_STRIDE, ramses.MASK_HEAD.OUT_CHANNELS)
         assert found == objects
 
     rows = []
     for objects in args.objects:
-        picture = crowded_picture(cfg, objects)
-        label_map = picture["label_map"].to(device)
+        image = crowded_image(cfg, objects)
+        label_map = image["label_map"].to(device)
         for name, step in (("prediction", predict), ("training step", train_step)):
             if device.type == "cuda":
                 step()  # the first call sets CUDA up

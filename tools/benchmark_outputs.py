@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""Time and memory of what follows the network: from the instances of one picture to all files of a run.
+r"""Time and memory of what follows the network: from the instances of one image to all files of a run.
 
 Examples:
     python tools/benchmark_outputs.py --size 4096 6144 --objects 768
@@ -30,8 +30,8 @@ from pycocotools.mask import toBbox
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import regionprops_table
 
-from ramses_d2.analysis.pictures import Picture
-from ramses_d2.analysis.prediction import picture_overlay, picture_result
+from ramses_d2.analysis.images import ImageFile
+from ramses_d2.analysis.prediction import image_overlay, image_result
 from ramses_d2.analysis.run_folder import RunFolder
 from ramses_d2.data.rle import encode_label_map
 
@@ -89,7 +89,7 @@ def _peak() -> float:
 
 
 def ours(labels: np.ndarray) -> None:
-    """Every file of a run with one picture."""
+    """Every file of a run with one image."""
     instances = to_instances(labels)
     image = np.random.default_rng(2).integers(60, 90, (*labels.shape, 3), dtype=np.uint8)
     image[labels > 0] += 90
@@ -97,11 +97,11 @@ def ours(labels: np.ndarray) -> None:
     with tempfile.TemporaryDirectory() as folder, timed("all together"):
         run = RunFolder(f"{folder}/run", CLASSES, {})
         with timed("label image and particle table"):
-            result = picture_result("belt.jpg", instances, CLASSES, RESOLUTION)
+            result = image_result("belt.jpg", instances, CLASSES, RESOLUTION)
         with timed("overlay"):
-            overlay = picture_overlay(image, result, CLASSES)
+            overlay = image_overlay(image, result, CLASSES)
         with timed("label PNG, overlay JPEG, run lengths"):
-            run.add(Picture(Path("belt.jpg"), "belt", RESOLUTION), labels.shape, RESOLUTION, result.labels,
+            run.add(ImageFile(Path("belt.jpg"), "belt", RESOLUTION), labels.shape, RESOLUTION, result.labels,
                     result.table, overlay)  # fmt: skip
         with timed("tables and COCO files of the run"):
             run.finish()

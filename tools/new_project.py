@@ -8,7 +8,7 @@ Examples:
     python tools/train_net.py --config-file my_project/config.yaml      # afterwards; or: python my_project/train.py
 
 --data is a RAMSES folder (annotations.csv, labels/), a split file, a COCO file, a folder with train.json, valid.json
-and maybe test.json and label.txt. What is not divided yet is divided into training and validation pictures. Or it is
+and maybe test.json and label.txt. What is not divided yet is divided into training and validation images. Or it is
 the address of a training set (ramses://..., coco://...), and --valid that of a validation set. Nothing in --data is
 changed.
 """
@@ -33,9 +33,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--task", choices=TASKS, help="default: ramses where particles are weighed, else solov2")
     parser.add_argument("--valid", default="", metavar="FILE|ADDRESS", help="validation set; default: a part of --data")
     parser.add_argument("--test", default="", metavar="FILE|ADDRESS", help="set for the final test")
-    parser.add_argument("--images", default="", metavar="DIR", help="pictures of COCO files; default: beside the file")
+    parser.add_argument("--images", default="", metavar="DIR", help="images of COCO files; default: beside the file")
     parser.add_argument("--labels", default="", metavar="FILE", help="label.txt: class order, one name a line")
-    parser.add_argument("--valid-share", type=float, default=0.2, metavar="SHARE", help="of pictures (default: 0.2)")
+    parser.add_argument("--valid-share", type=float, default=0.2, metavar="SHARE", help="of images (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same division (default: 0)")
     return parser.parse_args()
 
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     survey = survey_data(data.sample)
-    plan = choose_plan(survey, data.sample, data.training_pictures(survey.pictures), CONFIGS, args.task)
+    plan = choose_plan(survey, data.sample, data.training_images(survey.images), CONFIGS, args.task)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
 def _report(folder: Path, survey: Survey, plan: Plan, names: list[str]) -> None:
     config = shlex.quote(str(folder / names[0]))
     print(
-        f"{survey.pictures} pictures, {survey.particles} particles of {len(survey.classes)} classes "
+        f"{survey.images} images, {survey.particles} particles of {len(survey.classes)} classes "
         f"({', '.join(survey.classes)}), {survey.weighed} weighed\n"
         f"{plan.task}: network input {plan.short_side}x{plan.long_side} px, {plan.steps} steps of {plan.batch}\n"
         f"wrote {', '.join(names)} to {folder}. Next:\n"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""Outline, name, measure and weigh every particle in pictures.
+r"""Outline, name, measure and weigh every particle in images.
 
 Examples:
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
@@ -11,7 +11,7 @@ Examples:
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
         --input belt/ --resolution 28.7 --output belt_run --stream --overlap 20
 
-A run that was stopped goes on where it was when the same command is given again. With --stream the pictures are
+A run that was stopped goes on where it was when the same command is given again. With --stream the images are
 consecutive frames of a conveyor belt, and what their borders cut is counted once, whole (docs/streams.md).
 """
 
@@ -23,13 +23,13 @@ import sys
 import pandas as pd
 
 from ramses_d2.analysis.fragments import FRAGMENT_MODES
-from ramses_d2.analysis.pictures import find_pictures, in_given_order, read_resolutions
+from ramses_d2.analysis.images import find_images, in_given_order, read_resolutions
 from ramses_d2.analysis.run_folder import RunFolder
 from ramses_d2.analysis.stream.geometry import AXES, DIRECTIONS
 from ramses_d2.analysis.stream.run import StreamSettings
 from ramses_d2.engine import RamsesPredictor, load_config, run_settings, versions
 from ramses_d2.engine.launch import end_on_signal
-from ramses_d2.engine.prediction_run import predict_belt, predict_pictures
+from ramses_d2.engine.prediction_run import predict_belt, predict_images
 from ramses_d2.errors import RamsesError, exit_on_error
 
 # Options of --stream, and their defaults
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="folder of the run, made or continued")
     parser.add_argument(
         "--resolution",
-        help="px/mm of all pictures, or a file with those of each: metadata.json, or a CSV with file_name and res; "
+        help="px/mm of all images, or a file with those of each: metadata.json, or a CSV with file_name and res; "
         "default: the data set's, or INPUT.RESOLUTION",
     )
     parser.add_argument("--score-threshold", type=float, help="default: MODEL.RAMSES.TEST.REPORT_THRESH")
@@ -70,11 +70,11 @@ def parse_args() -> argparse.Namespace:
     area = parser.add_mutually_exclusive_group()
     area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the picture")
     area.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same in mm2; needs the resolution")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures that go through together")
-    parser.add_argument("--no-overlays", action="store_true", help="write no pictures with outlines")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
+    parser.add_argument("--no-overlays", action="store_true", help="write no images with outlines")
     parser.add_argument("--force", action="store_true", help="replace a finished run, or one with other settings")
     belt = parser.add_argument_group("conveyor belts")
-    belt.add_argument("--stream", action="store_true", help="the pictures are consecutive frames, in natural order")
+    belt.add_argument("--stream", action="store_true", help="the images are consecutive frames, in natural order")
     belt.add_argument("--overlap", type=int, default=0, metavar="PX", help="px that a frame repeats of the one before")
     belt.add_argument(
         "--belt-axis", choices=AXES, default="rows", help="the belt moves along rows (default) or columns"
@@ -98,11 +98,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Predict all pictures; returns the exit status."""
+    """Predict all images; returns the exit status."""
     _check(args)
-    pictures = find_pictures(args.input, read_resolutions(args.resolution), recursive=args.recursive)
+    images = find_images(args.input, read_resolutions(args.resolution), recursive=args.recursive)
     if args.order:
-        pictures = in_given_order(pictures, args.order)
+        images = in_given_order(images, args.order)
     cfg = load_config(args.config_file, args.opts)
     threshold = cfg.MODEL.RAMSES.TEST.REPORT_THRESH if args.score_threshold is None else args.score_threshold
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = min(cfg.MODEL.RAMSES.TEST.SCORE_THRESH, threshold)
@@ -114,8 +114,8 @@ def main(args: argparse.Namespace) -> int:
     options |= {"min_area": args.min_area, "min_area_mm2": args.min_area_mm2}
     if args.stream:
         options["stream"] = {name: getattr(args, name) for name in _BELT if name != "order"}
-        options["stream"]["frames"] = [str(picture.path.resolve()) for picture in pictures]
-        options["stream"]["resolutions"] = sorted({picture.resolution or 0 for picture in pictures})
+        options["stream"]["frames"] = [str(image.path.resolve()) for image in images]
+        options["stream"]["resolutions"] = sorted({image.resolution or 0 for image in images})
     run = RunFolder(
         args.output,
         class_names,
@@ -135,12 +135,12 @@ def main(args: argparse.Namespace) -> int:
             min_area_mm2=args.min_area_mm2,
             overlays=not args.no_overlays,
         )
-        table, failed = predict_belt(predictor, run, pictures, settings, score_threshold=threshold)
+        table, failed = predict_belt(predictor, run, images, settings, score_threshold=threshold)
     else:
-        table, failed = predict_pictures(
+        table, failed = predict_images(
             predictor,
             run,
-            pictures,
+            images,
             score_threshold=threshold,
             fragments=args.fragments,
             min_area_px=args.min_area,
@@ -148,9 +148,9 @@ def main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             overlays=not args.no_overlays,
         )
-    read = len(run.pictures)
+    read = len(run.images)
     weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
-    print(f"{_summary(table, weighs)} in {read} picture{'s' * (read != 1)}: {args.output}")
+    print(f"{_summary(table, weighs)} in {read} image{'s' * (read != 1)}: {args.output}")
     return 1 if failed else 0
 
 

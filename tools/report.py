@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ramses_d2.analysis.bootstrap import PARTICLES, PICTURES, Resampling
+from ramses_d2.analysis.bootstrap import IMAGES, PARTICLES, Resampling
 from ramses_d2.analysis.calibration import calibrate, read_factors
 from ramses_d2.analysis.coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G
 from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, load_map
@@ -51,7 +51,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     head.add_argument("--date", default="", help="default: today")
 
     data = parser.add_argument_group("what it is compared and corrected with")
-    data.add_argument("--pictures", metavar="DIR", help="where the pictures are, if they have been moved")
+    data.add_argument("--pictures", metavar="DIR", help="where the images are, if they have been moved")
     data.add_argument("--batch", metavar="FILE", help=_BATCH_HELP)
     data.add_argument("--factors", metavar="FILE", help="correction factors, written by the calibrate command")
     data.add_argument(
@@ -79,7 +79,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     figures.add_argument("--size-factor", type=float, default=1.0, help="sieve size = factor * measure; default: 1")
     figures.add_argument("--weight", choices=tuple(WEIGHTS), default="mass", help="of the grading; default: mass")
     figures.add_argument("--gallery", type=int, default=8, metavar="N", help="particles in each part; 0 = no gallery")
-    _add_bootstrap(figures, (PARTICLES, PICTURES, "none"))
+    _add_bootstrap(figures, (PARTICLES, IMAGES, "none"))
     return parser.parse_args(arguments)
 
 
@@ -88,7 +88,7 @@ def parse_calibrate_args(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"report.py {CALIBRATE}",
         description="Compare the grams of weighed batches with the predicted ones and write a factor per class:\n"
-        "weighed grams / predicted grams. A batch counts if the run has all its pictures.",
+        "weighed grams / predicted grams. A batch counts if the run has all its images.",
         epilog="Example:\n  python tools/report.py calibrate predictions --batch metadata.json --output factors.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -152,7 +152,7 @@ def make_report(args: argparse.Namespace, command: str) -> None:
     shares = report.composition.constituents.dropna(subset="fraction")
     listed = ", ".join(f"{row.constituent} {row.fraction:.1%}" for row in shares.itertuples() if row.fraction > 0)
     grams = f"{report.mass_g:.4g} g: {listed}" if listed else "no grams"
-    print(f"{many(len(report.table), 'particle')} in {many(len(run.pictures), 'picture')}, {grams}")
+    print(f"{many(len(report.table), 'particle')} in {many(len(run.images), 'picture')}, {grams}")
     print(f"wrote {written[0]}, {written[1].name} and {len(written) - 2} CSV files ({written[2].name} ...)")
 
 

@@ -15,7 +15,7 @@ Two machines with four GPUs each; the address is machine 0's, and this runs on b
     python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 4 \
         --num-machines 2 --machine-rank 0 --dist-url tcp://192.168.0.10:29500    # and --machine-rank 1 on the other
 
-SOLVER.IMS_PER_BATCH counts the pictures of all processes together. Ctrl-C, a kill or a power cut cost the steps since
+SOLVER.IMS_PER_BATCH counts the images of all processes together. Ctrl-C, a kill or a power cut cost the steps since
 the last checkpoint (SOLVER.CHECKPOINT_PERIOD); --resume continues from it.
 """
 

@@ -1,4 +1,4 @@
-"""What each particle of a label image looks like in a picture: its colour, and what can be written on it.
+"""What each particle of a label image looks like in an image: its colour, and what can be written on it.
 
 Shape letters: h w label image, K particles.
 """

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.batch_masses import Batch, batch_of_pictures
-from ramses_d2.data.picture_names import base_name
+from ramses_d2.data.batch_masses import Batch, batch_of_images
+from ramses_d2.data.image_names import base_name
 
 from .json_values import json_values
 
@@ -24,10 +24,10 @@ class Comparison:
     """Predicted and weighed grams.
 
     Attributes:
-        per_batch: one row per batch and class that was weighed: batch (number from 1), class, pictures, particles
+        per_batch: one row per batch and class that was weighed: batch (number from 1), class, images, particles
             (predicted), unknown_mass (of those, how many count as 0 g), weighed_g, predicted_g, error_g, error
             (predicted / weighed - 1).
-        classes: the same summed per class, with ``batches`` in place of batch and pictures, most grams first.
+        classes: the same summed per class, with ``batches`` in place of batch and images, most grams first.
         totals: the same summed per batch, over the classes that were weighed.
         weighed_g, predicted_g: of everything that was weighed.
         not_weighed: class -> predicted grams in these batches that no weighed figure stands against.
@@ -52,20 +52,20 @@ class Comparison:
         return json_values(self) | {"error": json_values(self.error)}
 
 
-def compare_batches(table: pd.DataFrame, batches: Sequence[Batch], pictures: Sequence[str]) -> Comparison:
+def compare_batches(table: pd.DataFrame, batches: Sequence[Batch], images: Sequence[str]) -> Comparison:
     """Sum the predicted grams of every batch that was photographed completely.
 
-    A batch of which a picture is missing is left out: its predicted grams would be too few for no fault of the network.
+    A batch of which an image is missing is left out: its predicted grams would be too few for no fault of the network.
 
     Args:
         table: particle table; needs baseimg, class, mass.
         batches: what was weighed together; classes with NaN grams were not weighed.
-        pictures: file names of all pictures of the run, also of those without particles.
+        images: file names of all images of the run, also of those without particles.
     """
-    usable, left_out = _usable(batches, Counter(base_name(name) for name in pictures))
+    usable, left_out = _usable(batches, Counter(base_name(name) for name in images))
     weighed = pd.DataFrame(
         [
-            (batch.number, name, len(batch.pictures), grams)
+            (batch.number, name, len(batch.images), grams)
             for batch in usable
             for name, grams in batch.grams.items()
             if not np.isnan(grams)
@@ -74,7 +74,7 @@ def compare_batches(table: pd.DataFrame, batches: Sequence[Batch], pictures: Seq
     ).set_index(["batch", "class"])
     rows = pd.DataFrame(
         {
-            "batch": table["baseimg"].map(base_name).map(batch_of_pictures(usable)),
+            "batch": table["baseimg"].map(base_name).map(batch_of_images(usable)),
             "class": table["class"],
             "unknown_mass": table["mass"].isna(),
             "predicted_g": table["mass"],
@@ -103,18 +103,18 @@ def compare_batches(table: pd.DataFrame, batches: Sequence[Batch], pictures: Seq
 
 
 def _usable(batches: Sequence[Batch], count: Counter[str]) -> tuple[list[Batch], list[str]]:
-    """The batches of which every picture is in the run once, and why others are not compared."""
+    """The batches of which every image is in the run once, and why others are not compared."""
     usable, left_out = [], []
     for batch in batches:
-        present = [name for name in batch.pictures if count[name]]
+        present = [name for name in batch.images if count[name]]
         twice = [name for name in present if count[name] > 1]
         if twice:
-            left_out.append(f"batch {batch.number}: two pictures of this run are called {twice[0]}")
-        elif len(present) == len(batch.pictures) > 0:
+            left_out.append(f"batch {batch.number}: two images of this run are called {twice[0]}")
+        elif len(present) == len(batch.images) > 0:
             usable.append(batch)
         elif present:
-            missing = len(batch.pictures) - len(present)
-            left_out.append(f"batch {batch.number}: {missing} of its {len(batch.pictures)} pictures not in this run")
+            missing = len(batch.images) - len(present)
+            left_out.append(f"batch {batch.number}: {missing} of its {len(batch.images)} images not in this run")
     return usable, left_out
 
 

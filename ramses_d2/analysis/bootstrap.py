@@ -1,6 +1,6 @@
 """The bootstrap: how far a figure would move had other particles of the same heap been photographed.
 
-Letters: n particles, C units that are drawn (particles or pictures), R replicates, k sums.
+Letters: n particles, C units that are drawn (particles or images), R replicates, k sums.
 
 It is the Bayesian bootstrap (Rubin 1981): where the older one draws units with replacement, and so gives each a whole
 number, a replicate here gives each unit an exponentially distributed weight of mean 1. A glass splinter that was seen
@@ -11,8 +11,8 @@ added (:func:`share_interval`): that of the kind or that of the rest which the s
 weights the ends are those of the mid-p interval for a binomial share (the gamma intervals of Fay and Feuer 1997 are
 made in the same way); tests/analysis/test_coverage.py counts how often intervals hold the truth.
 
-Two pieces of the same heap may lie side by side more often than chance would have it (a picture shows one shovel of
-it); drawing whole pictures keeps what lies together together.
+Two pieces of the same heap may lie side by side more often than chance would have it (an image shows one shovel of
+it); drawing whole images keeps what lies together together.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-PARTICLES, PICTURES = "particles", "pictures"
-# Fewer pictures than this give an interval over pictures that is itself a rough guess
-FEW_PICTURES = 10
+PARTICLES, IMAGES = "particles", "pictures"
+# Fewer images than this give an interval over images that is itself a rough guess
+FEW_IMAGES = 10
 # Fewer units than this of equal weight, of four times as many: 95 % intervals may hold the truth in 60 - 90 % only
 _FEW_EFFECTIVE, _UNEQUAL = 200, 4
 _CHUNK = 2**21  # weights held at a time: 16 MiB as float64
@@ -38,7 +38,7 @@ class Resampling:
     """How intervals are made.
 
     Attributes:
-        over: "particles", or "pictures" (all particles of a picture stay together).
+        over: "particles", or "pictures" (all particles of an image stay together).
         replicates: how many times the sample is drawn again.
         confidence: of the intervals; 0.95 leaves 2.5 % on either side.
         seed: of the random numbers; the same seed gives the same intervals.
@@ -53,8 +53,8 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.over not in (PARTICLES, PICTURES):
-            raise RamsesError(f"bootstrap over {self.over!r}: give {PARTICLES} or {PICTURES}")
+        if self.over not in (PARTICLES, IMAGES):
+            raise RamsesError(f"bootstrap over {self.over!r}: give {PARTICLES} or {IMAGES}")
         if not 0 < self.confidence < 1:
             raise RamsesError(f"bootstrap confidence {self.confidence}: give a number between 0 and 1, such as 0.95")
         if self.seed < 0:
@@ -62,28 +62,26 @@ class Resampling:
         if self.replicates < 100:
             raise RamsesError(f"{self.replicates} bootstrap replicates: give at least 100, the tails need them")
 
-    def units(self, pictures: Sequence[str]) -> tuple[np.ndarray | None, str]:
+    def units(self, images: Sequence[str]) -> tuple[np.ndarray | None, str]:
         """What is drawn for each particle.
 
         Args:
-            pictures: (n,) the picture of each particle.
+            images: (n,) the image of each particle.
 
         Returns:
             units: (n,) int, 0 .. C - 1; None if no interval can be made.
             remark: why not, or what to be careful about; empty if neither.
         """
         if self.over == PARTICLES:
-            if len(pictures) < 2:
-                return None, f"no intervals: the bootstrap needs 2 particles, there {_is_or_are(len(pictures))}"
-            return np.arange(len(pictures)), ""
-        codes, names = pd.factorize(np.asarray(pictures, object), sort=True)
+            if len(images) < 2:
+                return None, f"no intervals: the bootstrap needs 2 particles, there {_is_or_are(len(images))}"
+            return np.arange(len(images)), ""
+        codes, names = pd.factorize(np.asarray(images, object), sort=True)
         if (codes < 0).any():
-            raise RamsesError("the particle table has rows without baseimg: the bootstrap over pictures needs it")
+            raise RamsesError("the particle table has rows without baseimg: the bootstrap over images needs it")
         if len(names) < 2:
-            return None, f"no intervals: the bootstrap over pictures needs 2 pictures, there {_is_or_are(len(names))}"
-        remark = (
-            f"only {len(names)} pictures: the intervals over pictures are rough" if len(names) < FEW_PICTURES else ""
-        )
+            return None, f"no intervals: the bootstrap over images needs 2 images, there {_is_or_are(len(names))}"
+        remark = f"only {len(names)} images: the intervals over images are rough" if len(names) < FEW_IMAGES else ""
         return codes, remark
 
 

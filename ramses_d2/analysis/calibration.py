@@ -112,14 +112,14 @@ def calibrate(
     """
     if weighed.source is None:
         raise RamsesError(
-            f"{run.folder}: no metadata.json with weighed batches beside the pictures; name it with --batch"
+            f"{run.folder}: no metadata.json with weighed batches beside the images; name it with --batch"
         )
-    comparison = compare_batches(run.table, weighed.batches, [picture.file_name for picture in run.pictures])
+    comparison = compare_batches(run.table, weighed.batches, [image.file_name for image in run.images])
     if comparison.per_batch.empty:
         why = f": {comparison.left_out[0]}" if comparison.left_out else ""
         raise RamsesError(
             f"{weighed.source}: none of its {len(weighed.batches)} batches can be compared with {run.folder}{why}; "
-            f"predict all pictures of a weighed batch"
+            f"predict all images of a weighed batch"
         )
     factors, without = {}, {}
     for name, rows in comparison.per_batch.groupby("class", sort=True):

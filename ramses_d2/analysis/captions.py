@@ -1,6 +1,6 @@
-"""What is written on each particle of a picture, and where: inside it, or beside it on the bare belt, or not at all.
+"""What is written on each particle of an image, and where: inside it, or beside it on the bare belt, or not at all.
 
-The label image (h, w) may be smaller than the picture drawn on; places and sizes are in pixels of that picture.
+The label image (h, w) may be smaller than the image drawn on; places and sizes are in pixels of that image.
 Text sizes are those of the font's em; widths and heights without a unit are in ems.
 """
 
@@ -113,11 +113,11 @@ def place_captions(
         choices: of each particle, see :func:`caption_choices`.
         labels: (h, w) label image, k = particle k - 1.
         boxes: of each particle as ``scipy.ndimage.find_objects`` gives them, None = no pixel.
-        shape: height and width of the picture, px.
+        shape: height and width of the image, px.
         max_size: of the letters, px. They shrink to the particle, but not below ``LEGIBLE_SIZE``.
 
     Returns:
-        captions inside the picture; a particle too small for even its shortest one has none.
+        captions inside the image; a particle too small for even its shortest one has none.
     """
     captions = []
     factor = (shape[0] / labels.shape[0], shape[1] / labels.shape[1])
@@ -198,7 +198,7 @@ class _FreeGround:
         for right, down in _SIDES:
             x = sum(columns) / 2 + right * (columns[1] - columns[0] + text_width) / 2
             y = sum(rows) / 2 + down * (rows[1] - rows[0] + text_height) / 2
-            # Along the side it stands on, a caption may move into the picture
+            # Along the side it stands on, a caption may move into the image
             x = x if right else _clip(x, text_width / 2, self._shape[1] - text_width / 2)
             y = y if down else _clip(y, text_height / 2, self._shape[0] - text_height / 2)
             caption = Caption(lines, x, y, size)
@@ -212,7 +212,7 @@ class _FreeGround:
         return None
 
     def _cells(self, caption: Caption) -> tuple[slice, slice] | None:
-        """Part of the label image under a caption, None where it leaves the picture."""
+        """Part of the label image under a caption, None where it leaves the image."""
         x0, y0, x1, y1 = caption.box()
         height, width = self._shape
         if min(x0, y0) < -_ROUNDING or x1 > width + _ROUNDING or y1 > height + _ROUNDING:

@@ -13,7 +13,7 @@ from ..data.rle import encode_label_map
 
 
 def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str, int]) -> list[dict[str, Any]]:
-    """COCO annotations of the particles of one picture, without ids.
+    """COCO annotations of the particles of one image, without ids.
 
     Args:
         labels: (H, W) label image.
@@ -42,7 +42,7 @@ def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str,
 
 
 class CocoFiles:
-    """Writes the pictures of a run as COCO files, one after another: outlines of many pictures need not fit in memory.
+    """Writes the images of a run as COCO files, one after another: outlines of many images need not fit in memory.
 
     The first file is a COCO ground truth (ids from 1; with score, mass and label of each annotation, res and resolution
     of each image), the second has the same particles in COCO's results format.
@@ -62,12 +62,12 @@ class CocoFiles:
         self._images: list[dict[str, Any]] = []
         self._count = 0
 
-    def add(self, picture: dict[str, Any]) -> None:
-        """Write a picture: "file_name", "height", "width", "resolution" (px/mm or None) and :func:`coco_instances`."""
-        image = {key: picture[key] for key in ("file_name", "height", "width", "resolution")}
+    def add(self, image_file: dict[str, Any]) -> None:
+        """Write an image: "file_name", "height", "width", "resolution" (px/mm or None) and :func:`coco_instances`."""
+        image = {key: image_file[key] for key in ("file_name", "height", "width", "resolution")}
         number = len(self._images) + 1
-        self._images.append({"id": number} | image | {"res": picture["resolution"]})
-        for instance in picture["instances"]:
+        self._images.append({"id": number} | image | {"res": image_file["resolution"]})
+        for instance in image_file["instances"]:
             separator = ",\n" if self._count else "\n"
             self._count += 1
             annotation = {"id": self._count, "image_id": number} | instance

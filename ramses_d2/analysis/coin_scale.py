@@ -25,11 +25,11 @@ CUT, NOT_ROUND, NOT_WHOLE = "cut by the edge of the picture", "not round", "not 
 
 @dataclass(frozen=True)
 class CoinScale:
-    """What the coins of a picture say about its resolution.
+    """What the coins of an image say about its resolution.
 
     Attributes:
-        picture: file name.
-        coins: coins in the picture.
+        image: file name.
+        coins: coins in the image.
         usable: coins that are whole and round.
         rejected: reason -> number of the others.
         given: resolution of the table in px/mm; NaN = unknown.
@@ -41,7 +41,7 @@ class CoinScale:
         message: a sentence for a reader.
     """
 
-    picture: str
+    image: str
     coins: int
     usable: int
     rejected: Mapping[str, int]
@@ -66,19 +66,19 @@ def coin_scales(
     mass_g: float = COIN_MASS_G,
     max_deviation: float = MAX_DEVIATION,
 ) -> list[CoinScale]:
-    """Estimate the resolution of every picture of a particle table from its coins.
+    """Estimate the resolution of every image of a particle table from its coins.
 
-    Pictures of several folders may have one file name; those of different resolution are told apart by it.
+    Images of several folders may have one file name; those of different resolution are told apart by it.
 
     Args:
         table: particle table; needs baseimg, class, res, area, axis_major_length, axis_minor_length; coins that the
-            picture cuts are told by edge, predicted grams by mass, where there are such columns.
+            image cuts are told by edge, predicted grams by mass, where there are such columns.
         class_name: the class of the coins; all are of one kind.
         diameter_mm, mass_g: of one coin.
         max_deviation: from the given resolution, without a warning.
 
     Returns:
-        one entry per picture and resolution, in the order of the table, also for pictures without coins.
+        one entry per image and resolution, in the order of the table, also for images without coins.
 
     Raises:
         RamsesError: a column is missing, or a diameter or mass is not above 0.
@@ -91,13 +91,13 @@ def coin_scales(
     resolutions = table["res"].to_numpy(float)
     given = np.where(np.isfinite(resolutions) & (resolutions > 0), resolutions, np.nan)
     return [
-        _scale(str(picture), float(resolution), rows[rows["class"] == class_name], diameter_mm, mass_g, max_deviation)
-        for (picture, resolution), rows in table.groupby(["baseimg", given], sort=False, dropna=False)
+        _scale(str(image), float(resolution), rows[rows["class"] == class_name], diameter_mm, mass_g, max_deviation)
+        for (image, resolution), rows in table.groupby(["baseimg", given], sort=False, dropna=False)
     ]
 
 
 def _scale(
-    picture: str, given: float, coins: pd.DataFrame, diameter_mm: float, mass_g: float, max_deviation: float
+    image: str, given: float, coins: pd.DataFrame, diameter_mm: float, mass_g: float, max_deviation: float
 ) -> CoinScale:
     from_area = np.sqrt(4 * coins["area"].to_numpy(float) / np.pi) / diameter_mm
     major, minor = (coins[f"axis_{which}_length"].to_numpy(float) for which in ("major", "minor"))
@@ -111,7 +111,7 @@ def _scale(
     rejected = {reason: int((reasons == reason).sum()) for reason in (CUT, NOT_ROUND, NOT_WHOLE)}
     rejected = {reason: number for reason, number in rejected.items() if number}
     return CoinScale(
-        picture=picture,
+        image=image,
         coins=len(coins),
         usable=int(usable.sum()),
         rejected=rejected,
@@ -121,7 +121,7 @@ def _scale(
         deviation=deviation,
         mass_ratio=_median(masses / mass_g),
         warning=warning,
-        message=_message(picture, len(coins), rejected, given, area_estimate, warning),
+        message=_message(image, len(coins), rejected, given, area_estimate, warning),
     )
 
 
@@ -143,16 +143,14 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
-def _message(
-    picture: str, coins: int, rejected: Mapping[str, int], given: float, estimate: float, warning: bool
-) -> str:
+def _message(image: str, coins: int, rejected: Mapping[str, int], given: float, estimate: float, warning: bool) -> str:
     if not coins:
-        return f"{picture}: no coin"
+        return f"{image}: no coin"
     if np.isnan(estimate):
         why = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-        return f"{picture}: no usable coin ({why})"
+        return f"{image}: no usable coin ({why})"
     says = (
-        f"{picture}: {'the coin says' if coins == sum(rejected.values()) + 1 else 'the coins say'} {estimate:.2f} px/mm"
+        f"{image}: {'the coin says' if coins == sum(rejected.values()) + 1 else 'the coins say'} {estimate:.2f} px/mm"
     )
     if np.isnan(given):
         return f"{says}; no resolution was given: predict again with it to get grams and millimetres"

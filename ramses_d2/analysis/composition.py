@@ -1,7 +1,7 @@
 """Composition after EN 933-11: what share of the mass each constituent has, and how sure that is.
 
 The standard's result is R_i = 100 * mass of constituent i / mass of the sample, by hand sorting of the 4-63 mm portion.
-Here the grams come from pictures, so a result is an estimate and not an EN 933-11 test. Fractions are 0 to 1.
+Here the grams come from images, so a result is an estimate and not an EN 933-11 test. Fractions are 0 to 1.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class Composition:
 
     Attributes:
         constituents: one row per constituent of EN 933-11, all of them, FL last: constituent, description, particles,
-            mass_g, fraction, low, high (interval), remark. FL has no figures: no picture shows what floats.
+            mass_g, fraction, low, high (interval), remark. FL has no figures: no image shows what floats.
         sums: the same for ``SUMS``.
         classes: the same for each class in the sample, in the order of the map; with the column class in front.
         left_out: what is no part of the fractions, by reason (:class:`.sample.Sample`).
-        particles, mass_g, pictures: that the fractions are made of.
+        particles, mass_g, images: that the fractions are made of.
         effective_particles: how many particles of equal mass would say as much.
         resampling: how intervals were made; None = no intervals.
         map_source: which constituent map.
         notes: sentences a reader of the figures must know.
         replicates: (R, 6) grams of ``CONSTITUENTS`` in the bootstrap replicates, (0, 6) without.
-        unit_grams: (C, 6) grams of ``CONSTITUENTS`` in each particle or picture that is drawn, (0, 6) without.
+        unit_grams: (C, 6) grams of ``CONSTITUENTS`` in each particle or image that is drawn, (0, 6) without.
     """
 
     constituents: pd.DataFrame
@@ -64,7 +64,7 @@ class Composition:
     left_out: pd.DataFrame
     particles: int
     mass_g: float
-    pictures: int
+    images: int
     effective_particles: float
     resampling: Resampling | None
     map_source: str
@@ -89,7 +89,7 @@ def compose(
     """Mass fractions per constituent and per class.
 
     Args:
-        table: particle table; needs class and mass, baseimg for intervals over pictures, and sizes for ``size_range``.
+        table: particle table; needs class and mass, baseimg for intervals over images, and sizes for ``size_range``.
         mapping: class -> constituent.
         foreign: the constituent of classes that ``mapping`` does not hold, or "error".
         resampling: how intervals are made; None = none.
@@ -144,7 +144,7 @@ def compose(
         left_out=sample.left_out,
         particles=len(rows),
         mass_g=float(grams.sum()),
-        pictures=int(rows["baseimg"].nunique()),
+        images=int(rows["baseimg"].nunique()),
         effective_particles=effective_number(grams),
         resampling=resampling if units is not None else None,
         map_source=mapping.source,

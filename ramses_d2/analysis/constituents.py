@@ -22,7 +22,7 @@ CONSTITUENTS = {
     "Rg": "glass",
     "X": "other: clay and soil, metals, non-floating wood, plastic, rubber, gypsum plaster",
 }
-# Floating material is a volume per kg (cm3/kg), measured in water: a picture cannot show it
+# Floating material is a volume per kg (cm3/kg), measured in water: an image cannot show it
 FLOATING, FLOATING_DESCRIPTION, FLOATING_REMARK = "FL", "floating material (cm3/kg)", "not visible in pictures"
 # What a map says of a coin or a ruler: an object of known size, no part of the sample
 SCALE = "scale"
@@ -131,7 +131,7 @@ def _checked(constituent: str, where: str) -> str:
         return constituent
     known = [*CONSTITUENTS, SCALE]
     if constituent == FLOATING:
-        raise RamsesError(f"{where}: FL is a volume that floats in water, which no picture shows: use X")
+        raise RamsesError(f"{where}: FL is a volume that floats in water, which no image shows: use X")
     close = get_close_matches(constituent, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise RamsesError(f"{where}: no constituent {constituent!r}: {hint}give one of {' '.join(known)}")

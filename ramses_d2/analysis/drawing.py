@@ -1,7 +1,7 @@
-"""A picture with every particle tinted, outlined, named and weighed, as an array or as a matplotlib figure.
+"""An image with every particle tinted, outlined, named and weighed, as an array or as a matplotlib figure.
 
 ``draw_instances`` and ``plot_instances`` are the calls that RAMSES2 users know; here they take any number of classes
-and particles. Shape letters: H W picture, h w label image, K particles.
+and particles. Shape letters: H W image, h w label image, K particles.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def draw_instances(
     mode: str = "class",
     colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
-    """Draw particles on a picture; small and crowded pictures are enlarged until captions can be read.
+    """Draw particles on an image; small and crowded images are enlarged until captions can be read.
 
     A caption stands inside its particle, or beside it on the bare belt, and covers no other. Where the letters would
     get too small, the score is left out, then the grams, then the caption.
@@ -98,7 +98,7 @@ def plot_instances(
         dpi: pixels of the canvas per inch of the figure.
 
     Returns:
-        a figure of (s W) x (s H) pixels with an integer s >= 1, and one axes in pixels of the picture.
+        a figure of (s W) x (s H) pixels with an integer s >= 1, and one axes in pixels of the image.
 
     Raises:
         ValueError: arguments that do not fit each other.
@@ -131,15 +131,15 @@ class _NotebookFigure(Figure):
     """A figure that notebooks show even where nothing has set matplotlib up for them."""
 
     def _repr_png_(self) -> bytes:
-        picture = io.BytesIO()
-        self.savefig(picture, format="png")
-        return picture.getvalue()
+        image = io.BytesIO()
+        self.savefig(image, format="png")
+        return image.getvalue()
 
 
 def _paint(image: np.ndarray, particles: Appearance, alpha: float, boundaries: bool) -> tuple[np.ndarray, int]:
-    """Canvas with tints and outlines, and how many times the picture was enlarged."""
+    """Canvas with tints and outlines, and how many times the image was enlarged."""
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha}: give a number from 0 (no tint) to 1 (nothing of the picture left)")
+        raise ValueError(f"alpha={alpha}: give a number from 0 (no tint) to 1 (nothing of the image left)")
     image = _as_rgb(image)
     factor = _zoom(particles.labels.shape, image.shape[:2])
     canvas, scale = enlarge(image, factor * particles.diameter)
@@ -160,22 +160,22 @@ def _captions(particles: Appearance, shape: tuple[int, int], size: float | None)
 
 
 def _zoom(labels_shape: tuple[int, int], image_shape: tuple[int, int]) -> float:
-    """Pixels of the picture per pixel of the label image, which has to show the same view."""
+    """Pixels of the image per pixel of the label image, which has to show the same view."""
     (label_height, label_width), (height, width) = labels_shape, image_shape
     if min(labels_shape) < 1 or abs(label_width * height / width - label_height) > 1 + 0.02 * label_height:
         raise ValueError(
-            f"labels of {label_height} x {label_width} do not show the same view as a picture of {height} x {width}"
+            f"labels of {label_height} x {label_width} do not show the same view as an image of {height} x {width}"
         )
     return width / label_width
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
-    """New (H, W, 3) uint8 array of a grey or RGB picture in uint8 or float."""
+    """New (H, W, 3) uint8 array of a grey or RGB image in uint8 or float."""
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-        raise ValueError(f"image {image.shape}: give an RGB (H, W, 3) or a grey (H, W) picture")
+        raise ValueError(f"image {image.shape}: give an RGB (H, W, 3) or a grey (H, W) image")
     if np.issubdtype(image.dtype, np.floating):
         if not (image.min() >= 0 and image.max() <= 1):
             raise ValueError(f"image of {image.dtype} from {image.min():g} to {image.max():g}: floats go from 0 to 1")

@@ -100,7 +100,7 @@ def _min_area(px: float, mm2: float | None, resolution: float) -> float:
     if px:
         raise RamsesError(f"min areas {px:g} px and {mm2:g} mm2: give one of them")
     if not (np.isfinite(resolution) and resolution > 0):
-        raise RamsesError(f"min area {mm2:g} mm2 needs the picture's resolution; give it, or the area in px")
+        raise RamsesError(f"min area {mm2:g} mm2 needs the image's resolution; give it, or the area in px")
     return mm2 * resolution**2
 
 

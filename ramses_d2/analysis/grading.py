@@ -89,7 +89,7 @@ def grade(
     log(size) between neighbouring sizes; a level that the smallest particle reaches alone has its size.
 
     Args:
-        table: particle table; needs class, sizes, mass (or area), and baseimg for intervals over pictures.
+        table: particle table; needs class, sizes, mass (or area), and baseimg for intervals over images.
         sieves: see :func:`.sieves.sieve_series`.
         size: how sieve sizes are taken.
         weight: what is added up: "mass" as in the standard, "count" or "area".

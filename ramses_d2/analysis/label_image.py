@@ -1,6 +1,6 @@
 """From overlapping instance masks to one label image in which every pixel has one owner.
 
-Shape letters: K instances, H W picture, h w a box.
+Shape letters: K instances, H W image, h w a box.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def paint_label_image(
 
 
 def whole_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The smallest boxes of whole pixels that hold boxes (K, 4) XYXY of a network, inside a picture (H, W)."""
+    """The smallest boxes of whole pixels that hold boxes (K, 4) XYXY of a network, inside an image (H, W)."""
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     grown = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
     return np.clip(grown, 0, [shape[1], shape[0]] * 2).astype(np.int64)
@@ -51,7 +51,7 @@ def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarr
     """Bool (h, w) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, each cut to its box.
 
     Args:
-        masks: K masks of full pictures.
+        masks: K masks of full images.
         boxes: (K, 4) XYXY of whole pixels, end exclusive, that hold the masks.
     """
     for mask, (x0, y0, x1, y1) in zip(masks, np.asarray(boxes).astype(int), strict=True):

@@ -1,4 +1,4 @@
-"""Size and shape of one particle from its mask, in px of the picture the mask is of.
+"""Size and shape of one particle from its mask, in px of the image the mask is of.
 
 What a mask cannot tell is not invented: below some 15 px of diameter the raster decides about the shape measures, and
 circularity, convexity and angularity of such particles say little. Mask letters: h rows, w columns.

@@ -1,4 +1,4 @@
-"""Painting particles on a picture with OpenCV: enlarged canvas, tints, outlines, captions.
+"""Painting particles on an image with OpenCV: enlarged canvas, tints, outlines, captions.
 
 Shape letters: H W the canvas, h w the label image, which may be smaller.
 """
@@ -39,14 +39,14 @@ class Silhouette(NamedTuple):
 
 
 def enlarge(image: np.ndarray, diameter: float) -> tuple[np.ndarray, int]:
-    """Canvas of a small or crowded picture that is large enough to read captions on.
+    """Canvas of a small or crowded image that is large enough to read captions on.
 
     Args:
         image: (H, W, 3) uint8.
         diameter: of its usual particle, px; NaN without particles.
 
     Returns:
-        (s H, s W, 3) canvas, the picture itself where s = 1, and the integer s >= 1.
+        (s H, s W, 3) canvas, the image itself where s = 1, and the integer s >= 1.
     """
     long_side = max(image.shape[:2])
     crowded = math.ceil(_LEGIBLE_PARTICLE / diameter) if diameter > 0 else 1
@@ -74,7 +74,7 @@ def silhouettes(labels: np.ndarray, boxes: Sequence[Box | None], shape: tuple[in
     for index, box in enumerate(boxes):
         if box is None:
             continue
-        # A margin where the picture has one: at its edge a particle goes on
+        # A margin where the image has one: at its edge a particle goes on
         rows, columns = (
             slice(max(edges.start - 1, 0), min(edges.stop + 1, side))
             for edges, side in zip(box, labels.shape, strict=True)
@@ -105,7 +105,7 @@ def paint_particles(
         canvas: (H, W, 3) uint8, painted in place.
         particles: that do not overlap.
         colors: of all particles, by index.
-        alpha: 0 = no tint, 1 = nothing of the picture left.
+        alpha: 0 = no tint, 1 = nothing of the image left.
         width: of the coloured band, px; 0 = no outlines.
     """
     outlines = [particle.outlines() for particle in particles] if width else []
@@ -123,11 +123,11 @@ def paint_particles(
 
 def write_captions(canvas: np.ndarray, captions: Sequence[Caption]) -> np.ndarray:
     """White letters with a dark rim, readable on any stone; returns a new (H, W, 3) uint8 canvas."""
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(image)
     for caption in captions:
         font = caption_font(max(1, int(caption.size)))
         rim = max(1, round(RIM * caption.size))
         for line, x, y in caption.baselines():
             draw.text((x, y), line, "white", font, anchor="ms", stroke_width=rim, stroke_fill="black")
-    return np.asarray(picture)
+    return np.asarray(image)

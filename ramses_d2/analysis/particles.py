@@ -1,6 +1,6 @@
 """The particle table: one row per particle, the original's columns first (reference section 5.1).
 
-Lengths without a unit in their name are px of the original picture; those in mm are NaN where the resolution is
+Lengths without a unit in their name are px of the original image; those in mm are NaN where the resolution is
 unknown. Sizes of one particle, from small to large: inscribed_diameter <= feret_min <= feret_max.
 
 ========================== =============================================================================
@@ -17,7 +17,7 @@ inscribed_diameter_mm      2 * max_inscribed_radius
 equivalent_diameter_mm     diameter of the disc of equal area
 area_mm2                   area / res^2
 aspect_ratio               length / width, >= 1
-edge                       edges of the picture that the particle touches: of "top", "bottom", "left" and
+edge                       edges of the image that the particle touches: of "top", "bottom", "left" and
                            "right" those that apply, separated by blanks; "" = it is whole
 ========================== =============================================================================
 """
@@ -130,7 +130,7 @@ def particle_row(
         mask: (h, w) bool, cut to the particle's box.
         baseimg, label, class_name, mass, score: see the table.
         resolution: px/mm, NaN = unknown.
-        origin: row and column of the mask's first pixel in the picture.
+        origin: row and column of the mask's first pixel in the image.
         edges: that the particle touches.
 
     Returns:
@@ -173,7 +173,7 @@ def table_of(rows: Sequence[dict[str, Any]], further: Sequence[str] = ()) -> pd.
 
 
 def _touched(box: tuple[slice, slice], shape: tuple[int, int]) -> list[str]:
-    """The edges of the picture that a box touches."""
+    """The edges of the image that a box touches."""
     rows, columns = box
     touches = (rows.start == 0, rows.stop == shape[0], columns.start == 0, columns.stop == shape[1])
     return [name for name, is_touched in zip(EDGES, touches, strict=True) if is_touched]

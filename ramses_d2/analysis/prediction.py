@@ -1,4 +1,4 @@
-"""From the instances of one picture to its label image, its rows of the particle table, and its overlay."""
+"""From the instances of one image to its label image, its rows of the particle table, and its overlay."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .label_image import masks_in_boxes, paint_label_image, whole_boxes
 from .particles import particle_table
 
 
-class PictureResult(NamedTuple):
-    """What is known of one picture.
+class ImageResult(NamedTuple):
+    """What is known of one image.
 
     Attributes:
         labels: (H, W) uint16 label image, every pixel with one owner.
@@ -30,7 +30,7 @@ class PictureResult(NamedTuple):
     classes: np.ndarray
 
 
-def picture_result(
+def image_result(
     file_name: str,
     instances: Instances,
     class_names: Sequence[str],
@@ -39,8 +39,8 @@ def picture_result(
     fragments: str = "drop",
     min_area_px: float = 0,
     min_area_mm2: float | None = None,
-) -> PictureResult:
-    """Make label image and particle table of a picture's instances.
+) -> ImageResult:
+    """Make label image and particle table of an image's instances.
 
     Args:
         file_name: for the table.
@@ -64,15 +64,15 @@ def picture_result(
     classes, scores, masses = classes[owner], scores[owner], masses[owner] * shares
     names = [class_names[index] for index in classes]
     table = particle_table(file_name, labels, names, masses, scores, resolution)
-    return PictureResult(labels, table, classes)
+    return ImageResult(labels, table, classes)
 
 
-def picture_overlay(image: np.ndarray, result: PictureResult, class_names: Sequence[str]) -> np.ndarray:
-    """Outlines and captions on a picture.
+def image_overlay(image: np.ndarray, result: ImageResult, class_names: Sequence[str]) -> np.ndarray:
+    """Outlines and captions on an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        result: of this picture.
+        result: of this image.
         class_names: of the class ids.
     """
     captions = result.table.set_index("label").reindex(range(1, len(result.classes) + 1))

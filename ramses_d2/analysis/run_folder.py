@@ -1,6 +1,6 @@
-"""The folder of a prediction run: written picture by picture, so that a killed run goes on where it stopped.
+"""The folder of a prediction run: written image by image, so that a killed run goes on where it stopped.
 
-``pictures/NAME.json`` is written last of a picture's files and says that it is done; the tables of the whole run are
+``pictures/NAME.json`` is written last of an image's files and says that it is done; the tables of the whole run are
 made of these at the end.
 """
 
@@ -24,9 +24,9 @@ from PIL import Image
 
 from ..errors import RamsesError
 from .coco_output import CocoFiles, coco_instances
+from .images import ImageFile
 from .natural_order import natural_key
 from .particles import COLUMNS
-from .pictures import Picture
 
 FORMAT, VERSION = "ramses-run", 1
 # All that a run writes: --force replaces nothing else
@@ -41,12 +41,12 @@ _PARTIAL = re.compile(rf"\.({'|'.join(map(re.escape, sorted(ENTRIES)))})\.\d+")
 class RunFolder:
     """Writes annotations.csv, labels/, overlays/, coco_instances.json, coco_results.json and run.json.
 
-    Nothing is on disk before the first picture. A folder that holds a run with the same settings is continued; pictures
+    Nothing is on disk before the first image. A folder that holds a run with the same settings is continued; images
     can be added to it.
 
     Attributes:
         resumed: whether the folder held this run already.
-        pictures: those in it, after :meth:`finish`: file_name, path, name, height, width, resolution, particles.
+        images: those in it, after :meth:`finish`: file_name, path, name, height, width, resolution, particles.
 
     Args:
         output: the folder.
@@ -72,7 +72,7 @@ class RunFolder:
         self.class_names = list(class_names)
         self.settings = json.loads(json.dumps(settings | {"classes": self.class_names}))
         self.about = about or {}
-        self.pictures: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self._replaces = False
         self._started = self.resumed = self._resume(force)
 
@@ -110,29 +110,29 @@ class RunFolder:
             raise RamsesError(f"{self.output / name}: not readable ({type(error).__name__})") from error
         return content if isinstance(content, dict) else {}
 
-    def is_done(self, picture: Picture, resolution: float | None) -> bool:
-        """Whether an earlier start of this run has finished a picture, as it is now and with this resolution.
+    def is_done(self, image: ImageFile, resolution: float | None) -> bool:
+        """Whether an earlier start of this run has finished an image, as it is now and with this resolution.
 
         Args:
-            picture: to be predicted.
+            image: to be predicted.
             resolution: px/mm, None = unknown.
 
         Raises:
-            RamsesError: the run has another picture of this name.
+            RamsesError: the run has another image of this name.
         """
-        if not self.has(picture):
+        if not self.has(image):
             return False
-        done = self._read(f"pictures/{picture.name}.json")
-        if done.get("path") != str(picture.path.resolve()):
+        done = self._read(f"pictures/{image.name}.json")
+        if done.get("path") != str(image.path.resolve()):
             raise RamsesError(
-                f"{self.output} holds the run of another picture of this name, {done.get('path')}: choose another "
-                f"--output for {picture.path}, or replace the run with --force"
+                f"{self.output} holds the run of another image of this name, {done.get('path')}: choose another "
+                f"--output for {image.path}, or replace the run with --force"
             )
-        return done.get("resolution") == resolution and done.get("state") == _state(picture.path)
+        return done.get("resolution") == resolution and done.get("state") == _state(image.path)
 
-    def has(self, picture: Picture) -> bool:
-        """Whether an earlier start has finished a picture of this name, as it was then."""
-        return self._started and (self.output / "pictures" / f"{picture.name}.json").is_file()
+    def has(self, image: ImageFile) -> bool:
+        """Whether an earlier start has finished an image of this name, as it was then."""
+        return self._started and (self.output / "pictures" / f"{image.name}.json").is_file()
 
     def start(self) -> None:
         """Make the folder, if this is not the run that is in it.
@@ -167,7 +167,7 @@ class RunFolder:
 
     def add(
         self,
-        picture: Picture,
+        image: ImageFile,
         size: tuple[int, int],
         resolution: float,
         labels: np.ndarray,
@@ -175,10 +175,10 @@ class RunFolder:
         overlay: np.ndarray | None,
         seen: pd.DataFrame | None = None,
     ) -> None:
-        """Write the files of one picture.
+        """Write the files of one image.
 
         Args:
-            picture: its file and name.
+            image: its file and name.
             size: height and width, px.
             resolution: px/mm, NaN = unknown.
             labels: (H, W) uint16.
@@ -187,15 +187,15 @@ class RunFolder:
             seen: what its COCO annotations are made of, see :func:`~.coco_output.coco_instances`; default: ``table``.
         """
         self.start()
-        self._write(f"labels/{picture.name}.png", _encoded(labels, "PNG"))
+        self._write(f"labels/{image.name}.png", _encoded(labels, "PNG"))
         if overlay is not None:
-            self._write(f"overlays/{picture.name}.jpg", _encoded(overlay, "JPEG", quality=92))
+            self._write(f"overlays/{image.name}.jpg", _encoded(overlay, "JPEG", quality=92))
         ids = {name: index for index, name in enumerate(self.class_names, start=1)}
         part = {
-            "file_name": picture.path.name,
-            "path": str(picture.path.resolve()),
-            "state": _state(picture.path),
-            "name": picture.name,
+            "file_name": image.path.name,
+            "path": str(image.path.resolve()),
+            "state": _state(image.path),
+            "name": image.name,
             "height": size[0],
             "width": size[1],
             "resolution": None if math.isnan(resolution) else resolution,
@@ -203,13 +203,13 @@ class RunFolder:
             "rows": table.astype(object).where(table.notna(), None).to_numpy().tolist(),
             "instances": coco_instances(labels, table if seen is None else seen, ids),
         }
-        self._write_json(f"pictures/{picture.name}.json", part)
+        self._write_json(f"pictures/{image.name}.json", part)
 
     def finish(self, failed: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()) -> pd.DataFrame:
-        """Write the tables of all pictures.
+        """Write the tables of all images.
 
         Args:
-            failed: pictures that could not be predicted, and why.
+            failed: images that could not be predicted, and why.
             notes: what else a reader of the results has to know, one sentence each.
 
         Returns:
@@ -217,14 +217,14 @@ class RunFolder:
         """
         self.start()
         names = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
-        pictures, tables = [], []
+        images, tables = [], []
         with self._partial("coco_instances.json") as truth, self._partial("coco_results.json") as results:
             coco = CocoFiles(truth, results, self.class_names)
             for path in names:
                 part = self._read(f"pictures/{path.name}")
                 coco.add(part)
                 kept = {key: part[key] for key in ("file_name", "path", "name", "height", "width", "resolution")}
-                pictures.append(kept | {"particles": len(part["rows"])})
+                images.append(kept | {"particles": len(part["rows"])})
                 tables.append(pd.DataFrame(part["rows"], columns=part["columns"]))
             coco.finish()
         filled = [table for table in tables if len(table)] or tables[:1]
@@ -232,9 +232,9 @@ class RunFolder:
         with self._partial("annotations.csv") as stream:
             table.to_csv(stream, index=False, na_rep="nan", float_format="%.6g")
         failures = [{"path": path, "error": error} for path, error in failed]
-        found = {"pictures": pictures, "failed": failures, "notes": list(notes)}
+        found = {"pictures": images, "failed": failures, "notes": list(notes)}
         self._write_json("run.json", self._run(complete=True) | found)
-        self.pictures = pictures
+        self.images = images
         return table
 
     def _run(self, *, complete: bool) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def take_sample(
 
 
 def cut_by_edge(table: pd.DataFrame) -> pd.Series | None:
-    """(n,) bool: which particles the edge of their picture cuts; None if the table has no column edge.
+    """(n,) bool: which particles the edge of their image cuts; None if the table has no column edge.
 
     An empty text comes back from a CSV file as NaN, and where such a table was written again, as the text "nan".
     """

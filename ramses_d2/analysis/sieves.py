@@ -42,7 +42,7 @@ class SieveSize:
         factor: sieve size = factor * measure. 1 is right for grains about as thick as they are wide. A flat grain of
             width b and thickness t goes through a square opening along its diagonal: factor
             sqrt((1 + (t / b)^2) / 2), about 0.7 to 0.9 for coarse aggregate (Mora, Kwan and Chan, Cement and
-            Concrete Research 28(6), 1998). No picture from above shows t, so the factor is left to those who sieved.
+            Concrete Research 28(6), 1998). No image from above shows t, so the factor is left to those who sieved.
 
     Raises:
         RamsesError: there is no such measure, or the factor is not a number above 0.

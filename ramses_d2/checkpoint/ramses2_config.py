@@ -165,7 +165,7 @@ def ramses2_to_overrides(config: Mapping[str, Any], classes: Sequence[str] | Non
         values.refuse("scale_ranges", f"{per_level}, from and to")
     short, long = sorted(values.numbers("imshape", 3, "give height, width and 3", (int,))[:2])
     if values["imshape"][2] != 3:
-        values.refuse("imshape", "pictures have 3 channels")
+        values.refuse("imshape", "images have 3 channels")
     loss_keys = ("CLS_WEIGHT", "MASK_WEIGHT", "MASS_WEIGHT")
     weights = map(float, values.numbers("lossweights", 3, "give class, mask and mass weight"))
     return {

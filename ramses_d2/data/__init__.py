@@ -1,4 +1,4 @@
-"""Read folders, split files and COCO jsons into records, label maps, ground truth and network inputs."""
+"""Read folders, split files and COCO jsons into dataset dicts, label maps, ground truth and network inputs."""
 
 from .batch_masses import share_batch_masses
 from .coco_source import load_coco

@@ -92,7 +92,7 @@ def convert_columns(table: pd.DataFrame, reject: Reject) -> pd.DataFrame:
         table[column.name] = column.mask(wrong)
     for name in (name for name in _SIZE_COLUMNS if name in table.columns):
         wrong = (table[name] < 1) | np.isinf(table[name])
-        reject(wrong, table[name], "the size of the picture is in px, 1 or more, or blank")
+        reject(wrong, table[name], "the size of the image is in px, 1 or more, or blank")
         table[name] = table[name].mask(wrong)
     return table
 

@@ -1,6 +1,6 @@
 """How a config's grids and scale ranges fit a data set: which particles get cells, on which levels, and how many.
 
-Shape letters: K objects of a picture, L pyramid levels, Hm Wm mask grid.
+Shape letters: K objects of an image, L pyramid levels, Hm Wm mask grid.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class MappedPicture:
-    """What assignment needs of a training picture.
+class MappedImage:
+    """What assignment needs of a training image.
 
     Attributes:
         geometry: of its K objects.
@@ -57,28 +57,28 @@ class MappedPicture:
 
 @dataclass(frozen=True)
 class AssignmentStatistics:
-    """Totals over pictures.
+    """Totals over images.
 
     Attributes:
-        pictures, objects: how many were looked at.
+        images, objects: how many were looked at.
         objects_without_cell: objects that no cell of any level predicts; the network cannot learn them.
         objects_per_level: (L,) objects that a level takes; one object can be at several levels.
         lost_per_level: (L,) of them, those whose cells all went to smaller objects.
         cells_per_level: (L,) positive cells.
         contested_per_level: (L,) cells that more than one object claims.
-        positives_per_picture: positive cells of each picture.
+        positives_per_picture: positive cells of each image.
         scales: of all objects, px of the network input.
         levels: for each object, a bit mask of its levels.
     """
 
-    pictures: int
+    images: int
     objects: int
     objects_without_cell: int
     objects_per_level: list[int]
     lost_per_level: list[int]
     cells_per_level: list[int]
     contested_per_level: list[int]
-    positives_per_picture: list[int]
+    positives_per_image: list[int]
     scales: np.ndarray
     levels: np.ndarray
 
@@ -89,9 +89,9 @@ class AssignmentStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Figures without the per-object arrays."""
-        positives = np.array(self.positives_per_picture or [0])
+        positives = np.array(self.positives_per_image or [0])
         return {
-            "pictures": self.pictures,
+            "pictures": self.images,
             "objects": self.objects,
             "objects_without_cell": self.objects_without_cell,
             "share_with_cell": self.share_with_cell,
@@ -106,10 +106,10 @@ class AssignmentStatistics:
         }
 
 
-def mapped_picture(item: dict[str, Any]) -> MappedPicture:
+def mapped_image(item: dict[str, Any]) -> MappedImage:
     """Reduce a training item of the mapper to what assignment needs."""
     geometry = object_geometry(item["label_map"], len(item["instances"]))
-    return MappedPicture(geometry, tuple(item["image"].shape[-2:]))
+    return MappedImage(geometry, tuple(item["image"].shape[-2:]))
 
 
 def _claims(geometry: ObjectGeometry, shape: tuple[int, int], offset_factor: float) -> np.ndarray:
@@ -122,27 +122,27 @@ def _claims(geometry: ObjectGeometry, shape: tuple[int, int], offset_factor: flo
     return claims
 
 
-def assignment_statistics(pictures: Iterable[MappedPicture], assignment: Assignment) -> AssignmentStatistics:
-    """Assign the objects of pictures to cells and count.
+def assignment_statistics(images: Iterable[MappedImage], assignment: Assignment) -> AssignmentStatistics:
+    """Assign the objects of images to cells and count.
 
     Args:
-        pictures: see :func:`mapped_picture`.
+        images: see :func:`mapped_image`.
         assignment: the keys to try.
     """
     levels = len(assignment.strides)
     totals = np.zeros((4, levels), np.int64)
     without, positives, scales, memberships, number = 0, [], [np.zeros(0)], [np.zeros(0, np.int64)], 0
-    for picture in pictures:
+    for image in images:
         number += 1
         membership = level_membership(
-            picture.geometry.sizes, picture.size, assignment.strides, assignment.scale_ranges, assignment.level_rule
+            image.geometry.sizes, image.size, assignment.strides, assignment.scale_ranges, assignment.level_rule
         )
-        labels = torch.arange(1, len(picture.geometry) + 1)
+        labels = torch.arange(1, len(image.geometry) + 1)
         seen: set[int] = set()
         cells = 0
         for level, (member, grid) in enumerate(zip(membership, assignment.grid_sizes, strict=True)):
-            shape = grid_shape(grid, *picture.size, square=assignment.square_grids)
-            geometry = ObjectGeometry(picture.geometry.centers[member], picture.geometry.sizes[member])
+            shape = grid_shape(grid, *image.size, square=assignment.square_grids)
+            geometry = ObjectGeometry(image.geometry.centers[member], image.geometry.sizes[member])
             painted = paint_grid(geometry, labels[member], shape, assignment.offset_factor).numpy()
             owners = set(np.unique(painted[painted > 0]).tolist())
             contested = int((_claims(geometry, shape, assignment.offset_factor) > 1).sum())
@@ -151,7 +151,7 @@ def assignment_statistics(pictures: Iterable[MappedPicture], assignment: Assignm
             cells += np.count_nonzero(painted)
         without += len(labels) - len(seen)
         positives.append(int(cells))
-        scales.append(picture.scales)
+        scales.append(image.scales)
         memberships.append((membership.long() << torch.arange(levels)[:, None]).sum(0).numpy())
     return AssignmentStatistics(
         number,
@@ -164,7 +164,7 @@ def assignment_statistics(pictures: Iterable[MappedPicture], assignment: Assignm
     )
 
 
-def suggest_assignment(pictures: Sequence[MappedPicture], assignment: Assignment) -> Assignment:
+def suggest_assignment(images: Sequence[MappedImage], assignment: Assignment) -> Assignment:
     """Grid sizes and scale ranges that fit a data set, for the levels and the other keys of a config.
 
     Ranges double from level to level and overlap by half, as in the original's recipe (reference section 1.4). The
@@ -174,17 +174,17 @@ def suggest_assignment(pictures: Sequence[MappedPicture], assignment: Assignment
     objects of the level without a cell.
 
     Args:
-        pictures: a sample of the training data.
+        images: a sample of the training data.
         assignment: a config's keys; strides, offset factor and rule are kept.
 
     Raises:
-        ValueError: no object in the pictures.
+        ValueError: no object in the images.
     """
-    scales = np.concatenate([picture.scales for picture in pictures] or [np.zeros(0)])
+    scales = np.concatenate([image.scales for image in images] or [np.zeros(0)])
     if not len(scales):
-        raise ValueError("no object in the pictures: nothing to fit")
+        raise ValueError("no object in the images: nothing to fit")
     levels = len(assignment.strides)
-    long_side = max(max(picture.size) for picture in pictures)
+    long_side = max(max(image.size) for image in images)
     quarter, largest = np.percentile(scales, (25, 98))
     first = _round_up(max(2 * quarter, largest / 2 ** (levels - 1)), 8)
     ranges: list[tuple[float, float]] = [(1, first)]
@@ -193,35 +193,35 @@ def suggest_assignment(pictures: Sequence[MappedPicture], assignment: Assignment
         ranges.append((high // 2, 2 * high))
     ranges[-1] = (ranges[-1][0], max(long_side, ranges[-1][0] + 1))
     fitted = replace(assignment, scale_ranges=tuple(ranges))
-    membership = _memberships(pictures, fitted)
+    membership = _memberships(images, fitted)
     grids = []
     for level in range(levels):
         own = scales[membership[level]]
         half = (float(np.percentile(own, 5)) if len(own) else fitted.scale_ranges[level][0]) / 2
-        grids.append(_coarsest_grid(pictures, fitted, level, _round_up(long_side / half, 4)))
+        grids.append(_coarsest_grid(images, fitted, level, _round_up(long_side / half, 4)))
     for level in range(levels - 2, -1, -1):  # a finer level never has the coarser grid
         grids[level] = max(grids[level], grids[level + 1])
     return replace(fitted, grid_sizes=tuple(grids))
 
 
-def _memberships(pictures: Sequence[MappedPicture], assignment: Assignment) -> np.ndarray:
-    """(L, K of all pictures) bool: which levels take which object."""
+def _memberships(images: Sequence[MappedImage], assignment: Assignment) -> np.ndarray:
+    """(L, K of all images) bool: which levels take which object."""
     strides, ranges, rule = assignment.strides, assignment.scale_ranges, assignment.level_rule
     return np.concatenate(
-        [level_membership(p.geometry.sizes, p.size, strides, ranges, rule).numpy() for p in pictures], axis=1
+        [level_membership(p.geometry.sizes, p.size, strides, ranges, rule).numpy() for p in images], axis=1
     )
 
 
-def _coarsest_grid(pictures: Sequence[MappedPicture], assignment: Assignment, level: int, start: int) -> int:
+def _coarsest_grid(images: Sequence[MappedImage], assignment: Assignment, level: int, start: int) -> int:
     """The smallest grid size from ``start`` on, in steps of 4, with which enough objects of a level get a cell."""
     for grid in range(start, _LARGEST_GRID + 1, 4):
         taken = lost = 0
-        for picture in pictures:
+        for image in images:
             member = level_membership(
-                picture.geometry.sizes, picture.size, assignment.strides, assignment.scale_ranges, assignment.level_rule
+                image.geometry.sizes, image.size, assignment.strides, assignment.scale_ranges, assignment.level_rule
             )[level]
-            geometry = ObjectGeometry(picture.geometry.centers[member], picture.geometry.sizes[member])
-            shape = grid_shape(grid, *picture.size, square=assignment.square_grids)
+            geometry = ObjectGeometry(image.geometry.centers[member], image.geometry.sizes[member])
+            shape = grid_shape(grid, *image.size, square=assignment.square_grids)
             painted = paint_grid(geometry, torch.arange(1, len(geometry) + 1), shape, assignment.offset_factor)
             taken += len(geometry)
             lost += len(geometry) - int((painted.unique() > 0).sum())

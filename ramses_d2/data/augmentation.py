@@ -1,10 +1,10 @@
-"""From a picture on disk to the network's input: Detectron2 augmentations of picture and label map.
+"""From an image on disk to the network's input: Detectron2 augmentations of image and label map.
 
-The training canvas has the sides ``short`` and ``long``, turned as the picture is; only the fit "edge" has none. Random
+The training canvas has the sides ``short`` and ``long``, turned as the image is; only the fit "edge" has none. Random
 numbers come from numpy's global generator, which Detectron2 seeds in every worker.
 
-Inside the chain a label map is shifted by one: 0 = outside the picture, 1 = background, k + 1 = object k.
-Whatever a rotation or padding fills with 0 is thereby known to be no part of the picture.
+Inside the chain a label map is shifted by one: 0 = outside the image, 1 = background, k + 1 = object k.
+Whatever a rotation or padding fills with 0 is thereby known to be no part of the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build_augmentation(
 
     Args:
         short, long: sides of the canvas, px; for "edge" the shorter sides to draw from, and the largest longer side.
-        fit: "pad" = all of the picture fits the canvas; "crop" = its middle, cut to the canvas' aspect ratio; "edge" =
+        fit: "pad" = all of the image fits the canvas; "crop" = its middle, cut to the canvas' aspect ratio; "edge" =
             as Detectron2 resizes, without a canvas.
         sampling: how "edge" draws from ``short``, "choice" or "range".
         flip: flip left and right with probability 0.5.
@@ -43,7 +43,7 @@ def build_augmentation(
         rotation: largest rotation either way, degrees.
         brightness, contrast: largest relative change.
         noise: standard deviation of Gaussian noise, grey levels.
-        scale: range of the factor by which the picture is larger or smaller than the fit.
+        scale: range of the factor by which the image is larger or smaller than the fit.
 
     Returns:
         augmentation of an ``AugInput`` with uint8 ``image`` (H, W, 3) and int32 ``sem_seg`` (H, W).
@@ -78,15 +78,15 @@ def build_test_augmentation(*, min_size: int, max_size: int) -> T.Augmentation:
 
 
 def applied_scale(transforms: TransformList) -> tuple[float, float]:
-    """Factors (x, y) by which a training chain enlarged the picture; crop, flip and rotation do not count."""
+    """Factors (x, y) by which a training chain enlarged the image; crop, flip and rotation do not count."""
     resizes = [transform for transform in transforms.transforms if isinstance(transform, AreaResizeTransform)]
     return float(np.prod([r.new_w / r.w for r in resizes])), float(np.prod([r.new_h / r.h for r in resizes]))
 
 
 def canvas_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """(H, W) of the canvas for a picture: long side along the picture's, lying for a square one.
+    """(H, W) of the canvas for an image: long side along the image's, lying for a square one.
 
-    A picture that is square only after the resize fits the lying canvas as well as the standing one.
+    An image that is square only after the resize fits the lying canvas as well as the standing one.
     """
     return (short, long) if height <= width else (long, short)
 
@@ -110,14 +110,14 @@ class AreaResizeTransform(Transform):
 
 
 class NoiseTransform(Transform):
-    """Add Gaussian noise to the picture; the same noise each time it is applied."""
+    """Add Gaussian noise to the image; the same noise each time it is applied."""
 
     def __init__(self, sigma: float, seed: int) -> None:
         super().__init__()
         self._set_attributes(locals())
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        # float32 from a local generator: several times faster than numpy's global one on large pictures
+        # float32 from a local generator: several times faster than numpy's global one on large images
         noise = np.random.default_rng(self.seed).standard_normal(img.shape, dtype=np.float32)
         noise *= self.sigma
         noise += img
@@ -131,7 +131,7 @@ class NoiseTransform(Transform):
 
 
 class CropToAspect(T.Augmentation):
-    """Cut the middle of the picture to the canvas' aspect ratio (reference section 6.5)."""
+    """Cut the middle of the image to the canvas' aspect ratio (reference section 6.5)."""
 
     def __init__(self, short: int, long: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class CropToAspect(T.Augmentation):
 
 
 class ResizeToCanvas(T.Augmentation):
-    """Resize so that the whole picture just fits the canvas, times a random factor from ``scale``."""
+    """Resize so that the whole image just fits the canvas, times a random factor from ``scale``."""
 
     def __init__(self, short: int, long: int, scale: tuple[float, float]) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class ResizeToCanvas(T.Augmentation):
         factor = min(canvas_h / height, canvas_w / width) * np.random.uniform(*self.scale)
         new_h, new_w = max(1, round(height * factor)), max(1, round(width * factor))
         if height > width:
-            new_h = max(new_h, new_w + 1)  # rounding must not make a standing picture square: it keeps its canvas
+            new_h = max(new_h, new_w + 1)  # rounding must not make a standing image square: it keeps its canvas
         return AreaResizeTransform(height, width, new_h, new_w)
 
 
@@ -199,7 +199,7 @@ class RandomNoise(T.Augmentation):
 
 
 class PlaceOnCanvas(T.Augmentation):
-    """Crop a larger picture to the canvas, pad a smaller one with 0, at a random place in either case."""
+    """Crop a larger image to the canvas, pad a smaller one with 0, at a random place in either case."""
 
     def __init__(self, short: int, long: int) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ import pandas as pd
 
 from ramses_d2.errors import RamsesError
 
-from .picture_names import base_name
+from .image_names import base_name
 
 COIN_CLASS, COIN_MASS = "Coin", 3.92  # g; 5 euro cents, which lie on the belt as a check
 MAX_RESIDUAL = 1e-6  # relative, of grams that were shared out
@@ -35,16 +35,16 @@ NOT_WEIGHED, NOT_IN_BATCH = "not weighed", "class not in the batch"
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures whose particles were weighed together.
+    """Images whose particles were weighed together.
 
     Attributes:
         number: from 1, in the order of metadata.json.
-        pictures: base names.
+        images: base names.
         grams: class -> g of all its particles, NaN = not weighed.
     """
 
     number: int
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     grams: Mapping[str, float]
 
 
@@ -77,7 +77,7 @@ def share_batch_masses(
         ``weighed`` (numbers of particles), ``residual`` (out / in - 1).
 
     Raises:
-        RamsesError: a batch is wrong, holds a picture of another batch, or does not agree with its particles.
+        RamsesError: a batch is wrong, holds an image of another batch, or does not agree with its particles.
     """
     if not 0 < coin_mass < np.inf:
         raise RamsesError(f"coin mass {coin_mass:g} g: give the grams of one coin, above 0")
@@ -88,7 +88,7 @@ def share_batch_masses(
     table["mass"], table["F"] = mass, _numbers(table, "F")
     table["gt_mass"] = is_true & mass.notna()
 
-    batch = table["baseimg"].map(base_name).map(batch_of_pictures(parsed, source)).astype(float)
+    batch = table["baseimg"].map(base_name).map(batch_of_images(parsed, source)).astype(float)
     rows = table[["class", "gt_mass", "mass"]].assign(batch=batch)
     report = _plan(rows, parsed, coin_class, source)
     rows = rows.merge(report, on=["batch", "class"], how="left")
@@ -110,7 +110,7 @@ def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "me
     """Check the ``batches`` of a metadata.json.
 
     Raises:
-        RamsesError: key missing, no number of grams, or a picture in two batches; with the number of the batch.
+        RamsesError: key missing, no number of grams, or an image in two batches; with the number of the batch.
     """
     if not isinstance(batches, (list, tuple)):
         raise RamsesError(f"{source}: batches must be a list, see datasets/README.md")
@@ -120,24 +120,24 @@ def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "me
         names, grams = (batch.get(key) if isinstance(batch, Mapping) else None for key in ("image_names", "mass"))
         if not isinstance(names, (list, tuple)) or not isinstance(grams, Mapping):
             raise RamsesError(f"{where}: needs image_names (a list) and mass (class: grams), see datasets/README.md")
-        pictures = tuple(dict.fromkeys(base_name(str(name)) for name in names))
-        parsed.append(Batch(number, pictures, {name: _grams(value, where, name) for name, value in grams.items()}))
-    batch_of_pictures(parsed, source)
+        images = tuple(dict.fromkeys(base_name(str(name)) for name in names))
+        parsed.append(Batch(number, images, {name: _grams(value, where, name) for name, value in grams.items()}))
+    batch_of_images(parsed, source)
     return parsed
 
 
-def batch_of_pictures(batches: Sequence[Batch], source: str | Path = "metadata.json") -> dict[str, int]:
-    """Base name -> number of the picture's batch.
+def batch_of_images(batches: Sequence[Batch], source: str | Path = "metadata.json") -> dict[str, int]:
+    """Base name -> number of the image's batch.
 
     Raises:
-        RamsesError: a picture is in two batches.
+        RamsesError: an image is in two batches.
     """
     numbers: dict[str, int] = {}
     for batch in batches:
-        for name in batch.pictures:
+        for name in batch.images:
             if name in numbers:
                 raise RamsesError(
-                    f"{source}: picture {name} is in batches {numbers[name]} and {batch.number}; its particles were "
+                    f"{source}: image {name} is in batches {numbers[name]} and {batch.number}; its particles were "
                     f"weighed with one of them: remove it from the other"
                 )
             numbers[name] = batch.number
@@ -203,7 +203,7 @@ def _reject_contradiction(group: Any, class_name: str, source: str | Path) -> No
     where = f"{source}, batch {group.batch:.0f}: {group.grams_in:g} g of {class_name}"
     others = group.particles - group.weighed
     if group.particles == 0:
-        raise RamsesError(f"{where}, but its pictures have no such particle; correct the classes, or write null")
+        raise RamsesError(f"{where}, but its images have no such particle; correct the classes, or write null")
     if others and group.grams_weighed >= group.grams_in:
         raise RamsesError(
             f"{where}, but its {group.weighed} particles weighed one by one are {group.grams_weighed:g} g, which "

@@ -30,13 +30,13 @@ _TOLERANCE = 1  # px: some producers write inclusive ends
 
 
 def xyxy_boxes(groups: Mapping[str, pd.DataFrame], labels: Mapping[str, Path], csv_path: Path) -> dict[str, np.ndarray]:
-    """Boxes of every picture; says in the log which convention the CSV follows.
+    """Boxes of every image; says in the log which convention the CSV follows.
 
     Where the CSV has no boxes, or boxes that match neither convention, they are taken from the label images,
     which means decoding all of them.
 
     Args:
-        groups: base name -> the picture's K rows.
+        groups: base name -> the image's K rows.
         labels: base name -> label image.
         csv_path: for the log.
 
@@ -63,7 +63,7 @@ def xyxy_boxes(groups: Mapping[str, pd.DataFrame], labels: Mapping[str, Path], c
 
 
 def _detect(groups: Mapping[str, pd.DataFrame], labels: Mapping[str, Path]) -> str | None:
-    """The convention most boxes of a few pictures, spread over the data set, agree with; None for neither."""
+    """The convention most boxes of a few images, spread over the data set, agree with; None for neither."""
     bases = list(groups)
     probed = [bases[i] for i in np.unique(np.linspace(0, len(bases) - 1, _PROBED_IMAGES).astype(int))]
     true = np.concatenate([_label_boxes(labels[base], groups[base]["label"]) for base in probed])

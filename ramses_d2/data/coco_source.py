@@ -1,4 +1,4 @@
-"""Read a COCO json (polygons or RLE) into dataset records.
+"""Read a COCO json (polygons or RLE) into dataset dicts.
 
 Masses and resolution are not part of COCO: ``mass`` (g) and ``gt_mass`` of an annotation, ``resolution`` or
 ``res`` (px/mm) of an image are read where present and unknown (NaN, False) elsewhere.
@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from ramses_d2.errors import RamsesError
 
 from .coco_file import CocoFile, CocoId, read_coco_file
-from .folder import Record
+from .folder import DatasetDict
 from .outlines import measured, painting_order, usable_outline
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 def load_coco(
     json_path: str | Path, image_folder: str | Path | None = None, label_file: str | Path | None = None
-) -> tuple[list[Record], list[str]]:
+) -> tuple[list[DatasetDict], list[str]]:
     """Read a COCO data set.
 
-    The objects of a picture get the labels 1 ... n from large to small, so that painting them in label order
+    The objects of an image get the labels 1 ... n from large to small, so that painting them in label order
     leaves the small ones on top. Crowd annotations are no objects; they are kept apart. Annotations without an outline
     are dropped, with one warning.
 
@@ -38,7 +38,7 @@ def load_coco(
         label_file: class names in class order, one a line; default: the order of the category ids.
 
     Returns:
-        records in the order of the image ids, and the class names. Beside what every record has, these have the
+        dataset dicts in the order of the image ids, and the class names. Beside the usual keys, these have the
         file's own ids (``coco_image_id``, ``coco_id`` of an annotation) and ``crowd``, where there is one.
 
     Raises:
@@ -49,7 +49,7 @@ def load_coco(
     image_folder = Path(image_folder) if image_folder is not None else coco.path.parent
     class_ids = {category_id: index for index, category_id in enumerate(coco.category_ids)}
     paths = _find_images(coco, image_folder)
-    records, dropped = [], 0
+    dataset_dicts, dropped = [], 0
     for coco_id, image in coco.images.items():
         size = _size(image, coco.path)
         resolution = _number(image.get("resolution", image.get("res")), f"{coco.path}: image {coco_id}", "resolution")
@@ -64,9 +64,9 @@ def load_coco(
                 continue
             kept = measured(annotation | {"segmentation": outline}, size, place)
             (crowd if annotation.get("iscrowd", 0) else outlined).append(kept)
-        record = {
+        dataset_dict = {
             "file_name": str(paths[coco_id]),
-            "image_id": len(records) + 1,
+            "image_id": len(dataset_dicts) + 1,
             "coco_image_id": coco_id,
             "image_name": _image_name(image_folder, paths[coco_id]),
             "height": size[0],
@@ -75,13 +75,13 @@ def load_coco(
             "annotations": _annotations(outlined, class_ids, coco.path),
         }
         if crowd:
-            record["crowd"] = [_crowd(annotation, class_ids) for annotation in crowd]
-        records.append(record)
-    if dropped and not any(record["annotations"] for record in records):
+            dataset_dict["crowd"] = [_crowd(annotation, class_ids) for annotation in crowd]
+        dataset_dicts.append(dataset_dict)
+    if dropped and not any(dataset_dict["annotations"] for dataset_dict in dataset_dicts):
         raise RamsesError(f"{coco.path}: no annotation has a segmentation; RAMSES learns from outlines, not from boxes")
     if dropped:
         logger.warning("%s: %d annotations without an outline are dropped", coco.path, dropped)
-    return records, coco.class_names
+    return dataset_dicts, coco.class_names
 
 
 def coco_classes(json_path: str | Path, label_file: str | Path | None = None) -> tuple[list[str], list[CocoId]]:
@@ -140,7 +140,7 @@ def _downloaded(coco: CocoFile, coco_id: CocoId, folder: Path) -> Path:
 
 
 def _image_name(folder: Path, path: Path) -> str:
-    """``<folder name>/<path in it without extension>``, also for a picture elsewhere."""
+    """``<folder name>/<path in it without extension>``, also for an image elsewhere."""
     inside = path.relative_to(folder) if path.is_relative_to(folder) else path.relative_to(path.anchor)
     return f"{folder.resolve().name}/{inside.with_suffix('').as_posix()}"
 

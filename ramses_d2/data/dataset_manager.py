@@ -12,21 +12,21 @@ import pandas as pd
 from ramses_d2.errors import RamsesError
 
 from . import manager_files
-from .annotated_pictures import AnnotatedPictures, class_ids
-from .picture_table import common_class_names, find_empty_pictures, read_folders
+from .annotated_images import AnnotatedImages, class_ids
+from .image_table import common_class_names, find_empty_images, read_folders
 
 
-class DatasetManager(AnnotatedPictures):
-    """Chooses pictures for training and validation.
+class DatasetManager(AnnotatedImages):
+    """Chooses images for training and validation.
 
-    Against the original: the same seed gives the same sets in any process; pictures of one base name in two folders are
-    kept apart (a picture's name is ``<folder key>/<base name>``); pictures with a class that is not in ``cls_to_idx``
-    are not used; without limits nothing is filtered out; ``group_by`` keeps pictures together; and
-    :meth:`create_split` and :meth:`create_folds` divide all pictures, with the classes in proportion.
+    Against the original: the same seed gives the same sets in any process; images of one base name in two folders are
+    kept apart (an image's name is ``<folder key>/<base name>``); images with a class that is not in ``cls_to_idx``
+    are not used; without limits nothing is filtered out; ``group_by`` keeps images together; and
+    :meth:`create_split` and :meth:`create_folds` divide all images, with the classes in proportion.
 
     Attributes:
-        train_basenames: names of the training pictures; one that is there twice is used twice.
-        valid_basenames: names of the validation pictures.
+        train_basenames: names of the training images; one that is there twice is used twice.
+        valid_basenames: names of the validation images.
         train_class_counts: class -> particles in training, repeats counted; see :meth:`update_info`.
         valid_class_counts: the same for validation.
         other_subsets: further subsets, such as folds: subset -> names.
@@ -49,7 +49,7 @@ class DatasetManager(AnnotatedPictures):
 
     @classmethod
     def from_folders(cls, folders: Sequence[str | Path], **settings: Any) -> DatasetManager:
-        """Take RAMSES folders; with ``mininst=0`` also their pictures without particles.
+        """Take RAMSES folders; with ``mininst=0`` also their images without particles.
 
         Args:
             folders: RAMSES folders; a ``classes.json`` in them fixes the class order.
@@ -60,7 +60,7 @@ class DatasetManager(AnnotatedPictures):
         """
         table = read_folders(folders)
         settings.setdefault("cls_to_idx", class_ids(common_class_names(folders, table), settings.get("exclude", ())))
-        empty = find_empty_pictures(table, folders) if settings.get("mininst", 1) == 0 else ()
+        empty = find_empty_images(table, folders) if settings.get("mininst", 1) == 0 else ()
         return cls(table, empty=empty, **settings)
 
     @classmethod
@@ -115,22 +115,22 @@ class DatasetManager(AnnotatedPictures):
         mass: bool = False,
         shuffle: bool = True,
     ) -> None:
-        """Fill one set with up to ``n`` particles of every class, from pictures that the other set does not use.
+        """Fill one set with up to ``n`` particles of every class, from images that the other set does not use.
 
-        Validation takes whole groups, training takes pictures of the groups that validation does not touch.
+        Validation takes whole groups, training takes images of the groups that validation does not touch.
 
         Args:
             n: most particles of a class that this call takes, repeats counted.
             subset: "train" or "valid".
-            exclude: classes; pictures with one of them are left out.
-            not_counting: classes for whose sake no picture is repeated; ``n`` holds for them, too.
-            max_reuse: most uses of a picture; 0 means 1.
+            exclude: classes; images with one of them are left out.
+            not_counting: classes for whose sake no image is repeated; ``n`` holds for them, too.
+            max_reuse: most uses of an image; 0 means 1.
             seed: a new ``self.seed``.
-            append: add to the set, from pictures that are not in it, instead of replacing it.
+            append: add to the set, from images that are not in it, instead of replacing it.
             dataset_name: a column of the annotations and values in it, see :meth:`candidates`.
             constraint: "in" or "not_in".
-            mass: only pictures with a particle whose mass is known.
-            shuffle: False = take pictures in the order of the annotations.
+            mass: only images with a particle whose mass is known.
+            shuffle: False = take images in the order of the annotations.
 
         Raises:
             RamsesError: no annotations, or a wrong argument.
@@ -165,8 +165,8 @@ class DatasetManager(AnnotatedPictures):
         Args:
             ntrain: most particles of a class in training, repeats counted.
             nval: most particles of a class in validation.
-            max_reuse: most uses of a picture in training.
-            append: add to both sets, from pictures that are in neither.
+            max_reuse: most uses of an image in training.
+            append: add to both sets, from images that are in neither.
             exclude, not_counting, seed, dataset_name, constraint, mass, shuffle: see :meth:`create_set`.
 
         Raises:
@@ -184,7 +184,7 @@ class DatasetManager(AnnotatedPictures):
         self._store("train", train, append, rng)
 
     def filter_set(self, ds_id: str | None = None, hasmass: bool = True, method: str = "notin") -> None:
-        """Keep only pictures that may be used and have a particle that suits.
+        """Keep only images that may be used and have a particle that suits.
 
         Args:
             ds_id: value of the annotations' column ``id``.
@@ -219,15 +219,15 @@ class DatasetManager(AnnotatedPictures):
         mass: bool = False,
         seed: int | None = None,
     ) -> None:
-        """Divide all pictures that may be used into a training and a validation set, group by group.
+        """Divide all images that may be used into a training and a validation set, group by group.
 
         Args:
-            valid: share of the pictures for validation, between 0 and 1.
+            valid: share of the images for validation, between 0 and 1.
             stratify: also give each class its share.
-            max_per_class: most particles of a class in training, repeats counted; pictures beyond it are not used.
-            max_reuse: most uses of a picture in training, for the sake of rare classes; without ``max_per_class``, none
+            max_per_class: most particles of a class in training, repeats counted; images beyond it are not used.
+            max_reuse: most uses of an image in training, for the sake of rare classes; without ``max_per_class``, none
                 gets more particles than the commonest class has.
-            mass: only pictures with a particle whose mass is known.
+            mass: only images with a particle whose mass is known.
             seed: a new ``self.seed``.
 
         Raises:
@@ -252,7 +252,7 @@ class DatasetManager(AnnotatedPictures):
         mass: bool = False,
         seed: int | None = None,
     ) -> None:
-        """Divide all pictures into folds: each validates once what the others train.
+        """Divide all images into folds: each validates once what the others train.
 
         The subsets are ``fold0-train``, ``fold0-valid``, ``fold1-train`` ... in ``other_subsets``.
 

@@ -1,7 +1,7 @@
 """Data sets by address, registered in Detectron2's catalogs when they are needed.
 
 =============================================  ==================================================
-``ramses://FOLDER``                            all pictures of one RAMSES folder
+``ramses://FOLDER``                            all images of one RAMSES folder
 ``ramses://split.json#train``                  one subset of a split file (ours or the original's)
 ``coco://annotations.json?images=DIR``         a COCO json; its folder if DIR is left out
 ``...?images=DIR&labels=label.txt``            the same, classes in the order of the lines of label.txt
@@ -27,8 +27,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ramses_d2.errors import RamsesError
 
 from .coco_source import coco_classes, load_coco
-from .folder import Record, folder_class_names, load_folder
-from .registered_records import complete_registration
+from .folder import DatasetDict, folder_class_names, load_folder
+from .registered_dataset_dicts import complete_registration
 from .split_file import load_split, split_class_names, subset_names
 
 _FORMS = "ramses://FOLDER, ramses://split.json#SUBSET and coco://annotations.json?images=DIR"
@@ -39,13 +39,13 @@ class Source(NamedTuple):
     """Where a URI leads.
 
     Attributes:
-        load: gives the records and the class names.
-        class_names: the same class names, without reading the records.
+        load: gives the dataset dicts and the class names.
+        class_names: the same class names, without reading the dataset dicts.
         place: path and subset, to notice that a URI leads elsewhere.
         category_ids: contiguous class id -> category id in the COCO file; None for a RAMSES folder.
     """
 
-    load: Callable[[], tuple[list[Record], list[str]]]
+    load: Callable[[], tuple[list[DatasetDict], list[str]]]
     class_names: list[str]
     place: str
     category_ids: list[Any] | None = None
@@ -55,7 +55,7 @@ def register(uri: str) -> str:
     """Make a data set known to ``DatasetCatalog`` and ``MetadataCatalog`` under its URI.
 
     Calling it again changes nothing, unless the URI now leads to another place or to other classes, which then
-    replace the first. Only the class names are read here; the records when Detectron2 asks for them.
+    replace the first. Only the class names are read here; the dataset dicts when Detectron2 asks for them.
 
     Args:
         uri: see the module's table.
@@ -77,7 +77,7 @@ def register(uri: str) -> str:
             return uri
         DatasetCatalog.remove(uri)
         MetadataCatalog.remove(uri)
-    DatasetCatalog.register(uri, partial(_records, uri, source))
+    DatasetCatalog.register(uri, partial(_dataset_dicts, uri, source))
     metadata = MetadataCatalog.get(uri)
     metadata.set(thing_classes=source.class_names, evaluator_type="ramses", source=source.place)
     if source.category_ids is not None:
@@ -86,7 +86,7 @@ def register(uri: str) -> str:
 
 
 def coco_uri(json_path: str | Path, images: str | Path, labels: str | Path | None = None) -> str:
-    """The URI of a COCO json, its picture folder and, if one is given, its label file; relative paths stay relative."""
+    """The URI of a COCO json, its image folder and, if one is given, its label file; relative paths stay relative."""
     uri = f"coco://{_quoted(json_path)}?images={_quoted(images)}"
     return uri if labels is None else f"{uri}&labels={_quoted(labels)}"
 
@@ -98,8 +98,8 @@ def _quoted(path: str | Path) -> str:
 def register_datasets(names: Sequence[str]) -> None:
     """Register every URI among the names of a config's data sets.
 
-    Names a script has registered itself, such as by Detectron2's ``register_coco_instances``, stay; what their records
-    lack is filled in, see :mod:`ramses_d2.data.registered_records`.
+    Names a script has registered itself, such as by Detectron2's ``register_coco_instances``, stay; what their dataset
+    dicts lack is filled in, see :mod:`ramses_d2.data.registered_dataset_dicts`.
 
     Raises:
         RamsesError: neither a URI nor a registered name, a registered data set that cannot be read or has no outlines,
@@ -125,15 +125,15 @@ def register_datasets(names: Sequence[str]) -> None:
             )
 
 
-def _records(uri: str, source: Source) -> list[Record]:
-    """The records, whose class ids must be those of the class names that were registered."""
-    records, class_names = source.load()
+def _dataset_dicts(uri: str, source: Source) -> list[DatasetDict]:
+    """The dataset dicts, whose class ids must be those of the class names that were registered."""
+    dataset_dicts, class_names = source.load()
     if class_names != source.class_names:
         raise RamsesError(
             f"data set {uri!r}: its class list was changed after it was registered, from "
             f"{', '.join(source.class_names)} to {', '.join(class_names)}; register it again"
         )
-    return records
+    return dataset_dicts
 
 
 def _resolve(uri: str) -> Source:

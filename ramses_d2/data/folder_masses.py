@@ -18,10 +18,10 @@ from ramses_d2.atomic_file import atomic_path
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import REQUIRED_COLUMNS, read_annotations, read_text_table, reject_duplicates
-from .batch_masses import COIN_CLASS, COIN_MASS, Batch, batch_of_pictures, parse_batches, share_batch_masses
+from .batch_masses import COIN_CLASS, COIN_MASS, Batch, batch_of_images, parse_batches, share_batch_masses
+from .image_names import base_name
 from .json_file import read_json
 from .label_map import read_label_image
-from .picture_names import base_name
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def write_batch_masses(
     if not batches:
         raise RamsesError(f"{json_path}: no batches, so there are no grams to share; see datasets/README.md")
     parsed = parse_batches(batches, json_path)
-    _check_pictures(folder, table, parsed, json_path)
+    _check_images(folder, table, parsed, json_path)
 
     table["radius"] = pd.to_numeric(table["radius"], errors="coerce") if "radius" in table else np.nan
     measured = pd.Series(True, table.index) if measure else _needs_measuring(table, parsed, csv_path)
@@ -86,7 +86,7 @@ def write_batch_masses(
 def measure_particles(label_map: np.ndarray, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Area and largest inscribed circle of particles.
 
-    What lies beyond the picture's border, and every other particle, is outside of a particle.
+    What lies beyond the image's border, and every other particle, is outside of a particle.
 
     Args:
         label_map: integer (H, W), 0 = background.
@@ -120,15 +120,15 @@ def _check_output(output: Path, csv_path: Path, force: bool) -> None:
             )
 
 
-def _check_pictures(folder: Path, table: pd.DataFrame, batches: Sequence[Batch], json_path: Path) -> None:
-    """Stop where a weighed batch has a picture whose particles are unknown: the others would get their grams."""
+def _check_images(folder: Path, table: pd.DataFrame, batches: Sequence[Batch], json_path: Path) -> None:
+    """Stop where a weighed batch has an image whose particles are unknown: the others would get their grams."""
     annotated = set(table["baseimg"].map(base_name))
     for batch in batches:
         if any(grams > 0 for grams in batch.grams.values()):
-            for name in batch.pictures:
+            for name in batch.images:
                 if name not in annotated and not (folder / "labels" / f"{name}.png").is_file():
                     raise RamsesError(
-                        f"{json_path}, batch {batch.number}: picture {name} has neither rows nor a label image, so "
+                        f"{json_path}, batch {batch.number}: image {name} has neither rows nor a label image, so "
                         f"its particles' grams would go to others; add it, or take it and its grams out of the batch"
                     )
 
@@ -136,7 +136,7 @@ def _check_pictures(folder: Path, table: pd.DataFrame, batches: Sequence[Batch],
 def _needs_measuring(table: pd.DataFrame, batches: Sequence[Batch], csv_path: Path) -> pd.Series:
     """Rows whose share is asked for, but whose area or radius is missing or impossible."""
     grams = {(batch.number, name): grams for batch in batches for name, grams in batch.grams.items()}
-    number = table["baseimg"].map(base_name).map(batch_of_pictures(batches, csv_path))
+    number = table["baseimg"].map(base_name).map(batch_of_images(batches, csv_path))
     keys = zip(number, table["class"], strict=True)
     is_shared = pd.Series([grams.get(key, np.nan) > 0 for key in keys], table.index)
     is_shared &= ~(table["gt_mass"] & table["mass"].notna())

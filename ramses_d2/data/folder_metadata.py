@@ -1,4 +1,4 @@
-"""The metadata.json of a RAMSES folder: what it says of each picture, under the picture's base name."""
+"""The metadata.json of a RAMSES folder: what it says of each image, under the image's base name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from ramses_d2.errors import RamsesError
 
+from .image_names import base_name
 from .json_file import read_json
-from .picture_names import base_name
 
 METADATA_NAME = "metadata.json"
 
@@ -27,7 +27,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def image_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Base name -> entry of the picture under ``images`` of a folder's metadata.json; nothing where there is none.
+    """Base name -> entry of the image under ``images`` of a folder's metadata.json; nothing where there is none.
 
     Raises:
         RamsesError: see :func:`read_metadata`; or images is no list of objects with a file_name.

@@ -1,4 +1,4 @@
-"""Ground truth as a COCO data set for the evaluator, made one picture at a time."""
+"""Ground truth as a COCO data set for the evaluator, made one image at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .label_map import read_label_map
 from .rle import encode_label_map
 
 
-def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-    """Convert dataset records to a COCO dict, plus the fields mass evaluation needs.
+def coco_ground_truth(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    """Convert dataset dicts to a COCO dict, plus the fields mass evaluation needs.
 
     Records with a label image are measured on it, and annotations without a pixel there are left out. Records of a
-    COCO file keep its outlines, boxes and areas, overlaps included, and its crowd regions. Repeated records
+    COCO file keep its outlines, boxes and areas, overlaps included, and its crowd regions. Repeated dataset dicts
     (oversampling) count once.
 
     Args:
-        records: dataset records.
+        dataset dicts: dataset dicts.
         class_names: class order; COCO category ids are the contiguous ids + 1.
 
     Returns:
@@ -34,26 +34,28 @@ def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[s
         RamsesError: a label image cannot be read.
     """
     images, annotations = [], []
-    for record in {record["image_id"]: record for record in records}.values():
-        resolution = _none_if_unknown(record["resolution"])
+    for dataset_dict in {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}.values():
+        resolution = _none_if_unknown(dataset_dict["resolution"])
         images.append(
-            {"id": record["image_id"], "resolution": resolution}
-            | {key: record[key] for key in ("file_name", "height", "width")}
+            {"id": dataset_dict["image_id"], "resolution": resolution}
+            | {key: dataset_dict[key] for key in ("file_name", "height", "width")}
         )
-        measured = _from_label_image(record) if "label_file_name" in record else _from_outlines(record)
+        measured = (
+            _from_label_image(dataset_dict) if "label_file_name" in dataset_dict else _from_outlines(dataset_dict)
+        )
         for annotation, shape in measured:
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": record["image_id"]}
+                {"id": len(annotations) + 1, "image_id": dataset_dict["image_id"]}
                 | {"category_id": annotation["category_id"] + 1, **shape, "iscrowd": 0}
                 | {"label": annotation["label"], "mass": _none_if_unknown(annotation["mass"])}
                 | {"gt_mass": annotation["gt_mass"], "resolution": resolution}
                 | {key: annotation[key] for key in ("coco_id",) if key in annotation}
             )
-        for region in record.get("crowd", ()):
-            shape = {"segmentation": _run_lengths(region["segmentation"], record)}
+        for region in dataset_dict.get("crowd", ()):
+            shape = {"segmentation": _run_lengths(region["segmentation"], dataset_dict)}
             shape |= {"bbox": list(region["bbox"]), "area": region["area"], "iscrowd": 1}
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": record["image_id"]}
+                {"id": len(annotations) + 1, "image_id": dataset_dict["image_id"]}
                 | {"category_id": region["category_id"] + 1, **shape}
                 | {key: region[key] for key in ("coco_id",) if key in region}
             )
@@ -61,33 +63,33 @@ def coco_ground_truth(records: Sequence[dict[str, Any]], class_names: Sequence[s
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _from_label_image(record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _from_label_image(dataset_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Annotations with a pixel, each with its segmentation, bbox and area."""
-    rles = encode_label_map(read_label_map(record), [a["label"] for a in record["annotations"]])
+    rles = encode_label_map(read_label_map(dataset_dict), [a["label"] for a in dataset_dict["annotations"]])
     areas = [int(mask_utils.area(rle)) for rle in rles]  # one by one: pycocotools 2.0.11 fails on lists of 256 and more
     boxes = mask_utils.toBbox(rles) if rles else np.zeros((0, 4))
     return [
         (annotation, {"segmentation": _as_text(rle), "bbox": box.tolist(), "area": area})
-        for annotation, rle, area, box in zip(record["annotations"], rles, areas, boxes, strict=True)
+        for annotation, rle, area, box in zip(dataset_dict["annotations"], rles, areas, boxes, strict=True)
         if area
     ]
 
 
-def _from_outlines(record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _from_outlines(dataset_dict: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """All annotations, each with its segmentation, bbox and area as its file has them."""
     measured = []
-    for annotation in record["annotations"]:
+    for annotation in dataset_dict["annotations"]:
         x0, y0, x1, y1 = annotation["bbox"]
-        rle = _run_lengths(annotation["segmentation"], record)
+        rle = _run_lengths(annotation["segmentation"], dataset_dict)
         area = annotation["area"]
         area = float(mask_utils.area(rle)) if math.isnan(area) else area
         measured.append((annotation, {"segmentation": rle, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area}))
     return measured
 
 
-def _run_lengths(outline: Any, record: dict[str, Any]) -> dict[str, Any]:
+def _run_lengths(outline: Any, dataset_dict: dict[str, Any]) -> dict[str, Any]:
     """Polygons or RLE of any kind as COCO's compressed RLE, counts as str."""
-    height, width = record["height"], record["width"]
+    height, width = dataset_dict["height"], dataset_dict["width"]
     if isinstance(outline, list):
         return _as_text(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
     if isinstance(outline["counts"], list):

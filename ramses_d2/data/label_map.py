@@ -1,4 +1,4 @@
-"""Decode pictures and label maps.
+"""Decode images and label maps.
 
 A label map is an int32 (H, W) array: 0 = background, k = the object whose annotation has ``label`` k. It
 takes the place of a stack of K masks everywhere, because its size does not grow with the number of objects.
@@ -25,61 +25,61 @@ _LABEL_MODES = ("L", "I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.ndarray:
-    """Read a picture as 8-bit colours, turned upright as its EXIF orientation says.
+    """Read an image as 8-bit colours, turned upright as its EXIF orientation says.
 
-    Grey, palette and RGBA pictures are converted (alpha is dropped); of 16-bit grey ones the upper byte is
+    Grey, palette and RGBA images are converted (alpha is dropped); of 16-bit grey ones the upper byte is
     kept.
 
     Args:
-        source: a dataset record, whose ``height`` and ``width`` the picture must then have, or a path.
+        source: a dataset dict, whose ``height`` and ``width`` the image must then have, or a path.
         format: "RGB" or "BGR" (``INPUT.FORMAT``).
 
     Returns:
         uint8 (H, W, 3), contiguous.
 
     Raises:
-        RamsesError: no such file; not a picture; truncated; of another size than the record says; unknown
+        RamsesError: no such file; not an image; truncated; of another size than the dataset dict says; unknown
             format.
     """
     if format not in ("RGB", "BGR"):
         raise RamsesError(f"INPUT.FORMAT is {format!r}; RAMSES reads RGB or BGR")
     path = Path(source["file_name"] if isinstance(source, dict) else source)
-    picture = _decode(path)
-    ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture, dtype=np.int32) >> 8).clip(0, 255).astype(np.uint8))
-    elif picture.mode == "F":
-        raise RamsesError(f"{path}: floating-point pictures are not supported; save it with 8 bits per channel")
-    image = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    image_file = _decode(path)
+    ImageOps.exif_transpose(image_file, in_place=True)
+    if image_file.mode.startswith("I"):
+        image_file = Image.fromarray((np.asarray(image_file, dtype=np.int32) >> 8).clip(0, 255).astype(np.uint8))
+    elif image_file.mode == "F":
+        raise RamsesError(f"{path}: floating-point images are not supported; save it with 8 bits per channel")
+    image = np.array(image_file if image_file.mode == "RGB" else image_file.convert("RGB"))
     if isinstance(source, dict):
         _check_size(path, image.shape[:2], (source["height"], source["width"]), "its record")
     return np.ascontiguousarray(image[:, :, ::-1]) if format == "BGR" else image
 
 
-def read_label_map(record: dict[str, Any]) -> np.ndarray:
-    """The label map of a dataset record: its label image, or its COCO outlines painted from large to small.
+def read_label_map(dataset_dict: dict[str, Any]) -> np.ndarray:
+    """The label map of a dataset dict: its label image, or its COCO outlines painted from large to small.
 
     Values that no annotation names become background. Annotations without a pixel are the caller's to skip;
     the first time this happens in a folder it is logged.
 
     Args:
-        record: dataset record, see datasets/README.md.
+        dataset dict: dataset dict, see datasets/README.md.
 
     Returns:
         int32 (H, W) with values among the annotations' ``label``, 0 = background.
 
     Raises:
         RamsesError: label image missing, truncated, not single-channel integer, or of another size than the
-            picture.
+            image.
     """
-    shape = (record["height"], record["width"])
-    labels = np.array([a["label"] for a in record["annotations"]], dtype=np.int64)
-    if "label_file_name" not in record:
-        return paint_outlines([a["segmentation"] for a in record["annotations"]], labels, shape)
+    shape = (dataset_dict["height"], dataset_dict["width"])
+    labels = np.array([a["label"] for a in dataset_dict["annotations"]], dtype=np.int64)
+    if "label_file_name" not in dataset_dict:
+        return paint_outlines([a["segmentation"] for a in dataset_dict["annotations"]], labels, shape)
 
-    path = Path(record["label_file_name"])
+    path = Path(dataset_dict["label_file_name"])
     label_map = read_label_image(path)
-    _check_size(path, label_map.shape, shape, f"the picture {record['file_name']}")
+    _check_size(path, label_map.shape, shape, f"the image {dataset_dict['file_name']}")
     highest = int(label_map.max(initial=0))
     present = np.zeros(highest + 1, dtype=bool)
     present[label_map] = True
@@ -107,13 +107,13 @@ def read_label_image(path: Path) -> np.ndarray:
     Raises:
         RamsesError: missing, truncated, or not a single channel of 8, 16 or 32-bit integers.
     """
-    picture = _decode(path)
-    if picture.mode not in _LABEL_MODES:
+    image = _decode(path)
+    if image.mode not in _LABEL_MODES:
         raise RamsesError(
-            f"{path}: a label image has one channel of 8, 16 or 32-bit integers, not mode {picture.mode!r}; "
+            f"{path}: a label image has one channel of 8, 16 or 32-bit integers, not mode {image.mode!r}; "
             f"save it as 16-bit grey PNG"
         )
-    label_map = np.asarray(picture).astype(np.int32)
+    label_map = np.asarray(image).astype(np.int32)
     if label_map.min(initial=0) < 0:
         raise RamsesError(f"{path}: the label image has negative values; labels are 0 (background) or more")
     return label_map
@@ -125,7 +125,7 @@ def paint_outlines(outlines: Sequence[Any], labels: Sequence[int], shape: tuple[
     Args:
         outlines: K segmentations, each a list of polygons [x, y, x, y, ...] or an RLE.
         labels: K values.
-        shape: (H, W) of the picture.
+        shape: (H, W) of the image.
 
     Returns:
         int32 (H, W), 0 = background.
@@ -154,16 +154,16 @@ def _outline_mask(outline: Any, shape: tuple[int, int]) -> tuple[np.ndarray, int
 
 
 def _decode(path: Path) -> Image.Image:
-    """Open and fully decode a picture; Pillow, unlike OpenCV, reports truncated files."""
+    """Open and fully decode an image; Pillow, unlike OpenCV, reports truncated files."""
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
     try:
-        picture = Image.open(path)
-        picture.load()
+        image = Image.open(path)
+        image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "").splitlines()[0] if str(error) else type(error).__name__
-        raise RamsesError(f"{path}: the picture cannot be read ({reason}); replace the file") from None
-    return picture
+        raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
+    return image
 
 
 def _check_size(path: Path, found: tuple[int, int], expected: tuple[int, int], origin: str) -> None:

@@ -1,8 +1,8 @@
 """The training stream: endless batches that are a pure function of the seed and the step.
 
 Detectron2's sampler starts from the beginning after a resume, and what a data-loader worker draws depends on how many
-workers there are. Here every picture of every batch is numbered, and its augmentation is seeded by that number: a
-resumed run continues with exactly the pictures and augmentations the interrupted one would have had, with any number of
+workers there are. Here every image of every batch is numbered, and its augmentation is seeded by that number: a
+resumed run continues with exactly the images and augmentations the interrupted one would have had, with any number of
 workers.
 """
 
@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import RamsesError
 
-Record = dict[str, Any]
+DatasetDict = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """The ``number``-th picture of the training stream is record ``index``."""
+    """The ``number``-th image of the training stream is dataset dict ``index``."""
 
     number: int
     index: int
 
 
-def _identity(batch: list[Record]) -> list[Record]:
+def _identity(batch: list[DatasetDict]) -> list[DatasetDict]:
     return batch
 
 
@@ -39,32 +39,36 @@ class SeededDataset(Dataset):
     """Maps a :class:`Draw` to a training example, with the random numbers of that draw.
 
     Args:
-        records: dataset records.
-        mapper: turns a record into a training example; draws from NumPy's and Python's global generators.
+        dataset dicts: dataset dicts.
+        mapper: turns a dataset dict into a training example; draws from NumPy's and Python's global generators.
         seed: of the whole run.
     """
 
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record], seed: int) -> None:
-        self.records = DatasetFromList(list(records), copy=False)  # one serialised copy, shared by forked workers
+    def __init__(
+        self, dataset_dicts: Sequence[DatasetDict], mapper: Callable[[DatasetDict], DatasetDict], seed: int
+    ) -> None:
+        self.dataset_dicts = DatasetFromList(
+            list(dataset_dicts), copy=False
+        )  # one serialised copy, shared by forked workers
         self.mapper = mapper
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.dataset_dicts)
 
-    def __getitem__(self, draw: Draw) -> Record:
+    def __getitem__(self, draw: Draw) -> DatasetDict:
         state = np.random.SeedSequence([self.seed, draw.number]).generate_state(2)
         np.random.seed(state[0])
         random.seed(int(state[1]))
-        return self.mapper(self.records[draw.index])
+        return self.mapper(self.dataset_dicts[draw.index])
 
 
 class BatchStream(Sampler[list[Draw]]):
-    """Endless batches of draws: every epoch a new permutation, pictures of one orientation together.
+    """Endless batches of draws: every epoch a new permutation, images of one orientation together.
 
     Args:
-        portrait: for each record, whether the picture is higher than wide.
-        batch_size: pictures per batch of one process.
+        portrait: for each dataset dict, whether the image is higher than wide.
+        batch_size: images per batch of one process.
         seed: of the whole run, the same on every process.
         rank, world_size: this process takes every ``world_size``-th batch.
     """
@@ -99,9 +103,9 @@ class TrainLoader:
     """Iterable over training batches, from step ``start`` on; nothing is loaded before the first batch is asked for.
 
     Args:
-        records: dataset records with "height" and "width".
+        dataset dicts: dataset dicts with "height" and "width".
         mapper: see :class:`SeededDataset`.
-        total_batch_size: pictures per step over all processes.
+        total_batch_size: images per step over all processes.
         num_workers: data-loader processes.
         seed: of the whole run, the same on every process.
 
@@ -111,8 +115,8 @@ class TrainLoader:
 
     def __init__(
         self,
-        records: Sequence[Record],
-        mapper: Callable[[Record], Record],
+        dataset_dicts: Sequence[DatasetDict],
+        mapper: Callable[[DatasetDict], DatasetDict],
         *,
         total_batch_size: int,
         num_workers: int,
@@ -121,8 +125,8 @@ class TrainLoader:
         world_size = comm.get_world_size()
         if total_batch_size % world_size:
             raise RamsesError(f"SOLVER.IMS_PER_BATCH {total_batch_size} is not a multiple of {world_size} processes")
-        self.dataset = SeededDataset(records, mapper, seed)
-        portrait = [record["height"] > record["width"] for record in records]
+        self.dataset = SeededDataset(dataset_dicts, mapper, seed)
+        portrait = [dataset_dict["height"] > dataset_dict["width"] for dataset_dict in dataset_dicts]
         self.stream = BatchStream(portrait, total_batch_size // world_size, seed, comm.get_rank(), world_size)
         self.num_workers = num_workers
 
@@ -130,7 +134,7 @@ class TrainLoader:
         """Begin with the batch of this step."""
         self.stream.start = step
 
-    def __iter__(self) -> Iterator[list[Record]]:
+    def __iter__(self) -> Iterator[list[DatasetDict]]:
         # A generator, so that a resumed trainer can still choose the step after Detectron2 has called iter()
         yield from DataLoader(
             self.dataset,

@@ -12,7 +12,7 @@ import pandas as pd
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
-from .picture_table import find_empty_pictures, read_folders
+from .image_table import find_empty_images, read_folders
 from .split_file import FORMAT, find_folder, is_original, read_split, write_original_split, write_split
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ def _read_ours(
         raise RamsesError(f"{csv_path}: {path} needs no CSV, it names the data set folders")
     folders = {str((path.parent / folder).resolve()): key for key, folder in split["folders"].items()}
     if len(folders) < len(split["folders"]):
-        raise RamsesError(f"{path}: two keys of folders are the same folder, so a picture has two names")
+        raise RamsesError(f"{path}: two keys of folders are the same folder, so an image has two names")
     stored = split.get("settings", {})
     if not isinstance(stored, dict):
         raise RamsesError(f"{path}: key 'settings' is of a wrong type; remove it, or see datasets/README.md")
     settings = {"mininst": 0} | {name: stored[name] for name in _SETTINGS if name in stored}
     table = read_folders(list(folders))
-    empty = find_empty_pictures(table, list(folders)) if settings["mininst"] == 0 else ()
+    empty = find_empty_images(table, list(folders)) if settings["mininst"] == 0 else ()
     ids = {name: index for index, name in enumerate(split["classes"], start=1)}
     manager = cls(table, cls_to_idx=ids, empty=empty, keys=folders, **settings)
     manager.other_keys = {key: value for key, value in split.items() if key not in _OUR_KEYS} | {"settings": stored}
@@ -138,16 +138,16 @@ def _original_content(manager: DatasetManager, dataset_id: str) -> dict[str, Any
 
 
 def _without_keys(manager: DatasetManager, names: Sequence[str]) -> list[str]:
-    """Base names, which must tell the pictures apart and have rows in the CSV."""
-    bases = manager.pictures["base"]
+    """Base names, which must tell the images apart and have rows in the CSV."""
+    bases = manager.images["base"]
     shared = set(bases[bases.duplicated(keep=False)])
     empty = set(manager.counts.index[~manager.counts.any(axis=1)])
     for name in names:
         if name in empty:
-            raise RamsesError(f"picture {name} has no particles: the {ORIGINAL} format cannot hold it; use mininst=1")
+            raise RamsesError(f"image {name} has no particles: the {ORIGINAL} format cannot hold it; use mininst=1")
         if bases.get(name) in shared:
             raise RamsesError(
-                f"picture {name}: another folder has one of the same base name, and the {ORIGINAL} format cannot "
+                f"image {name}: another folder has one of the same base name, and the {ORIGINAL} format cannot "
                 f"tell them apart; rename one, or save the {OURS} format"
             )
     return [bases.get(name, name) for name in names]
@@ -157,13 +157,13 @@ def _with_keys(manager: DatasetManager) -> dict[str, list[str]]:
     """All subsets with names ``<folder key>/<base name>``."""
     by_name: dict[str, list[str]] = {}
     for place in manager.places.itertuples():
-        by_name.setdefault(place.picture, []).append(f"{place.key}/{place.base}")
+        by_name.setdefault(place.image, []).append(f"{place.key}/{place.base}")
     subsets = {}
     for subset, names in manager.subsets.items():
         unknown = [name for name in names if name not in by_name]
         if unknown:
             raise RamsesError(
-                f"{len(unknown)} pictures of subset {subset} are in no known folder, the first is {unknown[0]}; "
+                f"{len(unknown)} images of subset {subset} are in no known folder, the first is {unknown[0]}; "
                 f"read the split with its CSV"
             )
         subsets[subset] = [name for bare in names for name in by_name[bare]]

@@ -1,4 +1,4 @@
-"""From a dataset record to the network's input: picture, instances, label map, mass scale.
+"""From a dataset dict to the network's input: image, instances, label map, mass scale.
 
 Shape letters: K objects, H W network input, Hm Wm mask grid: the pixels of H W that nearest-exact sampling with the
 mask stride takes, H / stride and W / stride where the stride divides them.
@@ -31,9 +31,9 @@ _MAX_LOST_SHARE = 0.05
 
 
 class RamsesDatasetMapper:
-    """Maps a record (see datasets/README.md) to a model input; never returns None.
+    """Maps a dataset dict (see datasets/README.md) to a model input; never returns None.
 
-    The fit "edge" gives pictures of any size, which the network pads to multiples of 64 at the right and the bottom, in
+    The fit "edge" gives images of any size, which the network pads to multiples of 64 at the right and the bottom, in
     training as in prediction; their label map is padded with it.
 
     Always: ``image`` uint8 (3, H, W), and of the file ``resolution`` (px/mm), ``height``, ``width``,
@@ -108,23 +108,23 @@ class RamsesDatasetMapper:
             "with_masks": with_masks,
         }
 
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map one record.
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one dataset dict.
 
         Raises:
-            RamsesError: picture or label image missing, unreadable or of the wrong size.
+            RamsesError: image or label image missing, unreadable or of the wrong size.
         """
-        output = {key: record[key] for key in ("file_name", "image_id", "height", "width", "resolution")}
-        image = read_image(record, format=self.image_format)
+        output = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width", "resolution")}
+        image = read_image(dataset_dict, format=self.image_format)
         if not self.is_train:
             inputs = T.AugInput(image)
             self.augmentation(inputs)
             return output | {"image": _to_tensor(inputs.image)}
 
-        label_map = read_label_map(record)
-        labels = np.array([annotation["label"] for annotation in record["annotations"]], dtype=np.int64)
+        label_map = read_label_map(dataset_dict)
+        labels = np.array([annotation["label"] for annotation in dataset_dict["annotations"]], dtype=np.int64)
         areas = np.bincount(label_map.ravel(), minlength=labels.max(initial=0) + 1)[labels]
-        # From here on shifted by one, so that 0 is what lies outside the picture (see augmentation.py)
+        # From here on shifted by one, so that 0 is what lies outside the image (see augmentation.py)
         inputs = T.AugInput(image, sem_seg=label_map + 1)
         transforms = self.augmentation(inputs)
         scale_x, scale_y = applied_scale(transforms)
@@ -132,10 +132,10 @@ class RamsesDatasetMapper:
         cut = _cut_objects(shifted, labels + 1, areas * scale_x * scale_y)
         label_map = np.maximum(shifted - 1, 0)
 
-        resolution = record["resolution"] * math.sqrt(scale_x * scale_y) / self.mask_stride
-        masses = np.array([annotation["mass"] for annotation in record["annotations"]], dtype=np.float32)
+        resolution = dataset_dict["resolution"] * math.sqrt(scale_x * scale_y) / self.mask_stride
+        masses = np.array([annotation["mass"] for annotation in dataset_dict["annotations"]], dtype=np.float32)
         masses[cut | math.isnan(resolution)] = np.nan
-        classes = np.array([annotation["category_id"] for annotation in record["annotations"]], dtype=np.int64)
+        classes = np.array([annotation["category_id"] for annotation in dataset_dict["annotations"]], dtype=np.int64)
         instances, grid = build_targets(label_map, labels, classes, masses, self.mask_stride)
         output |= {"image": _to_tensor(inputs.image), "instances": instances}
         output["mass_scale"] = float(mass_scale(resolution))
@@ -246,7 +246,7 @@ def _cut_objects(shifted: np.ndarray, labels: np.ndarray, expected_areas: np.nda
     Only objects at the border are asked, because sampling alone changes the area of a small object as much.
 
     Args:
-        shifted: int32 (H, W), 0 = outside the picture.
+        shifted: int32 (H, W), 0 = outside the image.
         labels: (N,) values in ``shifted``.
         expected_areas: (N,) px the objects would have if they were whole.
     """

@@ -16,14 +16,14 @@ def usable_outline(segmentation: Any, size: tuple[int, int], place: str) -> list
 
     Args:
         segmentation: list of polygons [x, y, x, y, ...], one polygon, or RLE (counts as list, str or bytes).
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         place: file and annotation, for errors.
 
     Returns:
         polygons or RLE; None when nothing is left.
 
     Raises:
-        RamsesError: neither polygons nor RLE, or an RLE that is damaged or of another size than the picture.
+        RamsesError: neither polygons nor RLE, or an RLE that is damaged or of another size than the image.
     """
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= segmentation.keys():
@@ -34,8 +34,8 @@ def usable_outline(segmentation: Any, size: tuple[int, int], place: str) -> list
             raise RamsesError(f"{place}: its run lengths need a size [height, width], and counts (a list or text)")
         if tuple(segmentation["size"]) != tuple(size):
             raise RamsesError(
-                f"{place}: its run lengths are of a picture of {' x '.join(map(str, segmentation['size']))} px "
-                f"(height x width), the picture has {size[0]} x {size[1]}"
+                f"{place}: its run lengths are of an image of {' x '.join(map(str, segmentation['size']))} px "
+                f"(height x width), the image has {size[0]} x {size[1]}"
             )
         return segmentation
     polygons = segmentation or []
@@ -52,7 +52,7 @@ def usable_outline(segmentation: Any, size: tuple[int, int], place: str) -> list
 
 
 def measure_outline(outline: list[list[float]] | dict[str, Any], size: tuple[int, int]) -> tuple[float, list[float]]:
-    """Area (px) and box (XYWH, px) of an outline in a picture of ``size`` (H, W)."""
+    """Area (px) and box (XYWH, px) of an outline in an image of ``size`` (H, W)."""
     if isinstance(outline, dict):
         rle = mask_utils.frPyObjects(outline, *size) if isinstance(outline["counts"], list) else outline
     else:
@@ -67,7 +67,7 @@ def measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> d
 
     Args:
         annotation: with a usable ``segmentation``.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         place: file and annotation, for errors.
 
     Raises:

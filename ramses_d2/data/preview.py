@@ -1,4 +1,4 @@
-"""Pictures of what the network is fed, and of how a config's grids fit it."""
+"""Images of what the network is fed, and of how a config's grids fit it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..errors import RamsesError
 from .assignment_statistics import Assignment, AssignmentStatistics
 from .mapper import RamsesDatasetMapper
 
-_MARGIN = 6  # px between the pictures of a sheet
-_LONGEST = 1600  # px of a picture on a sheet
+_MARGIN = 6  # px between the images of a sheet
+_LONGEST = 1600  # px of an image on a sheet
 
 
 def mapped_items(cfg: CfgNode, names: Sequence[str], count: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -29,32 +29,34 @@ def mapped_items(cfg: CfgNode, names: Sequence[str], count: int, seed: int) -> I
     Args:
         cfg: config of the network.
         names: registered data sets.
-        count: items at the most, 0 = one per picture.
+        count: items at the most, 0 = one per image.
         seed: same seed, same augmentation.
 
     Raises:
-        RamsesError: data sets without pictures, or a picture that cannot be read.
+        RamsesError: data sets without images, or an image that cannot be read.
     """
-    records = [record for name in names for record in DatasetCatalog.get(name)]
-    if not records:
-        raise RamsesError(f"{', '.join(names)}: no picture in it")
+    dataset_dicts = [dataset_dict for name in names for dataset_dict in DatasetCatalog.get(name)]
+    if not dataset_dicts:
+        raise RamsesError(f"{', '.join(names)}: no image in it")
     mapper = RamsesDatasetMapper(cfg, is_train=True)
-    chosen = np.linspace(0, len(records) - 1, min(count or len(records), len(records))).round().astype(int)
+    chosen = (
+        np.linspace(0, len(dataset_dicts) - 1, min(count or len(dataset_dicts), len(dataset_dicts))).round().astype(int)
+    )
     for position in chosen:
         seed_all_rng(seed + int(position))
-        yield mapper(records[position])
+        yield mapper(dataset_dicts[position])
 
 
 def contact_sheet(
     items: Iterable[dict[str, Any]], class_names: Sequence[str], image_format: str, *, columns: int = 3
 ) -> np.ndarray:
-    """Training items side by side: augmented picture, outlines of the label map, class and grams.
+    """Training items side by side: augmented image, outlines of the label map, class and grams.
 
     Args:
         items: see :func:`mapped_items`.
         class_names: of the class ids.
         image_format: "RGB" or "BGR", ``INPUT.FORMAT``.
-        columns: pictures side by side.
+        columns: images side by side.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -68,7 +70,7 @@ def contact_sheet(
         labels = cv2.resize(
             label_map.numpy().astype(np.uint16), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT
         )
-        picture = draw_instances(
+        image_file = draw_instances(
             np.ascontiguousarray(image[:, :, ::-1] if image_format == "BGR" else image),
             labels,
             truth.gt_classes.numpy(),
@@ -76,15 +78,15 @@ def contact_sheet(
             class_names=class_names,
             alpha=0.15,
         )
-        shrink = min(1.0, _LONGEST / max(picture.shape))
-        drawn.append(cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA))
-    height, width = (max(picture.shape[axis] for picture in drawn) for axis in (0, 1))
+        shrink = min(1.0, _LONGEST / max(image_file.shape))
+        drawn.append(cv2.resize(image_file, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA))
+    height, width = (max(image_file.shape[axis] for image_file in drawn) for axis in (0, 1))
     columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
     sheet = np.full((rows * (height + _MARGIN) - _MARGIN, columns * (width + _MARGIN) - _MARGIN, 3), 255, np.uint8)
-    for index, picture in enumerate(drawn):
+    for index, image_file in enumerate(drawn):
         y, x = (index // columns) * (height + _MARGIN), (index % columns) * (width + _MARGIN)
-        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+        sheet[y : y + image_file.shape[0], x : x + image_file.shape[1]] = image_file
     return sheet
 
 
@@ -142,8 +144,8 @@ def scale_figure(statistics: AssignmentStatistics, assignment: Assignment, level
 
 def _headline(statistics: AssignmentStatistics) -> str:
     return (
-        f"{statistics.objects} objects in {statistics.pictures} pictures, {statistics.share_with_cell:.1%} with a "
-        f"cell, {np.mean(statistics.positives_per_picture):.0f} positive cells a picture"
+        f"{statistics.objects} objects in {statistics.images} images, {statistics.share_with_cell:.1%} with a "
+        f"cell, {np.mean(statistics.positives_per_image):.0f} positive cells an image"
     )
 
 

@@ -1,4 +1,4 @@
-"""COCO run-length encoding at the cost of an object's box instead of the whole picture.
+"""COCO run-length encoding at the cost of an object's box instead of the whole image.
 
 COCO reads a mask column by column and stores the lengths of alternating runs of 0 and 1, starting with 0.
 """
@@ -15,22 +15,22 @@ from scipy import ndimage
 
 
 def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> dict[str, Any]:
-    """Encode a mask that is given inside its box; equals ``pycocotools.mask.encode`` of the full picture.
+    """Encode a mask that is given inside its box; equals ``pycocotools.mask.encode`` of the full image.
 
     Args:
-        mask: bool (h, w), the box's content; the box must lie inside the picture.
-        x0, y0: left and top of the box in the picture, px.
-        height, width: size of the picture, px.
+        mask: bool (h, w), the box's content; the box must lie inside the image.
+        x0, y0: left and top of the box in the image, px.
+        height, width: size of the image, px.
 
     Returns:
         COCO RLE ``{"size": [height, width], "counts": bytes}``.
 
     Raises:
-        ValueError: the box does not lie inside the picture.
+        ValueError: the box does not lie inside the image.
     """
     h, w = mask.shape
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
-        raise ValueError(f"box {w} x {h} at ({x0}, {y0}) is not inside a picture of {width} x {height}")
+        raise ValueError(f"box {w} x {h} at ({x0}, {y0}) is not inside an image of {width} x {height}")
     # One empty row below the box keeps the runs of neighbouring columns apart; every change in this
     # column-major sequence starts or ends a run
     columns = np.zeros((w, h + 1), dtype=np.int8)
@@ -38,7 +38,7 @@ def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -
     changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
     column, row = np.divmod(changes, h + 1)
     edges = (x0 + column) * height + y0 + row
-    # Where the box is as high as the picture, a run may end exactly where the next column's run starts: join
+    # Where the box is as high as the image, a run may end exactly where the next column's run starts: join
     # them
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
     edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
@@ -52,8 +52,8 @@ def decode_in_box(rle: dict[str, Any], x0: int, y0: int, x1: int, y1: int) -> np
     """Decode a mask inside a box only; equals that part of ``pycocotools.mask.decode``, at the cost of its columns.
 
     Args:
-        rle: COCO RLE of a full picture, compressed.
-        x0, y0, x1, y1: box in the picture, px, end exclusive.
+        rle: COCO RLE of a full image, compressed.
+        x0, y0, x1, y1: box in the image, px, end exclusive.
 
     Returns:
         bool (y1 - y0, x1 - x0).
@@ -98,7 +98,7 @@ def encode_label_map(label_map: np.ndarray, labels: Sequence[int]) -> list[dict[
         labels: values to encode, from 1; one without pixels gives an empty mask.
 
     Returns:
-        one COCO RLE of the full picture per label.
+        one COCO RLE of the full image per label.
     """
     height, width = label_map.shape
     labels = [int(label) for label in labels]

@@ -1,4 +1,4 @@
-"""Split files: which pictures of which folders are for training and for validation, and the class order.
+"""Split files: which images of which folders are for training and for validation, and the class order.
 
 Two formats are read and written: ours (``"format": "ramses-split"``) and the original's JSON + CSV pair (reference
 section 6.4). A name that is listed several times is used several times (oversampling), with one ``image_id``.
@@ -19,15 +19,15 @@ from ramses_d2.atomic_file import atomic_file
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
-from .folder import Record, build_records, class_names_from_ids, load_folder
+from .folder import DatasetDict, build_dataset_dicts, class_names_from_ids, load_folder
+from .image_names import base_name
 from .json_file import read_json
-from .picture_names import base_name
 
 FORMAT, VERSION = "ramses-split", 1
 _ORIGINAL_SUBSETS = ("train", "valid")
 
 
-def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
+def load_split(path: str | Path, subset: str) -> tuple[list[DatasetDict], list[str]]:
     """Read one subset of a split file.
 
     Args:
@@ -35,10 +35,10 @@ def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
         subset: one of its subsets.
 
     Returns:
-        records in the order of the file, and the class names.
+        dataset dicts in the order of the file, and the class names.
 
     Raises:
-        RamsesError: file, subset, folder or picture missing; content wrong.
+        RamsesError: file, subset, folder or image missing; content wrong.
     """
     path = Path(path)
     split = read_split(path)
@@ -48,18 +48,17 @@ def load_split(path: str | Path, subset: str) -> tuple[list[Record], list[str]]:
     names = subsets[subset]
     class_names = _class_names(split, path)
     load = _load_original if is_original(split) else _load_ours
-    by_name: dict[str, list[Record]] = load(path, split, names, class_names)
+    by_name: dict[str, list[DatasetDict]] = load(path, split, names, class_names)
     missing = [name for name in names if name not in by_name]
     if missing:
         raise RamsesError(
-            f"{path}: {len(missing)} pictures of subset {subset!r} are in no data set folder, "
-            f"the first is {missing[0]!r}"
+            f"{path}: {len(missing)} images of subset {subset!r} are in no data set folder, the first is {missing[0]!r}"
         )
-    records = [record for name in names for record in by_name[name]]
+    dataset_dicts = [dataset_dict for name in names for dataset_dict in by_name[name]]
     image_ids: dict[str, int] = {}
-    for record in records:
-        record["image_id"] = image_ids.setdefault(record["image_name"], len(image_ids) + 1)
-    return records, class_names
+    for dataset_dict in dataset_dicts:
+        dataset_dict["image_id"] = image_ids.setdefault(dataset_dict["image_name"], len(image_ids) + 1)
+    return dataset_dicts, class_names
 
 
 def split_class_names(path: str | Path) -> list[str]:
@@ -81,9 +80,9 @@ def read_split(path: Path) -> dict[str, Any]:
     split = read_json(path)
     if not isinstance(split, dict) or not is_original(split):
         _check_ours(split, path)
-    for name, pictures in _subsets(split).items():
-        if not isinstance(pictures, list) or not all(isinstance(picture, str) for picture in pictures):
-            raise RamsesError(f"{path}: {name} is no list of picture names; see datasets/README.md")
+    for name, images in _subsets(split).items():
+        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+            raise RamsesError(f"{path}: {name} is no list of image names; see datasets/README.md")
     return split
 
 
@@ -115,42 +114,44 @@ def _class_names(split: dict[str, Any], path: Path) -> list[str]:
     return class_names_from_ids(split["cls_to_idx"], path) if is_original(split) else list(split["classes"])
 
 
-def _load_ours(path: Path, split: dict[str, Any], names: list[str], class_names: list[str]) -> dict[str, list[Record]]:
-    """Name ``<folder key>/<base name>`` -> its record."""
+def _load_ours(
+    path: Path, split: dict[str, Any], names: list[str], class_names: list[str]
+) -> dict[str, list[DatasetDict]]:
+    """Name ``<folder key>/<base name>`` -> its dataset dict."""
     bases = defaultdict(set)
     for name in names:
         key, _, base = name.partition("/")
         if key not in split["folders"]:
             raise RamsesError(
-                f"{path}: picture {name!r} is in no listed folder ({', '.join(split['folders'])}); "
+                f"{path}: image {name!r} is in no listed folder ({', '.join(split['folders'])}); "
                 f"write <folder key>/<base name>"
             )
         bases[key].add(base)
     by_name = {}
     for key, wanted in bases.items():
-        records, _ = load_folder(path.parent / split["folders"][key], class_names, key=key, only=wanted)
-        by_name |= {record["image_name"]: [record] for record in records}
+        dataset_dicts, _ = load_folder(path.parent / split["folders"][key], class_names, key=key, only=wanted)
+        by_name |= {dataset_dict["image_name"]: [dataset_dict] for dataset_dict in dataset_dicts}
     return by_name
 
 
 def _load_original(
     path: Path, split: dict[str, Any], names: list[str], class_names: list[str]
-) -> dict[str, list[Record]]:
-    """Name, with or without extension -> its records; one that is in several folders stands for all of them."""
+) -> dict[str, list[DatasetDict]]:
+    """Name, with or without extension -> its dataset dicts; one that is in several folders stands for all of them."""
     csv_path = path.with_suffix(".csv")
     if not csv_path.is_file():
         raise RamsesError(f"{csv_path}: no such file; a RAMSES2 split is a JSON and the CSV of the same name beside it")
     table = read_annotations(csv_path)
     if "folder" not in table.columns:
-        raise RamsesError(f"{csv_path}: column folder is missing; it holds the path of each picture's data set folder")
+        raise RamsesError(f"{csv_path}: column folder is missing; it holds the path of each image's data set folder")
     bases = {base_name(name) for name in names}
     table = table[table["baseimg"].isin(names) | table["baseimg"].map(base_name).isin(bases)]
     by_base = defaultdict(list)
     for (folder, rows), key in zip(table.groupby("folder"), _folder_keys(table), strict=True):
         found = find_folder(folder, path, csv_path)
         wanted = {*rows["baseimg"], *rows["baseimg"].map(base_name)}
-        for record in build_records(found, rows, csv_path, class_names, key=key, only=wanted):
-            by_base[record["image_name"].rpartition("/")[2]].append(record)
+        for dataset_dict in build_dataset_dicts(found, rows, csv_path, class_names, key=key, only=wanted):
+            by_base[dataset_dict["image_name"].rpartition("/")[2]].append(dataset_dict)
     found = {name: name if name in by_base else base_name(name) for name in names}
     return {name: by_base[base] for name, base in found.items() if base in by_base}
 
@@ -199,7 +200,7 @@ def write_split(
         path: JSON file.
         folders: key -> data set folder; written relative to the file.
         class_names: class order.
-        subsets: subset -> pictures ``<folder key>/<base name>``, with repeats.
+        subsets: subset -> images ``<folder key>/<base name>``, with repeats.
         other: further keys.
         force: replace an existing split file.
 
@@ -214,7 +215,7 @@ def write_split(
     root = path.parent.resolve()
     relative = {key: Path(os.path.relpath(Path(folder).resolve(), root)).as_posix() for key, folder in folders.items()}
     split = {"format": FORMAT, "version": VERSION, "folders": relative, "classes": list(class_names)}
-    split |= {"subsets": {name: list(pictures) for name, pictures in subsets.items()}} | dict(other or {})
+    split |= {"subsets": {name: list(images) for name, images in subsets.items()}} | dict(other or {})
     _write_text(path, json.dumps(split, indent=1) + "\n")
     return path
 

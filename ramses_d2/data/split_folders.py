@@ -38,24 +38,24 @@ def split_folders(
     format: str = OURS,
     force: bool = False,
 ) -> tuple[DatasetManager, Path]:
-    """Divide the pictures of RAMSES folders into training and validation sets, and write the split file.
+    """Divide the images of RAMSES folders into training and validation sets, and write the split file.
 
     Args:
         folders: RAMSES folders.
         output: JSON file to write.
-        valid: share of the pictures for validation.
+        valid: share of the images for validation.
         folds: make so many folds instead.
         stratify: give each class its share, too.
-        group_by: see :func:`ramses_d2.data.split_groups.group_keys`; "none" = each picture on its own; "auto" = by
-            batch where metadata.json has batches of several pictures, and enough of them.
+        group_by: see :func:`ramses_d2.data.split_groups.group_keys`; "none" = each image on its own; "auto" = by
+            batch where metadata.json has batches of several images, and enough of them.
         max_per_class: see :meth:`DatasetManager.create_split`.
         max_reuse: see there.
         minres: lowest resolution, px/mm.
-        mininst: fewest particles of a picture; default: 0, in the original's format 1.
-        maxinst: most particles of a picture.
-        exclude: classes whose pictures are not used.
-        mass: only pictures with a particle whose mass is known.
-        input_shape: (H, W); pictures with a particle outside of the crop to this aspect ratio are not used.
+        mininst: fewest particles of an image; default: 0, in the original's format 1.
+        maxinst: most particles of an image.
+        exclude: classes whose images are not used.
+        mass: only images with a particle whose mass is known.
+        input_shape: (H, W); images with a particle outside of the crop to this aspect ratio are not used.
         seed: same seed, same split.
         format: "ramses-split" or "ramses2".
         force: replace an existing split file.
@@ -88,9 +88,9 @@ def split_folders(
 
 
 def _group_by_batch(manager: DatasetManager, mass: bool, sides: int) -> None:
-    if not has_batches(manager.pictures):
+    if not has_batches(manager.images):
         return
     manager.group(BATCH)
-    if 0 < manager.pictures.loc[manager.candidates(mass=mass), "group"].nunique() < sides:
-        logger.warning("fewer than %d batches: pictures of one batch will be on both sides", sides)
+    if 0 < manager.images.loc[manager.candidates(mass=mass), "group"].nunique() < sides:
+        logger.warning("fewer than %d batches: images of one batch will be on both sides", sides)
         manager.group(None)

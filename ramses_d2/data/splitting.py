@@ -1,7 +1,7 @@
-"""Divide pictures between training and validation, and choose which ones are used how often.
+"""Divide images between training and validation, and choose which ones are used how often.
 
-Plain functions on counts. Letters: P pictures, C classes, G groups, S sides. ``counts`` is an integer (P, C) array: how
-many particles of every class a picture has. The same generator state always gives the same result.
+Plain functions on counts. Letters: P images, C classes, G groups, S sides. ``counts`` is an integer (P, C) array: how
+many particles of every class an image has. The same generator state always gives the same result.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ramses_d2.errors import RamsesError
 
 
 def group_numbers(keys: Sequence[Hashable | None]) -> np.ndarray:
-    """Number the groups of pictures that must stay on one side.
+    """Number the groups of images that must stay on one side.
 
     Args:
-        keys: P group names; None = the picture is a group of its own.
+        keys: P group names; None = the image is a group of its own.
 
     Returns:
         int (P,), the groups 0 ... G - 1 in the order in which they come.
@@ -35,7 +35,7 @@ def assign_sides(
     stratify: bool,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Deal whole groups out to sides, so that every side gets its share of the pictures and, stratified, of each class.
+    """Deal whole groups out to sides, so that every side gets its share of the images and, stratified, of each class.
 
     Groups are dealt in random order, each to the side that lacks most of what it has; then single groups change sides
     as long as that brings the shares nearer to what they should be. A side is never empty, and stratified, a class
@@ -44,12 +44,12 @@ def assign_sides(
     Args:
         counts: int (P, C).
         groups: int (P,), see :func:`group_numbers`.
-        shares: S shares of all pictures, which add up to 1.
-        stratify: balance the classes too, not only the number of pictures.
+        shares: S shares of all images, which add up to 1.
+        stratify: balance the classes too, not only the number of images.
         rng: source of the random order.
 
     Returns:
-        int (P,), the side of every picture.
+        int (P,), the side of every image.
 
     Raises:
         RamsesError: fewer groups than sides.
@@ -59,8 +59,8 @@ def assign_sides(
     number = int(groups.max(initial=-1)) + 1
     if number < sides:
         raise RamsesError(
-            f"{len(counts)} pictures in {number} groups cannot be divided into {sides} sides; "
-            f"add pictures, or group them otherwise"
+            f"{len(counts)} images in {number} groups cannot be divided into {sides} sides; "
+            f"add images, or group them otherwise"
         )
     amounts = np.column_stack([np.ones(len(counts)), counts]) if stratify else np.ones((len(counts), 1))
     load = np.zeros((number, amounts.shape[1]))
@@ -80,8 +80,8 @@ def assign_sides(
 def _improve(side: np.ndarray, load: np.ndarray, excess: np.ndarray) -> None:
     """Move the group that helps most to another side, until none helps; changes ``side`` and ``excess``.
 
-    What is made smaller: the squared excess of every side and column of ``load`` (the pictures, then the classes), plus
-    1 for every class that a side lacks although enough groups have it, and more for a side without pictures.
+    What is made smaller: the squared excess of every side and column of ``load`` (the images, then the classes), plus
+    1 for every class that a side lacks although enough groups have it, and more for a side without images.
     """
     sides, has = len(excess), load > 0
     weight = np.where(has.sum(axis=0) >= sides, 1.0, 0.0)
@@ -110,21 +110,21 @@ def draw_capped(
     not_counting: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
 ) -> list[int]:
-    """Choose pictures so that no class gets more particles than its cap, repeating pictures where classes are rare.
+    """Choose images so that no class gets more particles than its cap, repeating images where classes are rare.
 
-    The pictures are gone through in random order, and each that would push none of its classes above the cap is taken.
-    This is repeated as long as a picture can be used again and a class is below its cap. A picture is used as a whole,
+    The images are gone through in random order, and each that would push none of its classes above the cap is taken.
+    This is repeated as long as an image can be used again and a class is below its cap. An image is used as a whole,
     so this is capping and oversampling, not balancing.
 
     Args:
         counts: int (P, C).
         caps: (C,) most particles of each class, repeats counted.
-        max_reuse: most uses of a picture; 0 means 1, as in the original. A picture without particles is used once.
-        not_counting: bool (C,), classes for whose sake no picture is repeated; their cap holds all the same.
+        max_reuse: most uses of an image; 0 means 1, as in the original. An image without particles is used once.
+        not_counting: bool (C,), classes for whose sake no image is repeated; their cap holds all the same.
         rng: source of the random order; None = in the order given.
 
     Returns:
-        indices of the pictures in the order in which they were taken, with repeats.
+        indices of the images in the order in which they were taken, with repeats.
     """
     counted = np.ones(counts.shape[1], dtype=bool) if not_counting is None else ~np.asarray(not_counting, dtype=bool)
     most = np.where(counts.any(axis=1), max(1, max_reuse), 1)

@@ -16,11 +16,11 @@ from ..modeling.areal_density import ArealDensity
 logger = logging.getLogger(__name__)
 
 
-def fit_densities(records: Sequence[dict[str, Any]], num_classes: int) -> np.ndarray:
+def fit_densities(dataset_dicts: Sequence[dict[str, Any]], num_classes: int) -> np.ndarray:
     """The areal density of each class that weighs the training particles with the least MAPE.
 
     Args:
-        records: dataset records; repeats count once.
+        dataset dicts: dataset dicts; repeats count once.
         num_classes: C.
 
     Returns:
@@ -29,7 +29,7 @@ def fit_densities(records: Sequence[dict[str, Any]], num_classes: int) -> np.nda
     Raises:
         RamsesError: a label map cannot be read.
     """
-    class_ids, areas, masses = training_truth(records)
+    class_ids, areas, masses = training_truth(dataset_dicts)
     if not len(masses):
         return np.zeros(num_classes)
     densities = np.full(num_classes, best_scale(areas, masses, 1.0))
@@ -54,8 +54,8 @@ class FitArealDensity(HookBase):
     def before_train(self) -> None:
         if self.trainer.start_iter > 0:
             return
-        records = [record for name in self.dataset_names for record in DatasetCatalog.get(name)]
-        densities = fit_densities(records, len(self.density.grams_per_mm2))
+        dataset_dicts = [dataset_dict for name in self.dataset_names for dataset_dict in DatasetCatalog.get(name)]
+        densities = fit_densities(dataset_dicts, len(self.density.grams_per_mm2))
         self.density.set_densities(densities)
         if not self.density.is_known:
             logger.warning("The training data has no weighed particle of known resolution: no masses are predicted")

@@ -1,4 +1,4 @@
-"""The course of a training as tables and as a picture: train_stats.tsv, valid_stats.tsv and curves.png."""
+"""The course of a training as tables and as an image: train_stats.tsv, valid_stats.tsv and curves.png."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LossRows(HookBase):
 
     Args:
         output_dir: where the file goes.
-        epoch_steps: steps that show every training picture once, for the column "epoch".
+        epoch_steps: steps that show every training image once, for the column "epoch".
         period: steps between rows.
     """
 
@@ -62,7 +62,7 @@ class Curves(HookBase):
     Args:
         losses: the other rows.
         output_dir: where the files go.
-        epoch_steps: steps that show every training picture once, for the column "epoch".
+        epoch_steps: steps that show every training image once, for the column "epoch".
     """
 
     def __init__(self, losses: StatsTable, output_dir: str, epoch_steps: float) -> None:
@@ -82,7 +82,7 @@ class Curves(HookBase):
             self._follow_evaluation(self.trainer.iter)
 
     def _follow_evaluation(self, steps: int) -> None:
-        """A row of metrics and a new picture, if there are metrics that came after the last row."""
+        """A row of metrics and a new image, if there are metrics that came after the last row."""
         latest = self.trainer.storage.latest().items()
         metrics = {name: entry for name, entry in latest if RESULT.search(name)}
         new = {name: value for name, (value, step) in metrics.items() if step > self._last_evaluation}

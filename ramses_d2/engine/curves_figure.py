@@ -1,4 +1,4 @@
-"""The curves of a training in one picture."""
+"""The curves of a training in one image."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ALL_BUT_HEADS = "all but heads"
 # What behaves otherwise in training than at inference. Whole parts cannot go into evaluation mode instead: heads of
 # Mask R-CNN give no losses there
 _NOISY = (_BatchNorm, _DropoutNd, DropPath)
-# Of the blank picture that finds unused levels, px: small, and a multiple of all strides
+# Of the blank image that finds unused levels, px: small, and a multiple of all strides
 _TRIAL_SIDE = 128
 
 logger = logging.getLogger(__name__)

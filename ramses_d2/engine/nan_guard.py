@@ -29,7 +29,7 @@ class NanGuard:
             model: a Detectron2 network, which returns its losses in training; not yet wrapped for several processes.
             optimizer: of its parameters.
         """
-        self._pictures: list[str] = []
+        self._images: list[str] = []
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         model.register_forward_pre_hook(self._remember)
         model.register_forward_hook(self._check_losses)
@@ -44,19 +44,19 @@ class NanGuard:
             what: is not finite.
         """
         rank = f", process {comm.get_rank()}" if comm.get_world_size() > 1 else ""
-        return self._line(rank, what, self._pictures)
+        return self._line(rank, what, self._images)
 
     @staticmethod
-    def _line(rank: str, what: str, pictures: list[str]) -> RamsesError:
+    def _line(rank: str, what: str, images: list[str]) -> RamsesError:
         return RamsesError(
-            f"iteration {get_event_storage().iter}{rank}: {what}, with the pictures {', '.join(pictures)}; the "
-            f"training stops, its weights and checkpoints are untouched: look at these pictures, lower SOLVER.BASE_LR "
+            f"iteration {get_event_storage().iter}{rank}: {what}, with the images {', '.join(images)}; the "
+            f"training stops, its weights and checkpoints are untouched: look at these images, lower SOLVER.BASE_LR "
             f"or set SOLVER.CLIP_GRADIENTS, and continue with --resume"
         )
 
     def _remember(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if model.training:
-            self._pictures = [str(item.get("file_name", item.get("image_id", "?"))) for item in inputs[0]]
+            self._images = [str(item.get("file_name", item.get("image_id", "?"))) for item in inputs[0]]
 
     def _check_losses(self, model: nn.Module, inputs: tuple[Any, ...], losses: Any) -> None:
         if not (model.training and isinstance(losses, Mapping) and losses):
@@ -76,7 +76,7 @@ class NanGuard:
             return
         bad = [self._names.get(id(p), "a parameter") for p in parameters if not p.grad.isfinite().all()]
         if bad:
-            # They are averages over all processes, each of which comes to this line: any of the pictures may be it
-            pictures = [picture for of_rank in comm.all_gather(self._pictures) for picture in of_rank]
+            # They are averages over all processes, each of which comes to this line: any of the images may be it
+            images = [image for of_rank in comm.all_gather(self._images) for image in of_rank]
             what = f"the gradients of {len(bad)} tensors are not finite ({', '.join(bad[:3])})"
-            raise self._line("", what, pictures)
+            raise self._line("", what, images)

@@ -1,4 +1,4 @@
-"""Prediction of single pictures with a known resolution."""
+"""Prediction of single images with a known resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import RamsesError
 
 
 class RamsesPredictor(DefaultPredictor):
-    """A ``DefaultPredictor`` that can be told the resolution of each picture, and whose weights must all fit.
+    """A ``DefaultPredictor`` that can be told the resolution of each image, and whose weights must all fit.
 
     Example::
 
@@ -38,7 +38,7 @@ class RamsesPredictor(DefaultPredictor):
             self.metadata.thing_classes = list(cfg.MODEL.RAMSES.CLASS_NAMES)  # for Detectron2's Visualizer
 
     def __call__(self, original_image: np.ndarray, resolution: float | None = None, **overrides: Any) -> dict[str, Any]:
-        """Predict one picture.
+        """Predict one image.
 
         Args:
             original_image: (H, W, 3) uint8, or float32 of 0 to 255, in BGR order, as cv2 reads it.
@@ -50,14 +50,14 @@ class RamsesPredictor(DefaultPredictor):
             {"instances": Instances} with pred_boxes, pred_masks, pred_classes, scores and pred_masses (grams).
 
         Raises:
-            RamsesError: no such picture, a resolution that is not above 0, or an override out of range.
+            RamsesError: no such image, a resolution that is not above 0, or an override out of range.
         """
         return self.predict_batch([original_image], [resolution], **overrides)[0]
 
     def predict_batch(
         self, images: Sequence[np.ndarray], resolutions: Sequence[float | None] | None = None, **overrides: Any
     ) -> list[dict[str, Any]]:
-        """Predict several pictures; those of one size go through the network together.
+        """Predict several images; those of one size go through the network together.
 
         Args:
             images: see :meth:`__call__`.
@@ -65,7 +65,7 @@ class RamsesPredictor(DefaultPredictor):
             overrides: see :meth:`__call__`.
 
         Returns:
-            what :meth:`__call__` returns, of each picture.
+            what :meth:`__call__` returns, of each image.
         """
         settings = self.model.settings.override(**overrides)
         resolutions = resolutions if resolutions is not None else [None] * len(images)
@@ -73,35 +73,35 @@ class RamsesPredictor(DefaultPredictor):
         with torch.no_grad():
             return self.model.inference(items, settings)
 
-    def check_picture(self, picture: np.ndarray) -> None:
-        """Make sure that the network can take a picture.
+    def check_image(self, image: np.ndarray) -> None:
+        """Make sure that the network can take an image.
 
         Args:
-            picture: see :meth:`__call__`.
+            image: see :meth:`__call__`.
 
         Raises:
             RamsesError: not of that shape or type, or so thin that nothing is left of it at the size of the network.
         """
-        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-            raise RamsesError("the picture is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
-        height, width, channels = picture.shape
-        if channels != 3 or not height or not width or picture.dtype not in (np.uint8, np.float32):
+        if not isinstance(image, np.ndarray) or image.ndim != 3:
+            raise RamsesError("the image is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
+        height, width, channels = image.shape
+        if channels != 3 or not height or not width or image.dtype not in (np.uint8, np.float32):
             raise RamsesError(
-                f"the picture is a {picture.shape} array of {picture.dtype}: give (H, W, 3) uint8 (or float32 of 0 to "
+                f"the image is a {image.shape} array of {image.dtype}: give (H, W, 3) uint8 (or float32 of 0 to "
                 "255) with at least one pixel, in BGR order as cv2.imread reads it"
             )
         if self.cfg.INPUT.MIN_SIZE_TEST and not all(
             self.aug.get_output_shape(height, width, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         ):
             raise RamsesError(
-                f"the picture of {height} x {width} px (H x W) is too thin for a network input of at most "
+                f"the image of {height} x {width} px (H x W) is too thin for a network input of at most "
                 f"{self.cfg.INPUT.MAX_SIZE_TEST} px (INPUT.MAX_SIZE_TEST): cut it into shorter pieces"
             )
 
     def _item(self, original_image: np.ndarray, resolution: float | None) -> dict[str, Any]:
-        self.check_picture(original_image)
+        self.check_image(original_image)
         if resolution is not None and resolution <= 0:
-            raise RamsesError(f"resolution={resolution}: give the px/mm of the picture, a number above 0")
+            raise RamsesError(f"resolution={resolution}: give the px/mm of the image, a number above 0")
         height, width = original_image.shape[:2]
         if self.input_format == "RGB":
             original_image = original_image[:, :, ::-1]

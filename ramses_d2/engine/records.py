@@ -12,7 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 
 from .curves import Curves, LossRows
-from .tensorboard import TrainingPictures, has_tensorboard
+from .tensorboard import TrainingImages, has_tensorboard
 
 
 def event_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
@@ -22,14 +22,14 @@ def event_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     return [CommonMetricPrinter(max_iter), JSONWriter(str(Path(cfg.OUTPUT_DIR) / "metrics.json"))]
 
 
-def add_records(all_hooks: list[HookBase], cfg: CfgNode, model: nn.Module, pictures: int) -> list[HookBase]:
-    """Hooks of the main process that write tables and curves and store pictures, where each of them belongs.
+def add_records(all_hooks: list[HookBase], cfg: CfgNode, model: nn.Module, images: int) -> list[HookBase]:
+    """Hooks of the main process that write tables and curves and store images, where each of them belongs.
 
     Args:
         all_hooks: of the training; on the main process there are writers among them.
         cfg: of the training.
         model: the network, or its DistributedDataParallel.
-        pictures: training pictures, for the number of epochs.
+        images: training images, for the number of epochs.
 
     Returns:
         all of them; just ``all_hooks`` where there are no writers.
@@ -37,10 +37,10 @@ def add_records(all_hooks: list[HookBase], cfg: CfgNode, model: nn.Module, pictu
     writers = next((index for index, hook in enumerate(all_hooks) if isinstance(hook, PeriodicWriter)), None)
     if writers is None:
         return all_hooks
-    epoch_steps = pictures / cfg.SOLVER.IMS_PER_BATCH
+    epoch_steps = images / cfg.SOLVER.IMS_PER_BATCH
     losses = LossRows(cfg.OUTPUT_DIR, epoch_steps)
     records: list[HookBase] = [Curves(losses.table, cfg.OUTPUT_DIR, epoch_steps)]
     if cfg.VIS_PERIOD > 0 and has_tensorboard():
-        records.append(TrainingPictures(model, cfg.VIS_PERIOD, cfg.MODEL.RAMSES.CLASS_NAMES, cfg.INPUT.FORMAT))
+        records.append(TrainingImages(model, cfg.VIS_PERIOD, cfg.MODEL.RAMSES.CLASS_NAMES, cfg.INPUT.FORMAT))
     saving = next(index for index, hook in enumerate(all_hooks) if isinstance(hook, PeriodicCheckpointer))
     return [*all_hooks[:saving], losses, *all_hooks[saving:writers], *records, *all_hooks[writers:]]

@@ -181,14 +181,14 @@ class PlateauCheck(HookBase):
             logger.info("%s stands still: learning rate times %.3g from now on", self._metric, scheduler.multiplier)
 
 
-def settle_iterations(cfg: CfgNode, pictures: int) -> None:
+def settle_iterations(cfg: CfgNode, images: int) -> None:
     """Write the length of the training into the config: ``MAX_EPOCHS`` as ``MAX_ITER``, and a warm-up that fits in.
 
     Doing it again changes nothing.
 
     Args:
         cfg: config, not frozen.
-        pictures: in the training data.
+        images: in the training data.
 
     Raises:
         RamsesError: a negative number of epochs, no step at all, or another number of a training out of its range.
@@ -197,13 +197,13 @@ def settle_iterations(cfg: CfgNode, pictures: int) -> None:
     solver = cfg.SOLVER
     if solver.MAX_EPOCHS < 0:
         raise RamsesError(f"SOLVER.MAX_EPOCHS is {solver.MAX_EPOCHS}, use 0 (SOLVER.MAX_ITER counts) or more")
-    steps = math.ceil(solver.MAX_EPOCHS * pictures / solver.IMS_PER_BATCH)
+    steps = math.ceil(solver.MAX_EPOCHS * images / solver.IMS_PER_BATCH)
     if solver.MAX_EPOCHS and steps != solver.MAX_ITER:
         solver.MAX_ITER = steps
         logger.info(
-            "%s epochs of %d pictures in batches of %d: SOLVER.MAX_ITER is %d",
+            "%s epochs of %d images in batches of %d: SOLVER.MAX_ITER is %d",
             solver.MAX_EPOCHS,
-            pictures,
+            images,
             solver.IMS_PER_BATCH,
             solver.MAX_ITER,
         )

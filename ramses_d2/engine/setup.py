@@ -136,14 +136,14 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     settle_classes(cfg, names)
     for name in names:
         if not DatasetCatalog.get(name):
-            raise RamsesError(f"{name}: the data set has no picture")
+            raise RamsesError(f"{name}: the data set has no image")
     if not args.eval_only:
-        settle_iterations(cfg, _training_pictures(cfg))
+        settle_iterations(cfg, _training_images(cfg))
     return cfg
 
 
-def _training_pictures(cfg: CfgNode) -> int:
-    """Pictures that the training loader takes."""
+def _training_images(cfg: CfgNode) -> int:
+    """Images that the training loader takes."""
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     return len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty, check_consistency=False))
 

@@ -13,16 +13,16 @@ from torch.utils.hooks import RemovableHandle
 
 from ..data.preview import contact_sheet
 
-# Annotated pictures of an evaluation
-EVALUATION_PICTURES = 4
+# Annotated images of an evaluation
+EVALUATION_IMAGES = 4
 
 
 def has_tensorboard() -> bool:
-    """Whether pictures and numbers can be written for TensorBoard."""
+    """Whether images and numbers can be written for TensorBoard."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
-class TrainingPictures(HookBase):
+class TrainingImages(HookBase):
     """Stores what the network is fed, augmentation and outlines included, every few steps as "train/picture".
 
     Networks of Detectron2 do so by themselves, with boxes; their training items have no label map.
@@ -51,5 +51,5 @@ class TrainingPictures(HookBase):
             return
         items = [item for item in arguments[0][:1] if "label_map" in item]
         if items:
-            picture = contact_sheet(items, self._class_names, self._format)
-            self.trainer.storage.put_image("train/picture", np.ascontiguousarray(picture.transpose(2, 0, 1)))
+            image = contact_sheet(items, self._class_names, self._format)
+            self.trainer.storage.put_image("train/picture", np.ascontiguousarray(image.transpose(2, 0, 1)))

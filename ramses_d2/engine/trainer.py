@@ -29,6 +29,7 @@ from ..errors import RamsesError, full_disk_is_one_line
 from ..evaluation import PowerLaw, RamsesEvaluator, fit_power_law
 from .areal_density import FitArealDensity
 from .checkpointer import TrainingCheckpointer
+from .records import add_records, event_writers
 from .ema import EmaUpdate, EmaWeights
 from .evaluation_followers import follow_evaluations
 from .evaluation_hook import Evaluation
@@ -39,10 +40,9 @@ from .launch import distributed, share_buffers
 from .metrics_file import forget_steps
 from .nan_guard import NanGuard
 from .optimizer import build_optimizer, parameter_names, state_with_own_settings
-from .records import add_records, event_writers
 from .schedule import build_lr_scheduler, settle_iterations
 from .stopping import EndOfTraining
-from .tensorboard import EVALUATION_PICTURES, has_tensorboard
+from .tensorboard import EVALUATION_IMAGES, has_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 class RamsesTrainer(DefaultTrainer):
     """Trains RAMSES.
 
-    With ``SEED`` >= 0 every step is a function of the seed and the step number alone: its pictures, their augmentation
+    With ``SEED`` >= 0 every step is a function of the seed and the step number alone: its images, their augmentation
     and the network's own random numbers. A resumed run therefore continues where the interrupted one stopped, bit for
     bit on the CPU. On every Detectron2 version a checkpoint holds the optimizer.
     """
@@ -89,12 +89,12 @@ class RamsesTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        records = get_detection_dataset_dicts(
+        dataset_dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
         )
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainLoader(
-            records,
+            dataset_dicts,
             RamsesDatasetMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -117,13 +117,13 @@ class RamsesTrainer(DefaultTrainer):
             max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
             report_thresh=cfg.MODEL.RAMSES.TEST.REPORT_THRESH,
             power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if weighs and comm.is_main_process() else None,
-            worst_pictures=cfg.TEST.WORST_PICTURES,
-            stored_pictures=EVALUATION_PICTURES if has_tensorboard() else 0,
+            worst_images=cfg.TEST.WORST_PICTURES,
+            stored_images=EVALUATION_IMAGES if has_tensorboard() else 0,
         )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, dict[str, float]]:
-        """Evaluate with run lengths: bit masks of a crowded picture at full size would be gigabytes."""
+        """Evaluate with run lengths: bit masks of a crowded image at full size would be gigabytes."""
         network = getattr(model, "module", model)  # DistributedDataParallel
         settings = network.settings
         network.settings = dataclasses.replace(settings, mask_format="rle")
@@ -167,7 +167,7 @@ class RamsesTrainer(DefaultTrainer):
             cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
             logger.info("Evaluation of the averaged weights:")
             share_buffers(self.ema.buffers(self.model))
-            # A storage of its own: pictures of this evaluation would take the names of the other's
+            # A storage of its own: images of this evaluation would take the names of the other's
             with EventStorage(self.iter), self.ema.applied_to(self.model):
                 results = {**results, "ema": self.test(cfg, self.model)}
         return results
@@ -286,8 +286,8 @@ class RamsesTrainer(DefaultTrainer):
 def _power_law_of(dataset_names: tuple[str, ...]) -> PowerLaw | None:
     """The area-only baseline of the training truth, or None where that is not at hand or not weighed."""
     try:
-        records = [record for name in dataset_names for record in DatasetCatalog.get(name)]
-        return fit_power_law(records)
+        dataset_dicts = [dataset_dict for name in dataset_names for dataset_dict in DatasetCatalog.get(name)]
+        return fit_power_law(dataset_dicts)
     except (KeyError, RamsesError) as error:
         logger.info("No power-law baseline: %s", error)
         return None

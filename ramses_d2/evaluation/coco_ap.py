@@ -1,7 +1,7 @@
-"""COCO average precision and recall of crowded pictures.
+"""COCO average precision and recall of crowded images.
 
 The precisions come from faster-coco-eval, whose numbers are those of pycocotools (a test shows it). They are
-summarised here, because COCO's own summary counts 100 detections a picture.
+summarised here, because COCO's own summary counts 100 detections an image.
 
 Shape letters: T IoU thresholds .50:.05:.95, R recalls, C classes, A object areas (all, small, medium, large),
 M limits of detections.
@@ -36,7 +36,7 @@ class Curves:
         scores: (T, R, C, A) score from which on predictions reach the recall; 0 where they never do.
         recall: (T, C, A) reached by all predictions.
         class_names: C names.
-        max_dets: predictions that counted, the best of each picture and class.
+        max_dets: predictions that counted, the best of each image and class.
     """
 
     precision: np.ndarray
@@ -92,19 +92,19 @@ def coco_curves(
     class_names: Sequence[str],
     max_dets: int,
 ) -> Curves:
-    """Precision over recall of all pictures of a data set.
+    """Precision over recall of all images of a data set.
 
     Args:
         coco_gt: COCO data set whose category ids are the class ids + 1; not changed.
         results: COCO results with ``segmentation`` or ``bbox``; not changed.
         iou_type: "segm" or "bbox".
         class_names: class order.
-        max_dets: predictions that count, the best of each picture **and class**.
+        max_dets: predictions that count, the best of each image **and class**.
 
     Returns:
         curves; without predictions the precision is 0 wherever there is truth.
     """
-    # Both libraries write into the dicts they are given; and the library wants pictures with numbers
+    # Both libraries write into the dicts they are given; and the library wants images with numbers
     numbers = {image["id"]: number for number, image in enumerate(coco_gt["images"], start=1)}
     images = [image | {"id": numbers[image["id"]]} for image in coco_gt["images"]]
     annotations = [a | {"image_id": numbers[a["image_id"]]} for a in coco_gt["annotations"]]
@@ -129,7 +129,7 @@ def evaluate_ap(
     class_names: Sequence[str],
     max_dets: int,
 ) -> dict[str, float]:
-    """Average precision over all pictures of a data set: :meth:`Curves.summary` of :func:`coco_curves`."""
+    """Average precision over all images of a data set: :meth:`Curves.summary` of :func:`coco_curves`."""
     return coco_curves(coco_gt, results, iou_type, class_names, max_dets).summary()
 
 

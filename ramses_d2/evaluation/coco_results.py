@@ -13,11 +13,11 @@ from ramses_d2.data.rle import encode_in_box
 
 
 def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """COCO results of one picture, ready for JSON.
+    """COCO results of one image, ready for JSON.
 
     Args:
         instances: of the model, on the CPU, K objects.
-        image_id: of the picture.
+        image_id: of the image.
 
     Returns:
         K dicts: image_id, category_id (class id + 1), bbox (XYWH, px), score, segmentation (RLE, counts as
@@ -47,21 +47,21 @@ class FileIds:
     A data set of another kind has none; its ids are then image_id and class id + 1.
 
     Args:
-        records: dataset records, with ``coco_image_id`` where they come from a COCO file.
+        dataset dicts: dataset dicts, with ``coco_image_id`` where they come from a COCO file.
         category_ids: of the file, in class order; None = class id + 1.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], category_ids: Sequence[Any] | None) -> None:
-        self._pictures = {r["image_id"]: r.get("coco_image_id", r["image_id"]) for r in records}
+    def __init__(self, dataset_dicts: Sequence[dict[str, Any]], category_ids: Sequence[Any] | None) -> None:
+        self._images = {r["image_id"]: r.get("coco_image_id", r["image_id"]) for r in dataset_dicts}
         self._categories = category_ids
 
     def ground_truth(self, truth: dict[str, Any]) -> dict[str, Any]:
-        """A COCO ground truth under the file's ids of pictures and categories; annotations are numbered from 1.
+        """A COCO ground truth under the file's ids of images and categories; annotations are numbered from 1.
 
         COCO's own evaluation takes an annotation with the id 0 for a missing one, hence the numbers.
         """
         return {
-            "images": [image | {"id": self._pictures[image["id"]]} for image in truth["images"]],
+            "images": [image | {"id": self._images[image["id"]]} for image in truth["images"]],
             "annotations": self.results(truth["annotations"]),
             "categories": [category | {"id": self._category(category["id"])} for category in truth["categories"]],
         }
@@ -69,7 +69,7 @@ class FileIds:
     def results(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """COCO results, or annotations, under the file's ids."""
         return [
-            entry | {"image_id": self._pictures[entry["image_id"]], "category_id": self._category(entry["category_id"])}
+            entry | {"image_id": self._images[entry["image_id"]], "category_id": self._category(entry["category_id"])}
             for entry in results
         ]
 

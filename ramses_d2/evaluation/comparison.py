@@ -1,4 +1,4 @@
-"""Truth and prediction of a picture side by side, every particle coloured by what became of it."""
+"""Truth and prediction of an image side by side, every particle coloured by what became of it."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from .outcome import Outcome
 # What became of a particle or a prediction, in colours that readers who see no red and green tell apart, too
 RIGHT, WRONG_CLASS, ALONE = range(3)
 COLORS: tuple[Color, ...] = ((86, 180, 233), (250, 220, 60), (213, 60, 0))
-# Side of the picture that is drawn on, px: larger ones are reduced first
+# Side of the image that is drawn on, px: larger ones are reduced first
 _LONGEST = 1600
 _GAP = 8
-# Wider pictures stand one above the other
+# Wider images stand one above the other
 _WIDE = 2.5
 
 
-def compare_picture(outcome: Outcome, record: dict[str, Any], longest: int = _LONGEST) -> np.ndarray:
-    """Draw what a picture shows and what the model reports in it.
+def compare_image(outcome: Outcome, dataset_dict: dict[str, Any], longest: int = _LONGEST) -> np.ndarray:
+    """Draw what an image shows and what the model reports in it.
 
     Args:
         outcome: of the evaluation.
-        record: the picture's dataset record.
+        dataset dict: the image's dataset dict.
         longest: side of each of the two drawings at the most, px.
 
     Returns:
-        (h, w, 3) uint8 RGB: truth on the left, or above where pictures are wide, and the prediction.
+        (h, w, 3) uint8 RGB: truth on the left, or above where images are wide, and the prediction.
 
     Raises:
-        RamsesError: the picture cannot be read.
+        RamsesError: the image cannot be read.
     """
-    particles = outcome.particles[outcome.particles["image_id"] == record["image_id"]]
-    reported = outcome.reported[outcome.reported["image_id"] == record["image_id"]]
+    particles = outcome.particles[outcome.particles["image_id"] == dataset_dict["image_id"]]
+    reported = outcome.reported[outcome.reported["image_id"] == dataset_dict["image_id"]]
     found = np.where(reported["match50"] < 0, ALONE, WRONG_CLASS)
     classes = outcome.particles["class_id"].reindex(reported["match50"]).to_numpy()
     found[classes == reported["class_id"]] = RIGHT
     paired = found != ALONE
     true = pd.Series(found[paired], reported["match50"][paired]).reindex(particles.index, fill_value=ALONE).to_numpy()
 
-    image = _reduced(read_image(record), _LONGEST)
+    image = _reduced(read_image(dataset_dict), _LONGEST)
     outlined = [annotation for annotation in outcome.truth["annotations"] if not annotation["iscrowd"]]
     panels = []
     for heading, rows, entries, states in (
@@ -58,7 +58,7 @@ def compare_picture(outcome: Outcome, record: dict[str, Any], longest: int = _LO
     ):
         drawing = draw_instances(
             image,
-            _label_map(rows, entries, record, image.shape[:2]),
+            _label_map(rows, entries, dataset_dict, image.shape[:2]),
             rows["class_id"].to_numpy(),
             rows["score"].to_numpy() if "score" in rows else None,
             rows["mass"].to_numpy(),
@@ -76,12 +76,12 @@ def compare_picture(outcome: Outcome, record: dict[str, Any], longest: int = _LO
 
 
 def _label_map(
-    rows: pd.DataFrame, entries: Sequence[dict[str, Any]], record: dict[str, Any], shape: tuple[int, int]
+    rows: pd.DataFrame, entries: Sequence[dict[str, Any]], dataset_dict: dict[str, Any], shape: tuple[int, int]
 ) -> np.ndarray:
     """Label map (H, W) of this shape: k = row k - 1; small masks lie on large ones."""
     order = np.argsort(-rows["area"].to_numpy(), kind="stable")
     outlines = [entries[row]["segmentation"] for row in rows.index[order]]
-    labels = paint_outlines(outlines, (order + 1).tolist(), (record["height"], record["width"]))
+    labels = paint_outlines(outlines, (order + 1).tolist(), (dataset_dict["height"], dataset_dict["width"]))
     if labels.shape == shape:
         return labels
     return cv2.resize(labels.astype(np.uint16), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int32)

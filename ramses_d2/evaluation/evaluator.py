@@ -22,7 +22,7 @@ from .matching import IOU_THRESHOLDS
 from .outcome import judge
 from .power_law import PowerLaw
 from .report import ap_tables, mass_tables
-from .storage_pictures import store_pictures
+from .storage_images import store_images
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class RamsesEvaluator(DatasetEvaluator):
     """COCO AP of masks and boxes, and the mass figures of :mod:`ramses_d2.evaluation.mass_metrics`.
 
-    All pictures of the data set count, each once however often it was evaluated.
+    All images of the data set count, each once however often it was evaluated.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class RamsesEvaluator(DatasetEvaluator):
         report_thresh: float,
         tasks: Sequence[str] = ("segm", "bbox"),
         power_law: PowerLaw | None = None,
-        worst_pictures: int = 0,
-        stored_pictures: int = 0,
+        worst_images: int = 0,
+        stored_images: int = 0,
         distributed: bool = True,
     ) -> None:
         """Prepare for a registered data set.
@@ -51,16 +51,16 @@ class RamsesEvaluator(DatasetEvaluator):
         Args:
             dataset_name: name in DatasetCatalog.
             output_dir: where the files go; None = no files.
-            max_dets: predictions that count for AP, of each picture and class (TEST.DETECTIONS_PER_IMAGE).
+            max_dets: predictions that count for AP, of each image and class (TEST.DETECTIONS_PER_IMAGE).
             report_thresh: score from which a prediction counts as a particle in the mass figures.
             tasks: of "segm" and "bbox".
             power_law: baseline for the masses.
-            worst_pictures: pictures with the worst predictions to draw.
-            stored_pictures: pictures of truth and prediction for TensorBoard, in a training.
+            worst_pictures: images with the worst predictions to draw.
+            stored_pictures: images of truth and prediction for TensorBoard, in a training.
             distributed: gather the predictions of all processes; else those of this one are all.
 
         Raises:
-            RamsesError: the data set has no picture.
+            RamsesError: the data set has no image.
         """
         self._dataset_name = dataset_name
         self._output_dir = output_dir
@@ -68,12 +68,12 @@ class RamsesEvaluator(DatasetEvaluator):
         self._report_thresh = report_thresh
         self._tasks = tuple(tasks)
         self._power_law = power_law
-        self._worst_pictures = worst_pictures
-        self._stored_pictures = stored_pictures
+        self._worst_images = worst_images
+        self._stored_images = stored_images
         self._distributed = distributed
-        self._records = DatasetCatalog.get(dataset_name)
-        if len(self._records) == 0:
-            raise RamsesError(f"{dataset_name}: the data set has no picture; there is nothing to evaluate")
+        self._dataset_dicts = DatasetCatalog.get(dataset_name)
+        if len(self._dataset_dicts) == 0:
+            raise RamsesError(f"{dataset_name}: the data set has no image; there is nothing to evaluate")
         metadata = MetadataCatalog.get(dataset_name)
         self._class_names = list(metadata.thing_classes)
         self._category_ids = metadata.get("dataset_category_ids")  # of a COCO file, else None
@@ -84,12 +84,12 @@ class RamsesEvaluator(DatasetEvaluator):
         self._weighs = False
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take the predictions of some pictures, as run lengths.
+        """Take the predictions of some images, as run lengths.
 
         Raises:
             RamsesError: a class the data set does not have.
         """
-        for picture, output in zip(inputs, outputs, strict=True):
+        for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             self._weighs |= instances.has("pred_masses")
             highest = max(instances.pred_classes.tolist(), default=0)
@@ -98,7 +98,7 @@ class RamsesEvaluator(DatasetEvaluator):
                     f"{self._dataset_name}: the model predicts class id {highest}, but the data set has "
                     f"{len(self._class_names)} classes; set MODEL.RAMSES.NUM_CLASSES to the data's"
                 )
-            self._results[picture["image_id"]] = instances_to_results(instances, picture["image_id"])
+            self._results[image["image_id"]] = instances_to_results(instances, image["image_id"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Evaluate, log the tables and write the files.
@@ -108,16 +108,16 @@ class RamsesEvaluator(DatasetEvaluator):
             SOLOv2 does not). Empty on the others.
 
         Raises:
-            RamsesError: predictions for a picture the data set does not have.
+            RamsesError: predictions for an image the data set does not have.
         """
         if not self._gather():
             return OrderedDict()
-        pictures = dict.fromkeys(record["image_id"] for record in self._records)
-        self._check_pictures(set(pictures))
-        results = [result for image_id in pictures for result in self._results.get(image_id, ())]
+        images = dict.fromkeys(dataset_dict["image_id"] for dataset_dict in self._dataset_dicts)
+        self._check_images(set(images))
+        results = [result for image_id in images for result in self._results.get(image_id, ())]
         self._log_if_nothing_found(results)
         outcome = judge(
-            coco_ground_truth(self._records, self._class_names),
+            coco_ground_truth(self._dataset_dicts, self._class_names),
             results,
             self._class_names,
             tasks=self._tasks,
@@ -136,13 +136,13 @@ class RamsesEvaluator(DatasetEvaluator):
             write_files(
                 self._output_dir,
                 outcome,
-                self._records,
-                FileIds(self._records, self._category_ids),
+                self._dataset_dicts,
+                FileIds(self._dataset_dicts, self._category_ids),
                 settings=self._settings(),
                 tables=text,
-                worst_pictures=self._worst_pictures,
+                worst_images=self._worst_images,
             )
-        store_pictures(outcome, self._records, self._stored_pictures)
+        store_images(outcome, self._dataset_dicts, self._stored_images)
         return metrics
 
     def _gather(self) -> bool:
@@ -157,7 +157,7 @@ class RamsesEvaluator(DatasetEvaluator):
         self._weighs = any(weighs for _, weighs in gathered)
         return True
 
-    def _check_pictures(self, known: set[int]) -> None:
+    def _check_images(self, known: set[int]) -> None:
         unknown = self._results.keys() - known
         if unknown:
             raise RamsesError(
@@ -167,7 +167,7 @@ class RamsesEvaluator(DatasetEvaluator):
         missing = len(known) - len(self._results)
         if missing:
             logger.warning(
-                "%s: %d of %d pictures were not predicted; their particles count as missed",
+                "%s: %d of %d images were not predicted; their particles count as missed",
                 self._dataset_name,
                 missing,
                 len(known),
@@ -177,7 +177,7 @@ class RamsesEvaluator(DatasetEvaluator):
         highest = max((result["score"] for result in results), default=None)
         if highest is None:
             logger.warning(
-                "The model found nothing in %d pictures: no score reached MODEL.RAMSES.TEST.SCORE_THRESH. "
+                "The model found nothing in %d images: no score reached MODEL.RAMSES.TEST.SCORE_THRESH. "
                 "Train longer, or lower that key to see what it is unsure of.",
                 len(self._results),
             )

@@ -18,15 +18,15 @@ from ramses_d2.atomic_file import atomic_file
 from ramses_d2.folder_swap import folder_swap
 
 from .coco_results import FileIds
-from .comparison import compare_picture
+from .comparison import compare_image
 from .confusion import confusion_matrix, confusion_table, draw_confusion
 from .outcome import Outcome
 from .precision_recall import draw_precision_recall, precision_recall_table
 from .statistics import evaluation_statistics
-from .worst import picture_errors
+from .worst import image_errors
 
 _JPEG_QUALITY = 90
-# A picture of less badness is no bad one: half a percent of one particle's mass
+# An image of less badness is no bad one: half a percent of one particle's mass
 _NOTICEABLE = 0.005
 _PAIR_COLUMNS = [
     "image_name",
@@ -49,12 +49,12 @@ _PAIR_COLUMNS = [
 def write_files(
     output_dir: str | Path,
     outcome: Outcome,
-    records: Sequence[dict[str, Any]],
+    dataset_dicts: Sequence[dict[str, Any]],
     ids: FileIds,
     *,
     settings: Mapping[str, Any],
     tables: str,
-    worst_pictures: int,
+    worst_images: int,
 ) -> None:
     """Write all files of an evaluation; older ones are replaced, each only when the new one is complete.
 
@@ -64,15 +64,15 @@ def write_files(
     Args:
         output_dir: made if missing.
         outcome: of the evaluation.
-        records: dataset records.
+        dataset dicts: dataset dicts.
         ids: that predictions.json and ground_truth.json carry.
         settings: for evaluation.json.
         tables: the printed tables, for evaluation.txt.
-        worst_pictures: pictures in worst/ at the most.
+        worst_pictures: images in worst/ at the most.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {record["image_id"]: record["image_name"] for record in records}
+    names = {dataset_dict["image_id"]: dataset_dict["image_name"] for dataset_dict in dataset_dicts}
     _write_json(folder / "predictions.json", ids.results(outcome.results))
     _write_json(folder / "ground_truth.json", ids.ground_truth(outcome.truth))
     evaluation: dict[str, Any] = {"settings": settings, "results": outcome.metrics()}
@@ -84,10 +84,10 @@ def write_files(
     _write_json(folder / "evaluation.json", evaluation, indent=2)
     _write(folder / "evaluation.txt", (tables + "\n").encode())
 
-    errors = picture_errors(outcome)
-    worst = errors[errors["badness"] >= _NOTICEABLE].head(worst_pictures)
+    errors = image_errors(outcome)
+    worst = errors[errors["badness"] >= _NOTICEABLE].head(worst_images)
     statistics = {"dataset": settings["dataset"]} | evaluation_statistics(outcome)
-    statistics["worst"] = _draw_worst(folder / "worst", outcome, records, worst)
+    statistics["worst"] = _draw_worst(folder / "worst", outcome, dataset_dicts, worst)
     _write_json(folder / "test_stats.json", statistics, indent=2)
 
     matrix = confusion_matrix(outcome)
@@ -99,19 +99,19 @@ def write_files(
 
 
 def _draw_worst(
-    folder: Path, outcome: Outcome, records: Sequence[dict[str, Any]], worst: pd.DataFrame
+    folder: Path, outcome: Outcome, dataset_dicts: Sequence[dict[str, Any]], worst: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Draw these pictures into a folder, by rank and name, and list them."""
-    by_id = {record["image_id"]: record for record in records}
+    """Draw these images into a folder, by rank and name, and list them."""
+    by_id = {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}
     listed = []
     with folder_swap(folder) as unfinished:
         for rank, row in enumerate(worst.to_dict("records"), start=1):
-            record = by_id[row.pop("image_id")]
-            name = f"{rank:02d}_" + re.sub(r"[^\w.-]+", "_", record["image_name"]) + ".jpg"
-            picture = compare_picture(outcome, record)[:, :, ::-1]
-            _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            dataset_dict = by_id[row.pop("image_id")]
+            name = f"{rank:02d}_" + re.sub(r"[^\w.-]+", "_", dataset_dict["image_name"]) + ".jpg"
+            image = compare_image(outcome, dataset_dict)[:, :, ::-1]
+            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             (unfinished / name).write_bytes(encoded.tobytes())  # unlike cv2.imwrite, fails on a full disk
-            listed.append({"picture": record["image_name"], "file": f"{folder.name}/{name}"} | row)
+            listed.append({"picture": dataset_dict["image_name"], "file": f"{folder.name}/{name}"} | row)
     return listed
 
 
@@ -134,9 +134,9 @@ def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 
 def _write_figure(path: Path, figure: Figure) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    _write(path, picture.getvalue())
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    _write(path, image.getvalue())
 
 
 def _strict(value: Any) -> Any:

@@ -8,8 +8,8 @@ Which masses count:
 * **Total error, all**: the grams of every prediction against those of every weighed particle: misses count,
   extras count, and a prediction counts for the class it names. A prediction is left out, and counted as
   *excluded*, where there is nothing to hold it against: it overlaps a particle of unknown mass by IoU 0.5 or
-  more, it lies in a crowd region of COCO data, or it lies in a picture with particles of which none is weighed. In a
-  picture without particles everything is an extra. A prediction without a mass adds 0 g, and is counted as
+  more, it lies in a crowd region of COCO data, or it lies in an image with particles of which none is weighed. In an
+  image without particles everything is an extra. A prediction without a mass adds 0 g, and is counted as
   *without_mass*.
 * **Total error, matched**: the pairs alone, both sides under the true class.
 
@@ -81,11 +81,11 @@ def in_total(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
         predictions: :func:`ramses_d2.evaluation.matching.prediction_table`.
     """
     weighed = truth["mass"].notna()
-    unweighed_pictures = set(truth["image_id"]) - set(truth["image_id"][weighed])
+    unweighed_images = set(truth["image_id"]) - set(truth["image_id"][weighed])
     nearest = predictions["nearest"].to_numpy()
     # The appended entry is that of nearest = -1: an extra
     on_unknown = np.append(~weighed.to_numpy(), False)[nearest]
-    unjudged = on_unknown | predictions["image_id"].isin(unweighed_pictures).to_numpy()
+    unjudged = on_unknown | predictions["image_id"].isin(unweighed_images).to_numpy()
     return ~(unjudged | predictions["in_crowd"].to_numpy(dtype=bool))
 
 

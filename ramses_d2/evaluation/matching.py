@@ -2,7 +2,7 @@
 
 A particle of the wrong class still has a mass, so classes are recorded and not required to agree.
 
-Shape letters: P predictions and G particles of one picture.
+Shape letters: P predictions and G particles of one image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IOU_THRESHOLDS = (0.5, 0.75)
 
 
 def mask_iou(predicted: Sequence[dict[str, Any]], true: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Pairwise IoU of COCO RLEs of one picture, float64 (P, G)."""
+    """Pairwise IoU of COCO RLEs of one image, float64 (P, G)."""
     if not predicted or not true:
         return np.zeros((len(predicted), len(true)))
     return np.asarray(mask_utils.iou(list(predicted), list(true), [False] * len(true)))
@@ -74,7 +74,7 @@ def prediction_table(
         crowd: the crowd regions of the ground truth.
 
     Returns:
-        In the order of ``results``: image_id, prediction (position in its picture), class_id (from 0), score,
+        In the order of ``results``: image_id, prediction (position in its image), class_id (from 0), score,
         mass (g, NaN unknown), area (px), nearest (particle of highest IoU if that is 0.5 or more, taken or
         not; -1 = none) and for each threshold of :data:`IOU_THRESHOLDS`, in percent, match50 (particle, -1 =
         none) and iou50; in_crowd (matched to no particle at the first threshold, and at least that share of it
@@ -111,11 +111,11 @@ def prediction_table(
 
 
 def _in_crowd(table: pd.DataFrame, rles: Sequence[dict[str, Any]], crowd: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Which predictions lie in a crowd region of their picture, bool (P,)."""
+    """Which predictions lie in a crowd region of their image, bool (P,)."""
     inside = np.zeros(len(table), dtype=bool)
-    pictures = table.groupby("image_id").indices
+    images = table.groupby("image_id").indices
     for region in crowd:
-        rows = pictures.get(region["image_id"], ())
+        rows = images.get(region["image_id"], ())
         if len(rows):
             # With a crowd region, COCO's IoU is the share of the prediction that lies in it
             share = mask_utils.iou([rles[row] for row in rows], [region["segmentation"]], [True])
@@ -124,7 +124,7 @@ def _in_crowd(table: pd.DataFrame, rles: Sequence[dict[str, Any]], crowd: Sequen
 
 
 def pair_table(truth: pd.DataFrame, predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The matched pairs, by decreasing score within a picture.
+    """The matched pairs, by decreasing score within an image.
 
     Args:
         truth: :func:`truth_table`.

@@ -1,4 +1,4 @@
-"""Everything an evaluation found out, computed once for the tables, files and pictures made of it."""
+"""Everything an evaluation found out, computed once for the tables, files and images made of it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def judge(
         results: COCO results with segmentation, bbox and, possibly, mass.
         class_names: class order.
         tasks: of "segm" and "bbox".
-        max_dets: predictions that count for AP, of each picture and class.
+        max_dets: predictions that count for AP, of each image and class.
         report_thresh: score from which a prediction counts as a particle.
         weighs: whether the model gives masses.
         power_law: baseline for the masses.

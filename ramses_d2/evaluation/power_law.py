@@ -18,8 +18,8 @@ from ramses_d2.errors import RamsesError
 
 # Particles a class needs for an exponent of its own
 MIN_PARTICLES = 5
-# Label maps read where the annotations have no areas: evenly spread pictures, plenty for two numbers a class
-MAX_DECODED_PICTURES = 100
+# Label maps read where the annotations have no areas: evenly spread images, plenty for two numbers a class
+MAX_DECODED_IMAGES = 100
 # Bodies of one shape and density: mass grows as length^3, area as length^2
 SIMILAR_BODIES = 1.5
 
@@ -43,23 +43,23 @@ class PowerLaw:
         return scales * np.asarray(areas_mm2, dtype=float) ** exponents
 
 
-def fit_power_law(records: Sequence[dict[str, Any]]) -> PowerLaw:
+def fit_power_law(dataset_dicts: Sequence[dict[str, Any]]) -> PowerLaw:
     """Fit the baseline on training truth.
 
     The exponent of a class is that of least squares in log space, or the one shared by all classes where it
     has too few particles; its scale is then the one of least MAPE.
 
     Args:
-        records: dataset records; repeats count once. Missing areas are read from the label maps.
+        dataset dicts: dataset dicts; repeats count once. Missing areas are read from the label maps.
 
     Raises:
-        RamsesError: no particle with a known mass in a picture of known resolution, or a label map that
+        RamsesError: no particle with a known mass in an image of known resolution, or a label map that
             cannot be read.
     """
-    class_ids, areas, masses = training_truth(records)
+    class_ids, areas, masses = training_truth(dataset_dicts)
     if len(masses) == 0:
         raise RamsesError(
-            "the training data has no particle with a known mass in a picture of known resolution; "
+            "the training data has no particle with a known mass in an image of known resolution; "
             "a power law needs some"
         )
     x, y = np.log(areas), np.log(masses)
@@ -76,22 +76,26 @@ def fit_power_law(records: Sequence[dict[str, Any]]) -> PowerLaw:
     return PowerLaw(laws, (best_scale(areas, masses, shared), shared))
 
 
-def training_truth(records: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def training_truth(dataset_dicts: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class ids, areas in mm2 and masses in g of all particles where these are known, (K,) each."""
-    pictures = {record["file_name"]: record for record in records if not math.isnan(record["resolution"])}.values()
-    weighed = [[a for a in record["annotations"] if not math.isnan(a["mass"])] for record in pictures]
+    images = {
+        dataset_dict["file_name"]: dataset_dict
+        for dataset_dict in dataset_dicts
+        if not math.isnan(dataset_dict["resolution"])
+    }.values()
+    weighed = [[a for a in dataset_dict["annotations"] if not math.isnan(a["mass"])] for dataset_dict in images]
     without_area = [i for i, known in enumerate(weighed) if any(math.isnan(a["area"]) for a in known)]
-    decoded = set(without_area[:: max(1, math.ceil(len(without_area) / MAX_DECODED_PICTURES))])
+    decoded = set(without_area[:: max(1, math.ceil(len(without_area) / MAX_DECODED_IMAGES))])
 
     rows = []
-    for index, (record, known) in enumerate(zip(pictures, weighed, strict=True)):
-        counts = np.bincount(read_label_map(record).ravel()) if index in decoded else np.zeros(0, np.int64)
+    for index, (dataset_dict, known) in enumerate(zip(images, weighed, strict=True)):
+        counts = np.bincount(read_label_map(dataset_dict).ravel()) if index in decoded else np.zeros(0, np.int64)
         for annotation in known:
             area, label = annotation["area"], annotation["label"]
             if math.isnan(area) and label < len(counts):
                 area = counts[label]
             if area > 0:  # false for NaN too
-                rows.append((annotation["category_id"], area / record["resolution"] ** 2, annotation["mass"]))
+                rows.append((annotation["category_id"], area / dataset_dict["resolution"] ** 2, annotation["mass"]))
     class_ids, areas, masses = np.array(rows, dtype=float).reshape(-1, 3).T
     return class_ids.astype(np.int64), areas, masses
 

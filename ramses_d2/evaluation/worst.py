@@ -1,6 +1,6 @@
-"""The pictures with the worst predictions.
+"""The images with the worst predictions.
 
-The *badness* of a picture counts the particles that went wrong in it, from the score on that counts: each missed
+The *badness* of an image counts the particles that went wrong in it, from the score on that counts: each missed
 particle, each prediction without a particle and each pair of different classes counts 1; any other pair counts its
 relative mass error |predicted - true| / true, 1 at the most, where both masses are known. Pairs are those of masks at
 IoU 0.5; predictions in crowd regions do not count.
@@ -14,11 +14,11 @@ import pandas as pd
 from .outcome import Outcome
 
 
-def picture_errors(outcome: Outcome) -> pd.DataFrame:
-    """What went wrong in each picture, the worst first.
+def image_errors(outcome: Outcome) -> pd.DataFrame:
+    """What went wrong in each image, the worst first.
 
     Returns:
-        one row per picture: image_id, particles, predictions, missed, false, wrong_class, mass_error (sum over the
+        one row per image: image_id, particles, predictions, missed, false, wrong_class, mass_error (sum over the
         pairs of equal classes) and badness.
     """
     pairs, extras = outcome.pairs, outcome.reported[outcome.reported["match50"] < 0]

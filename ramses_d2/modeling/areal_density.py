@@ -49,7 +49,7 @@ class ArealDensity(nn.Module):
 
         Args:
             instances: with pred_classes and pred_masks, bit masks or run lengths.
-            resolution: px/mm of the picture they lie in; NaN gives NaN grams.
+            resolution: px/mm of the image they lie in; NaN gives NaN grams.
         """
         if self.is_known:
             areas = mask_areas(instances.pred_masks).to(self.grams_per_mm2)

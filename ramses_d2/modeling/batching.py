@@ -1,4 +1,4 @@
-"""What every meta-architecture does with the pictures it is to predict, whatever its network."""
+"""What every meta-architecture does with the images it is to predict, whatever its network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 
 from .mass import known_resolution
 
-# Grids are rounded from the picture's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
+# Grids are rounded from the image's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
 SIZE_DIVISIBILITY = 64
 
 logger = logging.getLogger(__name__)
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 def predict_by_size(
     batched_inputs: Sequence[dict[str, Any]], predict: Callable[[list[dict[str, Any]]], list[Instances]]
 ) -> list[dict[str, Instances]]:
-    """Predict pictures; those of one size go through together.
+    """Predict images; those of one size go through together.
 
-    Mixing sizes would pad some, and padding changes both RAMSES' grids and ConvNeXt's global response normalisation: a
-    picture's result must not depend on its neighbours in the batch.
+    Mixing sizes would pad some, and padding changes both RAMSES' grids and ConvNeXt's global response normalisation: an
+    image's result must not depend on its neighbours in the batch.
 
     Args:
         batched_inputs: dicts with "image" (3, h, w).
-        predict: gives the instances of pictures of one size.
+        predict: gives the instances of images of one size.
 
     Returns:
-        {"instances": Instances} of each picture, in the order given.
+        {"instances": Instances} of each image, in the order given.
     """
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, item in enumerate(batched_inputs):
@@ -44,11 +44,11 @@ def predict_by_size(
     return results
 
 
-class PictureResolution:
-    """Resolution of pictures to be weighed.
+class ImageResolution:
+    """Resolution of images to be weighed.
 
     Args:
-        default: px/mm of pictures that state none; 0 = unknown.
+        default: px/mm of images that state none; 0 = unknown.
     """
 
     def __init__(self, default: float) -> None:
@@ -56,7 +56,7 @@ class PictureResolution:
         self._warned = False
 
     def __call__(self, item: dict[str, Any]) -> float:
-        """px/mm of the original picture of an input; NaN, and one warning, when nobody knows it."""
+        """px/mm of the original image of an input; NaN, and one warning, when nobody knows it."""
         resolution = known_resolution(item.get("resolution"), self.default)
         if resolution is not None:
             return resolution

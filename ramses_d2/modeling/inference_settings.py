@@ -60,7 +60,7 @@ class InferenceSettings:
             seg_threshold: probability from which on a pixel belongs to a mask.
             nms_threshold: greedy NMS: IoU above which the lower score goes; soft and matrix NMS: the decayed score
                 below which an instance goes.
-            max_detections: instances of a picture.
+            max_detections: instances of an image.
             point_nms: keep only cells that are the best of their neighbourhood.
             use_binary_masks: sum the geometry map over the binary mask rather than the soft one.
             min_area: masks must be larger; pixels of the mask grid.

@@ -22,7 +22,7 @@ def trim(crop: np.ndarray, x: int, y: int) -> tuple[np.ndarray, int, int]:
 def whole_masks(
     crops: Sequence[tuple[np.ndarray, int, int]], size: tuple[int, int], mask_format: str
 ) -> torch.Tensor | RLEMasks:
-    """Masks of the picture from K crops with their column and row: bool (K, H, W), or run lengths for "rle"."""
+    """Masks of the image from K crops with their column and row: bool (K, H, W), or run lengths for "rle"."""
     height, width = size
     if mask_format == "rle":
         return RLEMasks(encode_in_box(crop, x, y, height, width) for crop, x, y in crops)

@@ -1,6 +1,6 @@
 """Mask R-CNN as a baseline: Detectron2's network, with the inputs, settings and outputs of RAMSES.
 
-He et al., "Mask R-CNN", ICCV 2017. Shape letters: N images, K instances, H W original picture.
+He et al., "Mask R-CNN", ICCV 2017. Shape letters: N images, K instances, H W original image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchvision.ops import nms
 
 from ..errors import RamsesError
 from .areal_density import ArealDensity
-from .batching import SIZE_DIVISIBILITY, PictureResolution, predict_by_size
+from .batching import SIZE_DIVISIBILITY, ImageResolution, predict_by_size
 from .inference_settings import InferenceSettings
 from .mask_output import whole_masks
 from .roi_masks import paste_roi_mask
@@ -32,7 +32,7 @@ class MaskRCNN(GeneralizedRCNN):
 
     Args:
         settings: of inference.
-        resolution: px/mm of pictures that state none; 0 = unknown.
+        resolution: px/mm of images that state none; 0 = unknown.
         areal_density: weighs the instances; None = nothing does.
         others: of Detectron2's GeneralizedRCNN.
 
@@ -56,7 +56,7 @@ class MaskRCNN(GeneralizedRCNN):
         ):
             raise RamsesError('MaskRCNN needs MODEL.MASK_ON True and MODEL.ROI_HEADS.NAME "StandardROIHeads"')
         self.settings = settings
-        self.picture_resolution = PictureResolution(resolution)
+        self.image_resolution = ImageResolution(resolution)
         self.areal_density = areal_density
 
     @classmethod
@@ -76,18 +76,18 @@ class MaskRCNN(GeneralizedRCNN):
         return {*self.proposal_generator.in_features, *heads.box_in_features, *heads.mask_in_features}
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalised pictures, padded to multiples of 64 whatever the pyramid."""
+        """Normalised images, padded to multiples of 64 whatever the pyramid."""
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, SIZE_DIVISIBILITY)
 
     def inference(
         self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings | None = None
     ) -> list[dict[str, Instances]]:
-        """Predict pictures.
+        """Predict images.
 
         Args:
             batched_inputs: dicts with "image" (3, h, w) in ``INPUT.FORMAT``, and, all optional, "height" and "width"
-                of the picture wanted and "resolution" of it in px/mm.
+                of the image wanted and "resolution" of it in px/mm.
             settings: for this call instead of the network's own.
 
         Returns:
@@ -98,23 +98,23 @@ class MaskRCNN(GeneralizedRCNN):
         return predict_by_size(batched_inputs, lambda items: self._predict(items, settings))
 
     def _predict(self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings) -> list[Instances]:
-        """Predict pictures of one size."""
+        """Predict images of one size."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
         found = self.roi_heads.forward_with_given_boxes(features, self.find_boxes(features, proposals, settings))
         results = []
         for item, instances in zip(batched_inputs, found, strict=True):
-            result = to_picture(instances, item.get("height"), item.get("width"), settings)
+            result = to_image(instances, item.get("height"), item.get("width"), settings)
             if self.areal_density is not None and self.areal_density.is_known:
-                self.areal_density.weigh(result, self.picture_resolution(item))
+                self.areal_density.weigh(result, self.image_resolution(item))
             results.append(result)
         return results
 
     def find_boxes(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], settings: InferenceSettings
     ) -> list[Instances]:
-        """Scored boxes of each picture, after NMS: what StandardROIHeads does, with settings that a call can change."""
+        """Scored boxes of each image, after NMS: what StandardROIHeads does, with settings that a call can change."""
         heads = self.roi_heads
         levels = [features[name] for name in heads.box_in_features]
         pooled = heads.box_pooler(levels, [proposal.proposal_boxes for proposal in proposals])
@@ -140,12 +140,12 @@ def follow_ramses_keys(cfg: CfgNode) -> None:
     heads.NMS_THRESH_TEST = ramses.TEST.NMS_THRESH
 
 
-def to_picture(found: Instances, height: int | None, width: int | None, settings: InferenceSettings) -> Instances:
-    """Bring instances of the network input to the original picture.
+def to_image(found: Instances, height: int | None, width: int | None, settings: InferenceSettings) -> Instances:
+    """Bring instances of the network input to the original image.
 
     Args:
         found: K instances with pred_boxes, scores, pred_classes and soft pred_masks (K, 1, M, M).
-        height, width: of the original picture, px; None = that of the network input.
+        height, width: of the original image, px; None = that of the network input.
         settings: mask threshold, smallest area and format.
 
     Returns:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..errors import RamsesError
 from .areal_density import ArealDensity
-from .batching import SIZE_DIVISIBILITY, PictureResolution, predict_by_size
+from .batching import SIZE_DIVISIBILITY, ImageResolution, predict_by_size
 from .heads import CellPredictions, MaskHead, SharedHead
 from .inference_settings import InferenceSettings
 from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
@@ -47,7 +47,7 @@ class RAMSES(nn.Module):
         focal_alpha, focal_gamma: of the class loss.
         mass_loss_type: "mape" or "log".
         settings: of inference.
-        resolution: px/mm of pictures that state none; 0 = unknown.
+        resolution: px/mm of images that state none; 0 = unknown.
         areal_density: weighs instances where there is no mass branch; None = nothing does.
         pixel_mean, pixel_std: per channel.
 
@@ -99,7 +99,7 @@ class RAMSES(nn.Module):
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.mass_loss_type = mass_loss_type
         self.settings = settings
-        self.picture_resolution = PictureResolution(resolution)
+        self.image_resolution = ImageResolution(resolution)
         self.areal_density = areal_density
         shapes = backbone.output_shape()
         self._check(shapes)
@@ -174,12 +174,12 @@ class RAMSES(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
-        """Train on, or predict, a list of pictures.
+        """Train on, or predict, a list of images.
 
         Args:
             batched_inputs: dicts with "image" (3, h, w) in ``INPUT.FORMAT``; in training also "instances" (gt_classes,
                 gt_masses in grams), "label_map" (Hm, Wm) and "mass_scale"; at inference "height" and "width" of the
-                picture wanted and "resolution" of it in px/mm, all optional.
+                image wanted and "resolution" of it in px/mm, all optional.
 
         Returns:
             in training the losses, otherwise a list of {"instances": Instances}, see
@@ -190,7 +190,7 @@ class RAMSES(nn.Module):
     def inference(
         self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings | None = None
     ) -> list[dict[str, Instances]]:
-        """Predict pictures, see :meth:`forward`.
+        """Predict images, see :meth:`forward`.
 
         Args:
             batched_inputs: as for :meth:`forward`.
@@ -204,7 +204,7 @@ class RAMSES(nn.Module):
     ) -> tuple[CellPredictions, torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]:
         """(N, 3, H, W) -> cell predictions, mask features (N, E, Hm, Wm), geometry map (N, Hm, Wm), grid shapes."""
         features = self.backbone(images)
-        # From the level's own shape, as in the original: at stride 128 it has another aspect ratio than the picture
+        # From the level's own shape, as in the original: at stride 128 it has another aspect ratio than the image
         shapes = [
             grid_shape(size, *features[name].shape[-2:], square=self.square_grids)
             for name, size in zip(self.in_features, self.grid_sizes, strict=True)
@@ -250,7 +250,7 @@ class RAMSES(nn.Module):
         image_size: tuple[int, int],
         index: int,
     ) -> dict[str, Any]:
-        """Unnormalised losses of one picture, and the numbers they are to be divided by."""
+        """Unnormalised losses of one image, and the numbers they are to be divided by."""
         truth: Instances = item["instances"].to(self.device)
         grid = features.shape[-2:]
         label_map = item["label_map"].to(self.device)
@@ -284,7 +284,7 @@ class RAMSES(nn.Module):
         return result
 
     def _predict(self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings) -> list[Instances]:
-        """Predict pictures of one size."""
+        """Predict images of one size."""
         cells, features, geometry, shapes = self._network(self._batch(batched_inputs))
         # Areas and masses overflow fp16, so what follows the network is fp32 whatever the caller's autocast says
         with torch.autocast(device_type=self.device.type, enabled=False):
@@ -303,16 +303,16 @@ class RAMSES(nn.Module):
                 frame = self._frame(item)
                 grams = None
                 if found.masses is not None:
-                    resolution = self.picture_resolution(item) * math.sqrt(frame.step_y * frame.step_x)
+                    resolution = self.image_resolution(item) * math.sqrt(frame.step_y * frame.step_x)
                     grams = mass_in_grams(found.masses, mass_scale(resolution))
                 instances = to_instances(found, frame, grams, settings)
                 if self.areal_density is not None and self.areal_density.is_known:
-                    self.areal_density.weigh(instances, self.picture_resolution(item))
+                    self.areal_density.weigh(instances, self.image_resolution(item))
                 results.append(instances)
         return results
 
     def _frame(self, item: dict[str, Any]) -> GridFrame:
-        """How the mask grid lies over the original picture of an input."""
+        """How the mask grid lies over the original image of an input."""
         in_height, in_width = item["image"].shape[-2:]
         height, width = item.get("height", in_height), item.get("width", in_width)
         stride = self.mask_stride

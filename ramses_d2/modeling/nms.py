@@ -19,7 +19,7 @@ def mask_iou(masks: torch.Tensor, block: int = 512) -> torch.Tensor:
 
     The cost of a sparse product of the masks is the sum over the pixels of (masks there)^2, that of a dense one P^2 for
     every pixel. Particles overlap little, and then the sparse one costs next to nothing. Where masks cover half of the
-    picture (an untrained network), or many candidates pile up on one particle, they are multiplied as dense blocks.
+    image (an untrained network), or many candidates pile up on one particle, they are multiplied as dense blocks.
 
     Args:
         masks: (P, Hm, Wm) bool.

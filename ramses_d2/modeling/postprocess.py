@@ -1,9 +1,9 @@
-"""From the network's outputs for one picture to ``Instances`` (reference section 4).
+"""From the network's outputs for one image to ``Instances`` (reference section 4).
 
 The order matters for time and memory: score threshold, point-NMS and top-k come before any mask is computed; masks are
 suppressed on the mask grid; each survivor is enlarged inside its own box only, before it is thresholded.
 
-Shape letters: G cells, C classes, P candidates, K instances, E mask channels, Hm Wm mask grid, H W original picture.
+Shape letters: G cells, C classes, P candidates, K instances, E mask channels, Hm Wm mask grid, H W original image.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _CHUNK = 256
 
 
 class GridFrame(NamedTuple):
-    """How the mask grid lies over the original picture.
+    """How the mask grid lies over the original image.
 
     Attributes:
-        height, width: original picture, px.
+        height, width: original image, px.
         step_y, step_x: mask-grid pixels per original pixel.
         offset: see :func:`sampling_offset`.
     """
@@ -42,7 +42,7 @@ class GridFrame(NamedTuple):
 
 
 class GridInstances(NamedTuple):
-    """Instances of one picture on the mask grid, by descending score.
+    """Instances of one image on the mask grid, by descending score.
 
     Attributes:
         masks: (K, Hm, Wm) probabilities.
@@ -99,7 +99,7 @@ def grid_instances(
     grid_shapes: Sequence[tuple[int, int]],
     settings: InferenceSettings,
 ) -> GridInstances:
-    """Masks, scores, classes and normalised masses of one picture, after NMS.
+    """Masks, scores, classes and normalised masses of one image, after NMS.
 
     Args:
         probabilities: (G, C) class probabilities.
@@ -158,11 +158,11 @@ def _lerp(
 
 
 def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tuple[np.ndarray, int, int]:
-    """Enlarge one soft mask to the original picture inside its box, then threshold it.
+    """Enlarge one soft mask to the original image inside its box, then threshold it.
 
     Args:
         mask: (Hm, Wm) probabilities, on the CPU.
-        frame: how the grid lies over the picture.
+        frame: how the grid lies over the image.
         threshold: a pixel belongs to the mask from this probability on.
 
     Returns:
@@ -190,18 +190,18 @@ def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tupl
 def to_instances(
     found: GridInstances, frame: GridFrame, masses: torch.Tensor | None, settings: InferenceSettings
 ) -> Instances:
-    """Bring the instances of the mask grid to the original picture.
+    """Bring the instances of the mask grid to the original image.
 
     Args:
         found: K instances on the mask grid.
-        frame: how the grid lies over the picture.
+        frame: how the grid lies over the image.
         masses: (K,) grams, or None.
         settings: mask threshold and format.
 
     Returns:
         ``Instances`` of size (H, W) with pred_boxes (XYXY, end exclusive), scores, pred_classes, pred_masks (bool
         tensor (K, H, W), or :class:`~ramses_d2.data.rle.RLEMasks`) and, with a mass branch, pred_masses (grams). Masks
-        that vanish on the way to a smaller picture are left out.
+        that vanish on the way to a smaller image are left out.
     """
     device = found.scores.device
     crops = [paste_in_box(mask, frame, settings.mask_thresh) for mask in found.masks.float().cpu()]

@@ -1,7 +1,7 @@
-"""From masks inside boxes, as Mask R-CNN predicts them, to masks of the original picture.
+"""From masks inside boxes, as Mask R-CNN predicts them, to masks of the original image.
 
-Each is enlarged inside its own box only; the full picture is never touched but for the bit masks a caller asks for.
-Shape letters: K instances, M side of a predicted mask, H W original picture.
+Each is enlarged inside its own box only; the full image is never touched but for the bit masks a caller asks for.
+Shape letters: K instances, M side of a predicted mask, H W original image.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def paste_roi_mask(
 
     Args:
         mask: (M, M) probabilities, on the CPU.
-        box: XYXY in the original picture, px.
-        size: (H, W) of the picture.
+        box: XYXY in the original image, px.
+        size: (H, W) of the image.
         threshold: a pixel belongs to the mask from this probability on.
 
     Returns:
@@ -39,6 +39,6 @@ def paste_roi_mask(
 
 
 def _interpolation(first: int, last: int, start: float, stop: float, size: int) -> torch.Tensor:
-    """Weights (last - first, size) of the mask's pixels for each pixel of the picture; beyond the mask is nothing."""
+    """Weights (last - first, size) of the mask's pixels for each pixel of the image; beyond the mask is nothing."""
     position = (torch.arange(first, last, dtype=torch.float32) + 0.5 - start) / (stop - start) * size - 0.5
     return (1 - (position[:, None] - torch.arange(size)).abs()).clamp(min=0)

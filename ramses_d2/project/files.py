@@ -21,8 +21,8 @@ _NETWORKS = {
 }
 # By whether the network is slim
 _SIZES = {
-    True: "A slim network for small pictures (that of the demo), which trains on two processor cores.",
-    False: "A network for large pictures, for a GPU.",
+    True: "A slim network for small images (that of the demo), which trains on two processor cores.",
+    False: "A network for large images, for a GPU.",
 }
 
 
@@ -67,8 +67,8 @@ def _head(survey: Survey, plan: Plan) -> str:
     known = "unknown" if math.isnan(survey.resolution) else f"{survey.resolution:.3g} px/mm"
     return (
         f"# {_NETWORKS[plan.task]}.\n"
-        f"# Made for {survey.pictures} pictures with {survey.particles} particles of {len(survey.classes)} classes "
-        f"(up to {survey.most_particles} in one picture);\n"
+        f"# Made for {survey.images} images with {survey.particles} particles of {len(survey.classes)} classes "
+        f"(up to {survey.most_particles} in one image);\n"
         f"# size of the particles, sqrt(box height * width): {survey.scale_5:.0f} / {survey.scale_50:.0f} / "
         f"{survey.scale_95:.0f} px (5 / 50 / 95 %);\n"
         f"# resolution {known}; {survey.weighed} particles weighed.\n"
@@ -152,12 +152,12 @@ def _datasets(data: ProjectData) -> str:
 
 
 def _solver(data: ProjectData, survey: Survey, plan: Plan) -> str:
-    epochs = plan.steps * plan.batch / max(data.training_pictures(survey.pictures), 1)
+    epochs = plan.steps * plan.batch / max(data.training_images(survey.images), 1)
     return (
         "SOLVER:\n"
         f"  IMS_PER_BATCH: {plan.batch}  # what memory holds; scale BASE_LR with it\n"
         f"  BASE_LR: {plan.learning_rate:g}\n"
-        f"  MAX_ITER: {plan.steps}  # about {epochs:.0f} passes over the training pictures; or MAX_EPOCHS\n"
+        f"  MAX_ITER: {plan.steps}  # about {epochs:.0f} passes over the training images; or MAX_EPOCHS\n"
         f"  WARMUP_ITERS: {plan.warmup}\n"
         f"  CHECKPOINT_PERIOD: {plan.period}\n"
         "  EARLY_STOPPING:\n"
@@ -169,14 +169,14 @@ def _test(plan: Plan) -> str:
     return (
         "TEST:\n"
         f"  EVAL_PERIOD: {plan.period}\n"
-        f"  DETECTIONS_PER_IMAGE: {plan.detections}  # more than your fullest picture holds"
+        f"  DETECTIONS_PER_IMAGE: {plan.detections}  # more than your fullest image holds"
     )
 
 
 def script_text(folder: Path, plan: Plan) -> str:
     """The script for those who prefer Python; the same as tools/train_net.py and tools/predict.py."""
     grams = ', instances.pred_masses.sum().item(), "g"' if plan.task == "ramses" else ""
-    return f'''"""Train with {CONFIG}, then look at one picture: python {SCRIPT} [--resume] [KEY VALUE ...]
+    return f'''"""Train with {CONFIG}, then look at one image: python {SCRIPT} [--resume] [KEY VALUE ...]
 
 Evaluation alone, and several processes, are the business of tools/train_net.py.
 """
@@ -199,11 +199,11 @@ def main():
     trainer.resume_or_load(resume=args.resume)
     trainer.train()  # weights, curves and figures are in OUTPUT_DIR
 
-    picture = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]
+    image = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]
     cfg = load_config(f"{{cfg.OUTPUT_DIR}}/config.yaml", ["MODEL.WEIGHTS", f"{{cfg.OUTPUT_DIR}}/model_final.pth"])
-    found = RamsesPredictor(cfg)(cv2.imread(picture["file_name"]), resolution=picture["resolution"])
+    found = RamsesPredictor(cfg)(cv2.imread(image["file_name"]), resolution=picture["resolution"])
     instances = found["instances"][found["instances"].scores >= cfg.MODEL.RAMSES.TEST.REPORT_THRESH]
-    print(picture["file_name"], len(instances), "particles"{grams})
+    print(image["file_name"], len(instances), "particles"{grams})
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.assignment_statistics import mapped_picture, suggest_assignment
+from ..data.assignment_statistics import mapped_image, suggest_assignment
 from ..data.preview import assignment_of, mapped_items
 from ..engine import load_config
 from ..errors import RamsesError
 from .survey import Survey
 
 TASKS = ("ramses", "solov2", "mask_rcnn")
-# Base config by task: for small pictures, where one fine grid and a slim backbone do, and for large ones
+# Base config by task: for small images, where one fine grid and a slim backbone do, and for large ones
 _BASES = {
     "ramses": ("ramses_demo.yaml", "ramses_femto.yaml"),
     "solov2": ("ramses_demo.yaml", "ramses_femto.yaml"),
@@ -38,7 +38,7 @@ class Plan:
         mask_stride, upscale: of RAMSES and SOLOv2.
         anchors: sizes of Mask R-CNN's anchors, px of the network input, one per level.
         batch, learning_rate, steps, warmup, period: of the schedule; ``period`` of evaluations and checkpoints.
-        detections: most instances of a picture.
+        detections: most instances of an image.
     """
 
     task: str
@@ -74,7 +74,7 @@ def choose_task(survey: Survey, task: str | None) -> str:
         return "ramses" if survey.weighed else "solov2"
     if task == "ramses" and not survey.weighed:
         raise RamsesError(
-            "no particle of known mass in a picture of known resolution: RAMSES has nothing to learn masses from; take "
+            "no particle of known mass in an image of known resolution: RAMSES has nothing to learn masses from; take "
             "--task solov2, or add masses (tools/prepare_data.py masses)"
         )
     return task
@@ -83,7 +83,7 @@ def choose_task(survey: Survey, task: str | None) -> str:
 def input_size(survey: Survey) -> tuple[int, int, float]:
     """Short and long side of the network input, and px of it per px of the files.
 
-    The small particles (5th percentile) keep 20 px and the usual ones 40, as far as the pictures have them; nothing is
+    The small particles (5th percentile) keep 20 px and the usual ones 40, as far as the images have them; nothing is
     enlarged on purpose, and no side is above that of the published network.
     """
     zoom = min(1.0, max(20 / survey.scale_5, 40 / survey.scale_50), _LARGEST_SIDE / survey.long_side)
@@ -92,18 +92,16 @@ def input_size(survey: Survey) -> tuple[int, int, float]:
     return short_side, long_side, long_side / survey.long_side
 
 
-def choose_plan(
-    survey: Survey, train: str, pictures: int, configs: Path, task: str | None = None, seed: int = 1
-) -> Plan:
+def choose_plan(survey: Survey, train: str, images: int, configs: Path, task: str | None = None, seed: int = 1) -> Plan:
     """Choose settings for a data set.
 
     Args:
         survey: of the data.
         train: its address.
-        pictures: how many of them are to train on.
+        images: how many of them are to train on.
         configs: folder of the configs that come with this project.
         task: of :data:`TASKS`; None = by the data.
-        seed: of the sample of augmented pictures that grids are fitted to.
+        seed: of the sample of augmented images that grids are fitted to.
 
     Raises:
         RamsesError: a task that the data does not allow.
@@ -121,8 +119,8 @@ def choose_plan(
         grids, ranges = _fit_grids(base, train, short_side, long_side, mask_stride, upscale, survey, seed)
     levels = 3 if slim else 5
     batch = 2 if slim else max(1, min(8, int(2 * 2048 * 3072 / (short_side * long_side))))
-    # The demo's 9000 looks at its 360 pictures; the published network's 100 passes
-    looks = min(max(25 * pictures, 6000), 40000) if slim else min(max(100 * pictures, 8000), 360000)
+    # The demo's 9000 looks at its 360 images; the published network's 100 passes
+    looks = min(max(25 * images, 6000), 40000) if slim else min(max(100 * images, 8000), 360000)
     steps = _round_to(looks / batch, 100)
     return Plan(
         task=task,
@@ -148,14 +146,14 @@ def choose_plan(
 def _fit_grids(
     base: Path, train: str, short: int, long: int, stride: int, upscale: str, survey: Survey, seed: int
 ) -> tuple[list[int], list[list[int]]]:
-    """Grid sizes and scale ranges for augmented training pictures, as ``prepare_data.py preview --suggest``."""
+    """Grid sizes and scale ranges for augmented training images, as ``prepare_data.py preview --suggest``."""
     overrides = ["INPUT.MIN_SIZE_TRAIN", (short,), "INPUT.MAX_SIZE_TRAIN", long, "MODEL.DEVICE", "cpu"]
     overrides += ["MODEL.RAMSES.MASK_STRIDE", stride, "MODEL.RAMSES.MASK_HEAD.UPSCALE", upscale]
     overrides += ["MODEL.RAMSES.NUM_CLASSES", len(survey.classes), "DATASETS.TRAIN", (train,)]
     cfg = load_config(str(base), overrides)
-    pictures = [mapped_picture(item) for item in mapped_items(cfg, [train], 60, seed)]
+    images = [mapped_image(item) for item in mapped_items(cfg, [train], 60, seed)]
     try:
-        fitted = suggest_assignment(pictures, assignment_of(cfg))
+        fitted = suggest_assignment(images, assignment_of(cfg))
     except ValueError as error:
         raise RamsesError(f"{train}: {error}") from error
     return list(fitted.grid_sizes), [[int(low), int(high)] for low, high in fitted.scale_ranges]

@@ -31,7 +31,7 @@ class ProjectData:
         sample: address that exists already and looks like the training set: that, or all that is divided.
         files: to be written into the project's folder, name -> content for JSON.
         split_folder: RAMSES folder whose split file is to be written into the project's folder; None = not needed.
-        share: of the pictures for validation, where they are divided here.
+        share: of the images for validation, where they are divided here.
     """
 
     train: str
@@ -42,10 +42,10 @@ class ProjectData:
     split_folder: Path | None = None
     share: float = 0.2
 
-    def training_pictures(self, pictures: int) -> int:
-        """Of the pictures of :attr:`sample`, those to train on."""
+    def training_images(self, images: int) -> int:
+        """Of the images of :attr:`sample`, those to train on."""
         divided = self.split_folder is not None or bool(self.files)
-        return max(round((1 - self.share) * pictures), 1) if divided else pictures
+        return max(round((1 - self.share) * images), 1) if divided else images
 
     def write(self, folder: Path, seed: int = 0) -> list[str]:
         """Write what the addresses need; returns the names of the files."""
@@ -75,9 +75,9 @@ def find_data(
             COCO file, or an address (``ramses://...``, ``coco://...``).
         folder: of the project, where split files will be.
         valid, test: COCO files or addresses of these sets; else ``data`` is divided, or has them.
-        images: folder of the pictures of COCO files; default: beside the file, or images/ there.
+        images: folder of the images of COCO files; default: beside the file, or images/ there.
         labels: label.txt with the class order of COCO files.
-        share: of the pictures that are for validation, where they are divided here.
+        share: of the images that are for validation, where they are divided here.
         seed: same seed, same division.
 
     Raises:
@@ -127,9 +127,9 @@ def find_data(
         return ProjectData(whole, coco.of(valid), coco.of(test), whole)
     read_coco_file(path, labels or None)  # every entry has its ids, or one line says which has not
     parts = divide_coco(content, share, seed)
-    pictures = coco.images_of(path)
+    image_files = coco.images_of(path)
     files = {f"{name}.json": part for name, part in zip((TRAIN, VALID), parts, strict=True)}
-    addresses = [coco.of(str(folder / name), pictures) for name in files]
+    addresses = [coco.of(str(folder / name), image_files) for name in files]
     return ProjectData(*addresses, coco.of(test), whole, files, share=share)
 
 
@@ -157,14 +157,14 @@ class _CocoAddress:
 
 
 def divide_coco(content: dict[str, Any], share: float, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide the pictures of a COCO data set at random; categories and what else it has stay in both.
+    """Divide the images of a COCO data set at random; categories and what else it has stay in both.
 
     Raises:
-        RamsesError: fewer than two pictures.
+        RamsesError: fewer than two images.
     """
     count = len(content["images"])
     if count < 2:
-        raise RamsesError(f"{count} picture cannot be divided into training and validation: name both sets")
+        raise RamsesError(f"{count} image cannot be divided into training and validation: name both sets")
     chosen = np.random.default_rng(seed).permutation(count)[: min(max(round(share * count), 1), count - 1)]
     is_valid = np.isin(np.arange(count), chosen)
     parts = []

@@ -14,7 +14,7 @@ from ..data import register_datasets
 from ..data.label_map import read_label_map
 from ..errors import RamsesError
 
-# Pictures whose label images are read
+# Images whose label images are read
 _SAMPLE = 60
 
 
@@ -24,17 +24,17 @@ class Survey:
 
     Attributes:
         classes: names in order.
-        pictures, particles: how many.
-        most_particles: of one picture.
-        long_side: of the pictures, 95th percentile.
+        images, particles: how many.
+        most_particles: of one image.
+        long_side: of the images, 95th percentile.
         aspect: short side / long side, median.
         scale_5, scale_50, scale_95: percentiles of sqrt(box height * box width) of the particles.
-        weighed: particles of known mass in pictures of known resolution.
+        weighed: particles of known mass in images of known resolution.
         resolution: px/mm, median; NaN = unknown.
     """
 
     classes: list[str]
-    pictures: int
+    images: int
     particles: int
     most_particles: int
     long_side: float
@@ -50,27 +50,27 @@ def survey_data(address: str) -> Survey:
     """Look at a data set.
 
     Raises:
-        RamsesError: it cannot be read, or has no picture or no particle.
+        RamsesError: it cannot be read, or has no image or no particle.
     """
     register_datasets([address])
-    records: list[dict[str, Any]] = list(
-        {record["image_id"]: record for record in DatasetCatalog.get(address)}.values()
+    dataset_dicts: list[dict[str, Any]] = list(
+        {dataset_dict["image_id"]: dataset_dict for dataset_dict in DatasetCatalog.get(address)}.values()
     )
-    counts = [len(record["annotations"]) for record in records]
+    counts = [len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts]
     if not sum(counts):
-        raise RamsesError(f"{address}: {len(records)} pictures and no particle in them; nothing to learn from")
-    sides = np.array([(record["height"], record["width"]) for record in records], float)
-    scales = particle_scales(records)
-    known = [record["resolution"] for record in records if not math.isnan(record["resolution"])]
+        raise RamsesError(f"{address}: {len(dataset_dicts)} images and no particle in them; nothing to learn from")
+    sides = np.array([(dataset_dict["height"], dataset_dict["width"]) for dataset_dict in dataset_dicts], float)
+    scales = particle_scales(dataset_dicts)
+    known = [dataset_dict["resolution"] for dataset_dict in dataset_dicts if not math.isnan(dataset_dict["resolution"])]
     weighed = sum(
         not math.isnan(annotation["mass"])
-        for record in records
-        if not math.isnan(record["resolution"])
-        for annotation in record["annotations"]
+        for dataset_dict in dataset_dicts
+        if not math.isnan(dataset_dict["resolution"])
+        for annotation in dataset_dict["annotations"]
     )
     return Survey(
         classes=list(MetadataCatalog.get(address).thing_classes),
-        pictures=len(records),
+        images=len(dataset_dicts),
         particles=sum(counts),
         most_particles=max(counts),
         long_side=float(np.percentile(sides.max(axis=1), 95)),
@@ -83,12 +83,12 @@ def survey_data(address: str) -> Survey:
     )
 
 
-def particle_scales(records: list[dict[str, Any]]) -> np.ndarray:
-    """sqrt(box height * box width) of the particles of evenly spread pictures, px."""
-    filled = [record for record in records if record["annotations"]]
+def particle_scales(dataset_dicts: list[dict[str, Any]]) -> np.ndarray:
+    """sqrt(box height * box width) of the particles of evenly spread images, px."""
+    filled = [dataset_dict for dataset_dict in dataset_dicts if dataset_dict["annotations"]]
     scales = []
-    for record in filled[:: max(1, math.ceil(len(filled) / _SAMPLE))]:
-        for box in ndimage.find_objects(read_label_map(record)):
+    for dataset_dict in filled[:: max(1, math.ceil(len(filled) / _SAMPLE))]:
+        for box in ndimage.find_objects(read_label_map(dataset_dict)):
             if box is not None:
                 scales.append(math.sqrt((box[0].stop - box[0].start) * (box[1].stop - box[1].start)))
     if not scales:

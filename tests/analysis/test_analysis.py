@@ -57,6 +57,6 @@ def test_table_has_rows_as_x(overlapping: np.ndarray) -> None:
     assert table["class"].tolist() == ["Ra", "Rb"] and math.isnan(table.loc[1, "mass"])
 
 
-def test_empty_picture() -> None:
+def test_empty_image() -> None:
     labels = paint_label_image([], np.zeros((0, 4)), np.zeros(0), (4, 5))
     assert not labels.any() and len(particle_table("a.jpg", labels, [], [], [], 2.0)) == 0

@@ -1,4 +1,4 @@
-"""The bootstrap: same draws for same seeds, whole pictures, ends by hand. How often they hold: test_coverage.py."""
+"""The bootstrap: same draws for same seeds, whole images, ends by hand. How often they hold: test_coverage.py."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_weights_of_a_replicate_are_exponential():
     assert (weights < np.log(2)).mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_pictures_are_drawn_whole():
+def test_images_are_drawn_whole():
     units = np.array([0, 0, 0, 1, 1, 2])
     weights = np.concatenate(list(replicate_weights(units, Resampling("pictures", replicates=200))))
     np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
@@ -118,10 +118,10 @@ def test_few_heavy_units_are_said():
 def test_too_little_to_draw_from_is_said():
     assert Resampling().units(["a.jpg"]) == (None, "no intervals: the bootstrap needs 2 particles, there is 1")
     units, remark = Resampling("pictures").units(["a.jpg", "a.jpg"])
-    assert units is None and "needs 2 pictures, there is 1" in remark
+    assert units is None and "needs 2 images, there is 1" in remark
     units, remark = Resampling("pictures").units(["b.jpg", "a.jpg", "b.jpg"])
     np.testing.assert_array_equal(units, [1, 0, 1])
-    assert remark == "only 2 pictures: the intervals over pictures are rough"
+    assert remark == "only 2 images: the intervals over images are rough"
     with pytest.raises(RamsesError, match="without baseimg"):
         Resampling("pictures").units(["a.jpg", None])
 

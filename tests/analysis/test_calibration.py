@@ -14,7 +14,7 @@ import pytest
 from ramses_d2.analysis.batch_comparison import compare_batches
 from ramses_d2.analysis.bootstrap import Resampling
 from ramses_d2.analysis.calibration import ClassFactor, Factors, calibrate, is_same_file, read_factors
-from ramses_d2.analysis.report.data import Run, RunPicture, WeighedBatches
+from ramses_d2.analysis.report.data import Run, RunImage, WeighedBatches
 from ramses_d2.data.batch_masses import Batch, parse_batches
 from ramses_d2.errors import RamsesError
 
@@ -27,7 +27,7 @@ ROWS = [
     ("b.jpg", "Rg", 1.0),
     ("c.jpg", "Rc", 40.0),
 ]
-PICTURES = ["a.jpg", "b.jpg", "c.jpg", "empty.jpg"]
+IMAGES = ["a.jpg", "b.jpg", "c.jpg", "empty.jpg"]
 
 
 def table(rows: list[tuple[str, str, float]] = ROWS) -> pd.DataFrame:
@@ -38,8 +38,8 @@ def batches(*given: tuple[list[str], dict[str, Any]]) -> list[Batch]:
     return parse_batches([{"image_names": names, "mass": mass} for names, mass in given])
 
 
-def run(rows: list[tuple[str, str, float]] = ROWS, pictures: list[str] = PICTURES, **record: Any) -> Run:
-    return Run(Path("predictions"), table(rows), [RunPicture(name, name) for name in pictures], record)
+def run(rows: list[tuple[str, str, float]] = ROWS, images: list[str] = IMAGES, **record: Any) -> Run:
+    return Run(Path("predictions"), table(rows), [RunImage(name, name) for name in images], record)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def weighed(tmp_path: Path) -> Any:
 
 def test_comparison_by_hand() -> None:
     given = batches((["a.jpg", "b.jpg"], {"Rc": 44, "Ru": 10, "Rb": 3}), (["c"], {"Rc": 20, "Ru": None}))
-    comparison = compare_batches(table(), given, PICTURES)
+    comparison = compare_batches(table(), given, IMAGES)
     columns = ["batch", "class", "pictures", "particles", "weighed_g", "predicted_g", "error_g"]
     assert comparison.per_batch[columns].to_numpy().tolist() == [
         [1, "Rc", 2, 3, 44.0, 40.0, -4.0],
@@ -79,16 +79,16 @@ def test_batches_that_are_not_whole_are_left_out_and_named() -> None:
         (["c.jpg"], {"Rc": 20}),
         (["empty.jpg"], {"Rc": 5}),
     )
-    comparison = compare_batches(table(), given, PICTURES)
-    assert comparison.per_batch["batch"].tolist() == [3, 4]  # a picture without particles is in the run
-    assert comparison.left_out == ["batch 1: 1 of its 2 pictures not in this run"]
-    twice = compare_batches(table(), given[2:3], [*PICTURES, "more/c.png"])
-    assert twice.per_batch.empty and twice.left_out == ["batch 3: two pictures of this run are called c"]
+    comparison = compare_batches(table(), given, IMAGES)
+    assert comparison.per_batch["batch"].tolist() == [3, 4]  # an image without particles is in the run
+    assert comparison.left_out == ["batch 1: 1 of its 2 images not in this run"]
+    twice = compare_batches(table(), given[2:3], [*IMAGES, "more/c.png"])
+    assert twice.per_batch.empty and twice.left_out == ["batch 3: two images of this run are called c"]
     assert math.isnan(twice.error)
 
 
 def test_particles_of_unknown_mass_are_counted() -> None:
-    comparison = compare_batches(table([*ROWS, ("c.jpg", "Rc", math.nan)]), batches((["c.jpg"], {"Rc": 20})), PICTURES)
+    comparison = compare_batches(table([*ROWS, ("c.jpg", "Rc", math.nan)]), batches((["c.jpg"], {"Rc": 20})), IMAGES)
     assert comparison.per_batch[["particles", "unknown_mass", "predicted_g"]].to_numpy().tolist() == [[2, 1, 40.0]]
 
 
@@ -151,7 +151,7 @@ def test_corrected_masses_reproduce_the_batches(weighed: Any) -> None:
     given = weighed((["a.jpg", "b.jpg"], {"Rc": 33, "Ru": 4}), (["c.jpg"], {"Rc": 20}))
     factors, before = calibrate(run(), given)
     corrected = factors.apply(table())
-    after = compare_batches(corrected, given.batches, PICTURES)
+    after = compare_batches(corrected, given.batches, IMAGES)
     assert after.classes["error"].to_numpy() == pytest.approx([0, 0]) and abs(before.error) > 0.3
     assert corrected.loc[corrected["class"] == "Rg", "mass"].tolist() == [1.0]  # never weighed: as predicted
     assert table()["mass"].tolist() == [row[2] for row in ROWS]

@@ -154,9 +154,9 @@ def test_a_speck_makes_nobody_surer():
     assert found["two specks"].loc["XRg0.5-", "met"]
 
 
-def test_certainty_over_pictures_counts_pictures():
+def test_certainty_over_images_counts_images():
     many = Resampling("pictures", replicates=20_000)
-    # 3 pictures of 200 equal particles of Rc: 1 - 0.995^3 = 1.5 %, not 1 - 0.995^600 = 95 %
+    # 3 images of 200 equal particles of Rc: 1 - 0.995^3 = 1.5 %, not 1 - 0.995^600 = 95 %
     table = pd.DataFrame({"class": "Rc", "mass": 2.0, "baseimg": [f"{i % 3}.jpg" for i in range(600)]})
     certainty = categorise(compose(table, resampling=many)).table.set_index("category")["certainty"]
     assert certainty[["XRg0.5-", "Rc90"]].tolist() == pytest.approx([1 - 0.995**3, 1 - 0.9**3], rel=0.01)

@@ -16,9 +16,9 @@ from ramses_d2.analysis.sample import cut_by_edge
 from ramses_d2.errors import RamsesError
 
 
-def coin(diameter_px: float, picture: str = "a.jpg", given: float = 28.7, **columns) -> dict:
+def coin(diameter_px: float, image: str = "a.jpg", given: float = 28.7, **columns) -> dict:
     """A perfect disc."""
-    row = {"baseimg": picture, "class": "Coin", "res": given, "area": np.pi * diameter_px**2 / 4, "edge": ""}
+    row = {"baseimg": image, "class": "Coin", "res": given, "area": np.pi * diameter_px**2 / 4, "edge": ""}
     row |= {"axis_major_length": diameter_px, "axis_minor_length": diameter_px, "mass": 3.92}
     return row | columns
 
@@ -54,12 +54,12 @@ def test_warning_beyond_3_percent():
     assert not coin_scales(pd.DataFrame([coin(573.75)]), max_deviation=0.06)[0].warning
 
 
-def test_median_over_the_coins_of_each_picture():
+def test_median_over_the_coins_of_each_image():
     rows = [coin(d * 21.25, "b.jpg", 20) for d in (20, 20.2, 15)] + [coin(200, "a.jpg", 10, **{"class": "Rc"})]
     first, second = coin_scales(pd.DataFrame(rows))
-    assert (first.picture, first.coins, first.from_area) == ("b.jpg", 3, pytest.approx(20))
+    assert (first.image, first.coins, first.from_area) == ("b.jpg", 3, pytest.approx(20))
     assert "the coins say 20.00 px/mm" in first.message
-    assert (second.picture, second.coins, second.message) == ("a.jpg", 0, "a.jpg: no coin")
+    assert (second.image, second.coins, second.message) == ("a.jpg", 0, "a.jpg: no coin")
     assert np.isnan(second.from_area) and np.isnan(second.deviation) and not second.warning
 
 
@@ -71,7 +71,7 @@ def test_cut_and_flat_coins_are_rejected():
     assert "the coin says" in found.message
     (found,) = coin_scales(pd.DataFrame(rows[1:]))
     assert np.isnan(found.from_area) and not found.warning
-    assert found.message == "a.jpg: no usable coin (1 cut by the edge of the picture, 1 not round)"
+    assert found.message == "a.jpg: no usable coin (1 cut by the edge of the image, 1 not round)"
 
 
 def test_real_discs():
@@ -115,11 +115,11 @@ def test_table_from_a_csv_file():
     assert coin_scales(pd.read_csv(io.StringIO(pd.DataFrame([coin(595)]).to_csv(index=False))))[0].usable == 1
 
 
-def test_pictures_of_one_name_are_told_apart_by_their_resolution():
+def test_images_of_one_name_are_told_apart_by_their_resolution():
     # 595 px are 28 px/mm: right for the first, 6.7 % off for the second; the third has no coin
     rows = [coin(595, given=28), coin(595, given=30), coin(100, given=20, **{"class": "Rc"})]
     found = coin_scales(pd.DataFrame(rows))
-    assert [(scale.picture, scale.given, scale.coins, scale.warning) for scale in found] == [
+    assert [(scale.image, scale.given, scale.coins, scale.warning) for scale in found] == [
         ("a.jpg", 28, 1, False),
         ("a.jpg", 30, 1, True),
         ("a.jpg", 20, 0, False),

@@ -19,7 +19,7 @@ MANY = Resampling(replicates=20_000)
 
 
 def particles(*rows: tuple, **columns) -> pd.DataFrame:
-    """Rows of (class, mass, area) with a picture each unless given."""
+    """Rows of (class, mass, area) with an image each unless given."""
     table = pd.DataFrame(rows, columns=["class", "mass", "area"])
     return table.assign(baseimg=columns.pop("baseimg", "a.jpg"), label=range(1, len(table) + 1), **columns)
 
@@ -67,7 +67,7 @@ def test_fractions_by_hand():
         {"Rc": 0.4, "Rcu01": 0.2, "Ru02": 0.2, "Rb01": 0.15, "Rg": 0.05}
     )
     assert by(found.classes, "class", "constituent")["Rcu01"] == "Rc"
-    assert (found.particles, found.mass_g, found.pictures) == (6, 10.0, 1)
+    assert (found.particles, found.mass_g, found.images) == (6, 10.0, 1)
     # 10^2 / (9 + 4 + 2.25 + 4 + 1 + 0.25)
     assert found.effective_particles == pytest.approx(100 / 20.5)
 
@@ -138,15 +138,15 @@ def test_interval_of_equal_particles_is_binomial():
     assert (found["low"], found["high"]) == (pytest.approx(0.3075, abs=0.003), pytest.approx(0.4982, abs=0.003))
 
 
-def test_interval_over_pictures():
-    # Two pictures, one all Rc, one all Ru, of equal mass. Mid-p of 1 in 2: (1 - p)^2 + p (1 - p) = 1 - p = 97.5 %
+def test_interval_over_images():
+    # Two images, one all Rc, one all Ru, of equal mass. Mid-p of 1 in 2: (1 - p)^2 + p (1 - p) = 1 - p = 97.5 %
     table = particles(*[("Rc", 1.0, 1)] * 50, *[("Ru", 1.0, 1)] * 50, baseimg=["a.jpg"] * 50 + ["b.jpg"] * 50)
     found = compose(table, resampling=Resampling("pictures", replicates=20_000))
     assert found.constituents.loc[0, ["low", "high"]].tolist() == pytest.approx([0.025, 0.975], abs=0.003)
-    assert found.notes == ("only 2 pictures: the intervals over pictures are rough",)
+    assert found.notes == ("only 2 images: the intervals over images are rough",)
     alone = compose(table[:50], resampling=Resampling("pictures"))
     assert alone.constituents["low"].isna().all() and len(alone.replicates) == 0
-    assert alone.notes == ("no intervals: the bootstrap over pictures needs 2 pictures, there is 1",)
+    assert alone.notes == ("no intervals: the bootstrap over images needs 2 images, there is 1",)
     assert alone.constituents.loc[0, "fraction"] == 1
 
 
@@ -171,8 +171,8 @@ def test_a_speck_does_not_shorten_an_interval():
         assert found.loc["Rg", "remark"] == ("" if specks else "none seen")
 
 
-def test_what_pictures_did_not_show():
-    # 4 pictures of 50 g each, however many particles that are: 1 - 0.05^(1/4) = 0.527
+def test_what_images_did_not_show():
+    # 4 images of 50 g each, however many particles that are: 1 - 0.05^(1/4) = 0.527
     table = particles(*[("Rc", 1.0, 1)] * 200, baseimg=[f"{i % 4}.jpg" for i in range(200)])
     found = compose(table, resampling=Resampling("pictures", replicates=20_000)).constituents.set_index("constituent")
     assert found.loc["Ra", ["low", "high"]].tolist() == pytest.approx([0, 0.527], abs=0.01)

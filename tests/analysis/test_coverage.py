@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from ramses_d2.analysis.bootstrap import PARTICLES, PICTURES, Resampling
+from ramses_d2.analysis.bootstrap import IMAGES, PARTICLES, Resampling
 from ramses_d2.analysis.composition import compose
 from ramses_d2.analysis.grading import grade
 
@@ -19,8 +19,8 @@ ENOUGH, NOT_TOO_MANY = 0.90 * RUNS, 0.99 * RUNS
 Draw = Callable[[np.random.Generator], pd.DataFrame]
 
 
-def table(is_glass: np.ndarray, grams: Any = 1.0, pictures: Any = "a.jpg") -> pd.DataFrame:
-    return pd.DataFrame({"class": np.where(is_glass, "Rg", "Rc"), "mass": grams, "baseimg": pictures})
+def table(is_glass: np.ndarray, grams: Any = 1.0, images: Any = "a.jpg") -> pd.DataFrame:
+    return pd.DataFrame({"class": np.where(is_glass, "Rg", "Rc"), "mass": grams, "baseimg": images})
 
 
 def heap(number: int, share: float, spread: float, heavier: float = 1.0) -> tuple[Draw, float]:
@@ -33,24 +33,22 @@ def heap(number: int, share: float, spread: float, heavier: float = 1.0) -> tupl
     return draw, share * heavier / (share * heavier + 1 - share)
 
 
-def shovels(pictures: int, with_glass: float, share: float) -> tuple[Draw, float]:
-    """Pictures of 20 particles of 1 g; a share of the pictures has glass, and then a share of its particles is."""
+def shovels(images: int, with_glass: float, share: float) -> tuple[Draw, float]:
+    """Images of 20 particles of 1 g; a share of the images has glass, and then a share of its particles is."""
 
     def draw(rng: np.random.Generator) -> pd.DataFrame:
-        of = np.repeat(np.arange(pictures), 20)
-        return table(
-            rng.random(20 * pictures) < share * (rng.random(pictures) < with_glass)[of], pictures=of.astype(str)
-        )
+        of = np.repeat(np.arange(images), 20)
+        return table(rng.random(20 * images) < share * (rng.random(images) < with_glass)[of], images=of.astype(str))
 
     return draw, with_glass * share
 
 
-def mixed_shovels(pictures: int) -> tuple[Draw, float]:
-    """Each picture of 20 particles has its own share of glass, anything from 0 to 1."""
+def mixed_shovels(images: int) -> tuple[Draw, float]:
+    """Each image of 20 particles has its own share of glass, anything from 0 to 1."""
 
     def draw(rng: np.random.Generator) -> pd.DataFrame:
-        of = np.repeat(np.arange(pictures), 20)
-        return table(rng.random(20 * pictures) < rng.random(pictures)[of], pictures=of.astype(str))
+        of = np.repeat(np.arange(images), 20)
+        return table(rng.random(20 * images) < rng.random(images)[of], images=of.astype(str))
 
     return draw, 0.5
 
@@ -93,8 +91,8 @@ def test_shares_over_particles(number, share, spread, heavier):
     [mixed_shovels(30), mixed_shovels(10), shovels(20, 0.2, 0.5), shovels(20, 0.1, 0.5), shovels(10, 0.3, 0.3)],
     ids=["mixed 30", "mixed 10", "1 in 5", "1 in 10", "3 in 10"],
 )
-def test_shares_over_pictures(draw, truth):
-    assert ENOUGH <= count_held(draw, truth, PICTURES) <= NOT_TOO_MANY
+def test_shares_over_images(draw, truth):
+    assert ENOUGH <= count_held(draw, truth, IMAGES) <= NOT_TOO_MANY
 
 
 def test_particles_that_lie_in_heaps_deceive_the_bootstrap_over_particles():

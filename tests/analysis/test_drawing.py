@@ -1,4 +1,4 @@
-"""Particles drawn on pictures, as arrays and as figures."""
+"""Particles drawn on images, as arrays and as figures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from ramses_d2.analysis import class_colors, draw_instances, plot_instances
 
 NAMES = ("Ra", "Rb01", "Rc")
-LARGE = (800, 1200)  # pictures of this size are not enlarged
+LARGE = (800, 1200)  # images of this size are not enlarged
 
 
 @pytest.fixture
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """A picture of noise, and three particles: 1 and 2 touch, 3 is missing, 4 touches the corner."""
+    """An image of noise, and three particles: 1 and 2 touch, 3 is missing, 4 touches the corner."""
     image = np.random.randint(40, 200, (*LARGE, 3), np.uint8)
     labels = np.zeros(LARGE, np.uint16)
     labels[200:500, 200:600] = 1
@@ -138,14 +138,14 @@ def test_a_name_with_accents_is_written_with_them(scene: tuple[np.ndarray, np.nd
 
 
 @BOTH
-def test_a_small_picture_is_enlarged(draw: Callable[..., np.ndarray]) -> None:
+def test_a_small_image_is_enlarged(draw: Callable[..., np.ndarray]) -> None:
     labels = np.zeros((64, 96), np.uint16)
     labels[10:50, 10:80] = 1
     drawn = draw(np.full((64, 96, 3), 90, np.uint8), labels, [0], [0.9], [1.0])
     assert drawn.shape == (64 * 11, 96 * 11, 3) and drawn.dtype == np.uint8
 
 
-def test_a_crowded_picture_is_enlarged_too() -> None:
+def test_a_crowded_image_is_enlarged_too() -> None:
     labels = np.kron(np.arange(1, 769).reshape(24, 32), np.ones((32, 32), np.uint16)).astype(np.uint16)
     drawn = draw_instances(np.zeros((768, 1024, 3), np.uint8), labels)
     assert drawn.shape == (1536, 2048, 3)
@@ -171,7 +171,7 @@ def test_a_particle_at_the_edge_reaches_it_on_an_enlarged_canvas() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [LARGE, (*LARGE, 1), (*LARGE, 3)])
-def test_grey_and_float_pictures(dtype: type, shape: tuple[int, ...]) -> None:
+def test_grey_and_float_images(dtype: type, shape: tuple[int, ...]) -> None:
     image = np.full(shape, 51 if dtype == np.uint8 else 0.2, dtype)
     drawn = draw_instances(image, np.zeros(LARGE, np.int64), [], [], [])
     assert drawn.dtype == np.uint8 and drawn.shape == (*LARGE, 3) and (drawn == 51).all()
@@ -236,7 +236,7 @@ def test_the_figure_has_the_canvas_at_its_pixels(scene: tuple[np.ndarray, np.nda
 
 @pytest.mark.parametrize("step", [1, 8])
 def test_captions_of_a_figure_are_where_those_of_the_array_are(step: int, scene: tuple[np.ndarray, np.ndarray]) -> None:
-    labels = scene[1][::step, ::step]  # small pictures are enlarged
+    labels = scene[1][::step, ::step]  # small images are enlarged
     arguments = (np.full((*labels.shape, 3), 60, np.uint8), labels, [0, 1, 2, 0], [0.9] * 4, [1.0] * 4)
     array, figure = ((draw(*arguments, class_names=NAMES) > 250).all(axis=-1) for draw in (draw_instances, plot_pixels))
     owners = np.kron(labels, np.ones(np.divide(array.shape, labels.shape).astype(int), int))

@@ -62,7 +62,7 @@ def test_a_minimum_in_square_millimetres(labels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_touching_labels_stay_apart_in_any_picture(seed: int) -> None:
+def test_touching_labels_stay_apart_in_any_image(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = np.kron(rng.integers(0, 4, (12, 15)), np.ones((4, 6))).astype(np.int32)
     found, parents, shares = handle_fragments(labels, "split", min_area_px=1)
@@ -77,7 +77,7 @@ def test_touching_labels_stay_apart_in_any_picture(seed: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["drop", "keep", "split"])
-def test_an_empty_picture(mode: str) -> None:
+def test_an_empty_image(mode: str) -> None:
     found, parents, shares = handle_fragments(np.zeros((4, 5), np.uint16), mode, min_area_px=10)
     assert not found.any() and found.shape == (4, 5) and len(parents) == len(shares) == 0
 
@@ -97,7 +97,7 @@ def test_more_parts_than_the_image_can_number() -> None:
         ({"min_area_px": -1}, "give 0 or more"),
         ({"min_area_mm2": float("nan")}, "give 0 or more"),
         ({"min_area_px": 3, "min_area_mm2": 1, "resolution": 2}, "give one of them"),
-        ({"min_area_mm2": 1}, "needs the picture's resolution"),
+        ({"min_area_mm2": 1}, "needs the image's resolution"),
     ],
 )
 def test_wrong_options(labels: np.ndarray, options: dict[str, object], message: str) -> None:

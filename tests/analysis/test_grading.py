@@ -221,7 +221,7 @@ def test_what_was_not_seen_is_not_certain_to_be_absent():
     dusty = grade(pd.concat([table, particles([0.05], [1e-4])]), [2, 4, 8, 16, 63], resampling=many)
     fines = dusty.tails.set_index("name").loc["fines"]
     assert fines["fraction"] > 0 and fines["remark"] == "" and fines["high"] == bound
-    # 2 pictures: 1 - 0.05^(1/2) = 0.776
+    # 2 images: 1 - 0.05^(1/2) = 0.776
     halves = table.assign(baseimg=["a", "b"] * 5)
     tails = grade(halves, [2, 63], resampling=Resampling("pictures", replicates=20_000)).tails
     assert tails["high"].tolist() == pytest.approx([1 - 0.05**0.5] * 3, abs=0.01)
@@ -241,7 +241,7 @@ def test_what_stays_on_a_sieve_may_be_as_heavy_as_the_heaviest():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_band_rises_and_holds_the_curve(seed, mirrored):
-    """Also where pictures or particles of unlike grams pass one after the other."""
+    """Also where images or particles of unlike grams pass one after the other."""
     table = random_table(seed)
     if mirrored:
         table["feret_min_mm"] = 50 / table["feret_min_mm"]

@@ -16,15 +16,15 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from ramses_d2 import RamsesError
+from ramses_d2.analysis.images import ImageFile
 from ramses_d2.analysis.particles import particle_table
-from ramses_d2.analysis.pictures import Picture
 from ramses_d2.analysis.run_folder import RunFolder
 
 SETTINGS = {"weights_sha256": "abc", "options": {"score_threshold": 0.5}}
 
 
-def picture(number: int) -> Picture:
-    return Picture(Path(f"in/p{number}.png"), f"p{number}", 2.0)
+def image(number: int) -> ImageFile:
+    return ImageFile(Path(f"in/p{number}.png"), f"p{number}", 2.0)
 
 
 def add(run: RunFolder, number: int, particles: int = 2) -> None:
@@ -34,12 +34,12 @@ def add(run: RunFolder, number: int, particles: int = 2) -> None:
     table = particle_table(
         f"p{number}.png", labels, ["Ra", "Rc"][:particles], [1.5, math.nan][:particles], [0.9, 0.8][:particles], 2.0
     )
-    run.add(picture(number), (20, 30), 2.0, labels, table, np.zeros((40, 60, 3), np.uint8))
+    run.add(image(number), (20, 30), 2.0, labels, table, np.zeros((40, 60, 3), np.uint8))
 
 
 def test_the_files_of_a_run(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS, {"command": ["predict.py"]})
-    assert not (tmp_path / "out").exists()  # nothing before the first picture
+    assert not (tmp_path / "out").exists()  # nothing before the first image
     add(run, 10)
     add(run, 9, particles=0)
     table = run.finish([("in/broken.png", "truncated")])
@@ -79,17 +79,17 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     first = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
     add(first, 1)  # and then it is killed
     again = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
-    assert again.is_done(picture(1), 2.0) and not again.is_done(picture(2), 2.0)
+    assert again.is_done(image(1), 2.0) and not again.is_done(image(2), 2.0)
     add(again, 2)
     assert set(again.finish()["baseimg"]) == {"p1.png", "p2.png"}
 
 
-def test_a_picture_without_its_record_is_not_done(tmp_path: Path) -> None:
-    """The record is written last: a kill between label image and record does the picture again."""
+def test_a_image_without_its_record_is_not_done(tmp_path: Path) -> None:
+    """The record is written last: a kill between label image and record does the image again."""
     run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
     add(run, 1)
     (tmp_path / "out/pictures/p1.json").unlink()
-    assert not RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS).is_done(picture(1), 2.0)
+    assert not RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS).is_done(image(1), 2.0)
 
 
 def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path:
     with pytest.raises(RamsesError, match="another setting, weights_sha256.*--force"):
         RunFolder(out, ["Ra", "Rc"], other)
     forced = RunFolder(out, ["Ra", "Rc"], other, force=True)
-    assert (tmp_path / "out/pictures/p1.json").is_file()  # until the first new picture
+    assert (tmp_path / "out/pictures/p1.json").is_file()  # until the first new image
     add(forced, 2)
     assert [path.name for path in (tmp_path / "out/pictures").iterdir()] == ["p2.json"]
     (tmp_path / "out/precious.txt").write_text("mine")
@@ -110,12 +110,12 @@ def test_other_settings_need_force_and_other_things_are_never_replaced(tmp_path:
 def test_force_does_the_same_run_again(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     add(RunFolder(out, ["Ra", "Rc"], SETTINGS), 1)
-    assert not RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True).is_done(picture(1), 2.0)
+    assert not RunFolder(out, ["Ra", "Rc"], SETTINGS, force=True).is_done(image(1), 2.0)
 
 
-def test_a_picture_is_done_as_it_was(tmp_path: Path) -> None:
+def test_a_image_is_done_as_it_was(tmp_path: Path) -> None:
     """Another resolution or another content is predicted again; another file of the same name is an error."""
-    ours = Picture(tmp_path / "p1.png", "p1", 2.0)
+    ours = ImageFile(tmp_path / "p1.png", "p1", 2.0)
     ours.path.write_bytes(b"one")
     run = RunFolder(str(tmp_path / "out"), ["Ra", "Rc"], SETTINGS)
     labels = np.zeros((4, 4), np.uint16)
@@ -125,8 +125,8 @@ def test_a_picture_is_done_as_it_was(tmp_path: Path) -> None:
     assert not again.is_done(ours, 4.0) and not again.is_done(ours, None)
     ours.path.write_bytes(b"another")
     assert not again.is_done(ours, 2.0)
-    other = Picture(tmp_path / "elsewhere/p1.png", "p1", 2.0)
-    with pytest.raises(RamsesError, match="another picture of this name"):
+    other = ImageFile(tmp_path / "elsewhere/p1.png", "p1", 2.0)
+    with pytest.raises(RamsesError, match="another image of this name"):
         again.is_done(other, 2.0)
 
 

@@ -39,20 +39,20 @@ def visualize(instances: Instances, mode: ColorMode) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", list(ColorMode))
-def test_both_mask_formats_give_the_same_picture(mode: ColorMode) -> None:
-    pictures = [visualize(predict(mask_format, 2), mode) for mask_format in ("bitmask", "rle")]
-    np.testing.assert_array_equal(*pictures)
-    assert pictures[0].shape == (HEIGHT, WIDTH, 3)
-    inside, outside = pictures[0][40, 60].astype(int), pictures[0][50, 10].tolist()
+def test_both_mask_formats_give_the_same_image(mode: ColorMode) -> None:
+    images = [visualize(predict(mask_format, 2), mode) for mask_format in ("bitmask", "rle")]
+    np.testing.assert_array_equal(*images)
+    assert images[0].shape == (HEIGHT, WIDTH, 3)
+    inside, outside = images[0][40, 60].astype(int), images[0][50, 10].tolist()
     assert np.abs(inside - (200, 100, 30)).max() > 20  # tinted
     assert outside == ([110] * 3 if mode == ColorMode.IMAGE_BW else [200, 100, 30])
 
 
 @pytest.mark.parametrize("mask_format", ["bitmask", "rle"])
 @pytest.mark.parametrize("mode", list(ColorMode))
-def test_a_picture_without_particles(mask_format: str, mode: ColorMode) -> None:
-    picture = visualize(predict(mask_format, 0), mode)
-    assert (picture == ((110, 110, 110) if mode == ColorMode.IMAGE_BW else (200, 100, 30))).all()
+def test_a_image_without_particles(mask_format: str, mode: ColorMode) -> None:
+    image = visualize(predict(mask_format, 0), mode)
+    assert (image == ((110, 110, 110) if mode == ColorMode.IMAGE_BW else (200, 100, 30))).all()
 
 
 def test_union_of_run_lengths() -> None:
@@ -61,6 +61,6 @@ def test_union_of_run_lengths() -> None:
     assert union.dtype == torch.bool
     assert torch.equal(union, predict("bitmask", 2).pred_masks.any(dim=0))
     nothing = RLEMasks().any(dim=0)
-    assert nothing.shape == () and not nothing  # broadcasts to any picture
+    assert nothing.shape == () and not nothing  # broadcasts to any image
     with pytest.raises(ValueError, match="dim=0"):
         RLEMasks(rles).any(dim=1)

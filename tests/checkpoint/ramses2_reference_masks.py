@@ -27,7 +27,7 @@ def compute_masks(
     min_area: int = 0,
     use_binary_masks: bool = True,
 ) -> Found:
-    """Instances of the first picture with greedy NMS and mask scoring; masses are normalised ones."""
+    """Instances of the first image with greedy NMS and mask scoring; masses are normalised ones."""
     channels = raw.features.shape[1]
     side = round((raw.kernels.shape[1] / channels) ** 0.5)
     scores, classes = raw.classes[0].max(dim=0)

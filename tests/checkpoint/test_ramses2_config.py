@@ -42,7 +42,7 @@ def get(delta: dict[str, Any], key: str) -> Any:
             {"MODEL.RAMSES.NORM": "BN", "MODEL.RAMSES.NORM_EPS": 1e-5},
         ),
         (
-            {"imshape": [1536, 1024, 3]},  # a standing picture
+            {"imshape": [1536, 1024, 3]},  # a standing image
             {"INPUT.MIN_SIZE_TRAIN": [1024], "INPUT.MAX_SIZE_TRAIN": 1536, "INPUT.MIN_SIZE_TEST": 1024},
         ),
         (

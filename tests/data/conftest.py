@@ -1,4 +1,4 @@
-"""Pictures that several tests of data need."""
+"""Images that several tests of data need."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ LEVEL = 11  # grey levels from one label to the next in `numbered`
 
 @pytest.fixture
 def numbered(tiny_folder: Callable[..., Path]) -> list[dict[str, Any]]:
-    """Pictures whose grey level is LEVEL x label, and whose class and mass are the label."""
+    """Images whose grey level is LEVEL x label, and whose class and mass are the label."""
     sizes = ((64, 128), (128, 64), (200, 300), (333, 222), (90, 90))
-    records, _ = load_folder(tiny_folder(sizes=sizes, count=(6, 12, 20, 9, 1)))
-    for record in records:
-        label_map = np.asarray(Image.open(record["label_file_name"]))
-        Image.fromarray(np.repeat((label_map * LEVEL)[..., None], 3, axis=2).astype(np.uint8)).save(record["file_name"])
-        for annotation in record["annotations"]:
+    dataset_dicts, _ = load_folder(tiny_folder(sizes=sizes, count=(6, 12, 20, 9, 1)))
+    for dataset_dict in dataset_dicts:
+        label_map = np.asarray(Image.open(dataset_dict["label_file_name"]))
+        Image.fromarray(np.repeat((label_map * LEVEL)[..., None], 3, axis=2).astype(np.uint8)).save(
+            dataset_dict["file_name"]
+        )
+        for annotation in dataset_dict["annotations"]:
             annotation |= {"category_id": annotation["label"], "mass": float(annotation["label"])}
-    return records
+    return dataset_dicts

@@ -57,7 +57,7 @@ def test_a_column_that_is_there_twice(tmp_path: Path, second: str) -> None:
 
 @pytest.mark.parametrize("size", ["inf,4", "4,inf", "0,4", "4,-3"])
 def test_impossible_sizes(tmp_path: Path, size: str) -> None:
-    with pytest.raises(RamsesError, match="row 3: (height|width) is .*; the size of the picture is in px, 1 or more"):
+    with pytest.raises(RamsesError, match="row 3: (height|width) is .*; the size of the image is in px, 1 or more"):
         read_annotations(
             write(tmp_path, "1,a,Rc,2,4,5", f"2,a,Rc,2,{size}", header="label,baseimg,class,res,height,width")
         )

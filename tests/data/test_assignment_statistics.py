@@ -10,19 +10,19 @@ import torch
 
 from ramses_d2.data.assignment_statistics import (
     Assignment,
-    MappedPicture,
+    MappedImage,
     assignment_statistics,
     suggest_assignment,
 )
 from ramses_d2.modeling.targets import object_geometry
 
 
-def picture(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (64, 64), stride: int = 4) -> MappedPicture:
+def image(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (64, 64), stride: int = 4) -> MappedImage:
     """Squares (row, col, height, width) on the mask grid."""
     label_map = torch.zeros(size[0] // stride, size[1] // stride, dtype=torch.int64)
     for label, (row, col, height, width) in enumerate(boxes, start=1):
         label_map[row : row + height, col : col + width] = label
-    return MappedPicture(object_geometry(label_map, len(boxes)), size)
+    return MappedImage(object_geometry(label_map, len(boxes)), size)
 
 
 ONE = Assignment(strides=(4,), grid_sizes=(8,), scale_ranges=((1, 64),), offset_factor=0.5)
@@ -30,37 +30,37 @@ ONE = Assignment(strides=(4,), grid_sizes=(8,), scale_ranges=((1, 64),), offset_
 
 def test_counts_by_hand() -> None:
     """Two small objects apart: a centre cell each, none contested."""
-    found = assignment_statistics([picture((1, 1, 2, 2), (10, 10, 2, 2)), picture((4, 4, 2, 2))], ONE)
-    assert (found.pictures, found.objects, found.objects_without_cell) == (2, 3, 0)
+    found = assignment_statistics([image((1, 1, 2, 2), (10, 10, 2, 2)), image((4, 4, 2, 2))], ONE)
+    assert (found.images, found.objects, found.objects_without_cell) == (2, 3, 0)
     assert found.cells_per_level == [3] and found.contested_per_level == [0] and found.lost_per_level == [0]
-    assert found.positives_per_picture == [2, 1] and found.share_with_cell == 1
+    assert found.positives_per_image == [2, 1] and found.share_with_cell == 1
     assert found.scales == pytest.approx([2 / 15 * 63] * 3) and found.levels.tolist() == [1, 1, 1]
 
 
 def test_an_object_whose_cell_goes_to_a_smaller_one_is_counted() -> None:
     """Two objects around one centre cell: the smaller box has it."""
     coarse = dataclasses.replace(ONE, grid_sizes=(2,))
-    found = assignment_statistics([picture((2, 2, 2, 3), (5, 2, 2, 2))], coarse)
+    found = assignment_statistics([image((2, 2, 2, 3), (5, 2, 2, 2))], coarse)
     assert found.lost_per_level == [1] and found.contested_per_level == [1] and found.objects_without_cell == 1
     assert found.share_with_cell == 0.5
 
 
 def test_an_object_outside_every_range_has_no_level() -> None:
     out_of_range = Assignment((4,), (8,), ((1, 4),), 0.5, level_rule="range")
-    found = assignment_statistics([picture((1, 1, 6, 6))], out_of_range)
+    found = assignment_statistics([image((1, 1, 6, 6))], out_of_range)
     assert found.objects_per_level == [0] and found.objects_without_cell == 1 and found.levels.tolist() == [0]
 
 
-def test_pictures_without_objects() -> None:
-    found = assignment_statistics([picture()], ONE)
+def test_images_without_objects() -> None:
+    found = assignment_statistics([image()], ONE)
     assert found.objects == 0 and np.isnan(found.share_with_cell) and found.to_json()["scale_px"] == {}
     with pytest.raises(ValueError, match="no object"):
-        suggest_assignment([picture()], ONE)
+        suggest_assignment([image()], ONE)
 
 
 def test_suggested_grids_give_crowded_objects_cells() -> None:
     """A grid of 4 cells loses most of 64 touching objects; the suggestion does not."""
-    crowd = picture(*((r, c, 4, 4) for r in range(0, 32, 4) for c in range(0, 32, 4)), size=(128, 128))
+    crowd = image(*((r, c, 4, 4) for r in range(0, 32, 4) for c in range(0, 32, 4)), size=(128, 128))
     poor = Assignment((4, 8), (4, 2), ((1, 8), (4, 999)), 0.75)
     assert assignment_statistics([crowd], poor).share_with_cell < 0.5
     suggested = suggest_assignment([crowd], poor)

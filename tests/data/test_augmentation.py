@@ -1,4 +1,4 @@
-"""Augmentations: picture and label map stay together, sizes and scales are what they should be."""
+"""Augmentations: image and label map stay together, sizes and scales are what they should be."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ sides = st.integers(20, 300)
 
 
 def grey(label_map: np.ndarray, level: int = 1) -> np.ndarray:
-    """A picture whose grey level is the label times ``level``."""
+    """An image whose grey level is the label times ``level``."""
     return np.repeat((label_map * level)[..., None], 3, axis=2).astype(np.uint8)
 
 
@@ -69,7 +69,7 @@ def test_labels_are_taken_at_pixel_centres(height: int, width: int, new_h: int, 
     scale=st.sampled_from([(1.0, 1.0), (0.5, 1.5)]),
     seed=st.integers(0, 2**31),
 )
-def test_picture_and_labels_move_together(
+def test_image_and_labels_move_together(
     height: int, width: int, fit: str, rotation: float, scale: tuple[float, float], seed: int
 ) -> None:
     np.random.seed(seed)
@@ -79,7 +79,7 @@ def test_picture_and_labels_move_together(
     augmentation(inputs)
     assert inputs.image.shape[:2] == inputs.sem_seg.shape
     assert inputs.sem_seg.shape in ((64, 128), (128, 64))
-    if max(height, width) > 1.1 * min(height, width):  # an almost square picture may become square
+    if max(height, width) > 1.1 * min(height, width):  # an almost square image may become square
         assert (inputs.sem_seg.shape == (64, 128)) == (height < width)
     assert inputs.sem_seg.dtype == np.int32
     labels = np.maximum(inputs.sem_seg - 1, 0)
@@ -109,7 +109,7 @@ def test_crop_to_aspect(size: tuple[int, int], expected: tuple[int, int]) -> Non
     assert transform.y0 == (size[0] - expected[0]) // 2 and transform.x0 == (size[1] - expected[1]) // 2
 
 
-def test_padding_shows_the_whole_picture_and_cropping_fills_the_canvas() -> None:
+def test_padding_shows_the_whole_image_and_cropping_fills_the_canvas() -> None:
     for fit, share in (("pad", 0.5), ("crop", 1.0)):
         label_map = blocks(100, 300)
         inputs = T.AugInput(grey(label_map), sem_seg=label_map + 1)

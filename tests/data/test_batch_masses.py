@@ -104,7 +104,7 @@ def test_coins_get_their_known_mass_only_where_they_were_not_weighed() -> None:
     assert shared["mass"].tolist() == [3.9, 4.1, 3.9, 5.0]
 
 
-def test_pictures_are_matched_with_and_without_extension() -> None:
+def test_images_are_matched_with_and_without_extension() -> None:
     table = particles(("a", "Ra", NAN, False), ("b.PNG", "Ra", NAN, False), ("v1.2", "Ra", NAN, False))
     shared, _ = share_batch_masses(table, [batch({"Ra": 3}, "a.jpg", "images/b.png", "v1.2.jpg", "a.jpg")])
     assert shared["mass"].tolist() == pytest.approx([1, 1, 1])
@@ -120,14 +120,14 @@ ONE = (("a", "Ra", NAN, False),)
 @pytest.mark.parametrize(
     ("rows", "batches", "message"),
     [
-        (ONE, [batch({"Ra": 1}), batch({"Rc": 1}, "b.jpg", "a.png")], "picture a is in batches 1 and 2"),
+        (ONE, [batch({"Ra": 1}), batch({"Rc": 1}, "b.jpg", "a.png")], "image a is in batches 1 and 2"),
         (ONE, [batch({"Ra": -1})], "batch 1: mass of Ra is -1"),
         (ONE, [batch({"Ra": 1}), batch({"Rc": "much"}, "b")], "batch 2: mass of Rc is 'much'"),
         (ONE, [batch({"Ra": float("inf")})], "mass of Ra is inf"),
         (ONE, [batch({"Ra": True})], "mass of Ra is True"),
         (ONE, [{"image_names": ["a"]}], "batch 1: needs image_names"),
         (ONE, {"a": 1}, "batches must be a list"),
-        (ONE, [batch({"Ra": 1, "Rc": 2})], "batch 1: 2 g of Rc, but its pictures have no such particle"),
+        (ONE, [batch({"Ra": 1, "Rc": 2})], "batch 1: 2 g of Rc, but its images have no such particle"),
         ((*ONE, ("a", "Ra", 3.0, True)), [batch({"Ra": 2})], "batch 1: 2 g of Ra, but its 1 .* are 3 g, .* 1 more"),
         ((*ONE, ("a", "Ra", 2.0, True)), [batch({"Ra": 2})], "leaves nothing for 1 more"),
         ((("a", "Ra", 3.0, True),), [batch({"Ra": 2})], "batch 1: 2 g of Ra, but all its 1 particles.* are 3 g"),
@@ -172,9 +172,9 @@ def test_the_masses_of_a_batch_and_class_add_up_to_what_the_scale_said(
 ) -> None:
     table = pd.DataFrame(rows, columns=["baseimg", "class", "mass", "gt_mass", "area", "radius", "res"])
     table["gt_mass"] &= table["mass"].notna()
-    pictures = [("a.jpg", "b.jpg"), ("c.jpg",), ("d.jpg",)]
+    images = [("a.jpg", "b.jpg"), ("c.jpg",), ("d.jpg",)]
     batches, expected = [], {}
-    for number, names in enumerate(pictures, start=1):
+    for number, names in enumerate(images, start=1):
         inside = table[table["baseimg"].isin([name[0] for name in names])]
         totals = {}
         for position, (name, group) in enumerate(inside.groupby("class")):

@@ -1,4 +1,4 @@
-"""COCO jsons as dataset records."""
+"""COCO jsons as dataset dicts."""
 
 from __future__ import annotations
 
@@ -50,26 +50,26 @@ def write(folder: Path, annotations: list[dict[str, Any]], **changes: Any) -> Pa
     return path
 
 
-def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dataset_dicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = [
         annotation(1, 3, 4, mass=2.5, gt_mass=True),
         annotation(2, 1, 10, category_id=9),
         annotation(3, 5, 20, iscrowd=1),
     ]
     path = write(tmp_path, annotations)
-    records, class_names = load_coco(path, tmp_path / "pictures")
+    dataset_dicts, class_names = load_coco(path, tmp_path / "pictures")
     assert capsys.readouterr().out == ""
     # The dummy supercategory goes; an unused class stays
     assert class_names == ["spare", "brick", "stone"]
     assert coco_classes(path) == (class_names, [3, 5, 9])
-    (record,) = records
-    assert record["image_name"] == "pictures/a" and record["image_id"] == 1
-    assert (record["height"], record["width"]) == (30, 40) and np.isnan(record["resolution"])
-    large, small = record["annotations"]
+    (dataset_dict,) = dataset_dicts
+    assert dataset_dict["image_name"] == "pictures/a" and dataset_dict["image_id"] == 1
+    assert (dataset_dict["height"], dataset_dict["width"]) == (30, 40) and np.isnan(dataset_dict["resolution"])
+    large, small = dataset_dict["annotations"]
     assert (large["label"], large["category_id"], large["bbox"]) == (1, 2, [1, 2, 11, 12])
     assert (small["label"], small["category_id"], small["mass"], small["gt_mass"]) == (2, 1, 2.5, True)
     assert np.isnan(large["mass"]) and large["gt_mass"] is False
-    label_map = read_label_map(record)
+    label_map = read_label_map(dataset_dict)
     assert np.count_nonzero(label_map == 2) == 16 and np.count_nonzero(label_map == 1) == 100 - 16
 
 
@@ -86,21 +86,21 @@ def test_run_lengths_and_unmeasured_outlines(tmp_path: Path) -> None:
     rle = mask_utils.encode(mask)
     rle["counts"] = rle["counts"].decode()
     polygon = annotation(1, 3, 4) | {"area": None, "bbox": None}
-    records, _ = load_coco(
+    dataset_dicts, _ = load_coco(
         write(tmp_path, [polygon, annotation(2, 0, 1, segmentation=rle, area=100.0, bbox=[10, 4, 20, 5])]),
         tmp_path / "pictures",
     )
-    first, second = records[0]["annotations"]
+    first, second = dataset_dicts[0]["annotations"]
     assert first["area"] == 100 and second["area"] == 16 and second["bbox"] == [3, 2, 7, 6]
-    assert np.array_equal(read_label_map(records[0]) == 1, mask.astype(bool))
+    assert np.array_equal(read_label_map(dataset_dicts[0]) == 1, mask.astype(bool))
 
 
 @pytest.mark.parametrize("area", [0, -1, None, float("nan")])
 def test_small_objects_stay_on_top_where_no_area_is_measured(tmp_path: Path, area: float | None) -> None:
     small, large = annotation(1, 3, 4, area=area), annotation(2, 1, 10, area=area)
-    ((record,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
-    assert [(entry["coco_id"], entry["area"]) for entry in record["annotations"]] == [(2, 100), (1, 16)]
-    assert np.bincount(read_label_map(record).ravel())[1:].tolist() == [100 - 16, 16]
+    ((dataset_dict,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
+    assert [(entry["coco_id"], entry["area"]) for entry in dataset_dict["annotations"]] == [(2, 100), (1, 16)]
+    assert np.bincount(read_label_map(dataset_dict).ravel())[1:].tolist() == [100 - 16, 16]
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
 
 def test_annotations_without_outline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = [annotation(2, 3, 5, segmentation=[]), annotation(3, 3, 5, segmentation=[[1, 2, 3, 4]])]
-    records, _ = load_coco(write(tmp_path, [annotation(1, 3, 4), *bad]), tmp_path / "pictures")
-    assert len(records[0]["annotations"]) == 1
+    dataset_dicts, _ = load_coco(write(tmp_path, [annotation(1, 3, 4), *bad]), tmp_path / "pictures")
+    assert len(dataset_dicts[0]["annotations"]) == 1
     assert "2 annotations without an outline are dropped" in caplog.text
     with pytest.raises(RamsesError, match="no annotation has a segmentation"):
         load_coco(write(tmp_path, bad), tmp_path / "pictures")
 
 
-def test_picture_without_annotations(tmp_path: Path) -> None:
+def test_image_without_annotations(tmp_path: Path) -> None:
     assert load_coco(write(tmp_path, []), tmp_path / "pictures")[0][0]["annotations"] == []
 
 
@@ -158,19 +158,19 @@ def test_errors(tmp_path: Path, annotations: list[dict[str, Any]], changes: dict
 
 def test_ids_of_the_file_are_kept(tmp_path: Path) -> None:
     small, large = annotation("x", 3, 4), annotation("y", 1, 10, category_id=9)
-    ((record,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
-    assert record["coco_image_id"] == 7 and record["image_id"] == 1
-    assert [entry["coco_id"] for entry in record["annotations"]] == ["y", "x"]
-    assert "crowd" not in record
+    ((dataset_dict,), _) = load_coco(write(tmp_path, [small, large]), tmp_path / "pictures")
+    assert dataset_dict["coco_image_id"] == 7 and dataset_dict["image_id"] == 1
+    assert [entry["coco_id"] for entry in dataset_dict["annotations"]] == ["y", "x"]
+    assert "crowd" not in dataset_dict
 
 
 def test_crowd_is_kept_apart(tmp_path: Path) -> None:
     """It is neither learned nor painted; its run lengths are as in the file, measured where the file does not."""
     counts = {"size": [30, 40], "counts": [60, 30, 1110]}
     crowd = annotation(8, 0, 1, category_id=9, iscrowd=1, segmentation=counts, area=None, bbox=None)
-    ((record,), _) = load_coco(write(tmp_path, [annotation(1, 3, 4), crowd]), tmp_path / "pictures")
-    assert len(record["annotations"]) == 1 and set(np.unique(read_label_map(record))) == {0, 1}
-    assert record["crowd"] == [
+    ((dataset_dict,), _) = load_coco(write(tmp_path, [annotation(1, 3, 4), crowd]), tmp_path / "pictures")
+    assert len(dataset_dict["annotations"]) == 1 and set(np.unique(read_label_map(dataset_dict))) == {0, 1}
+    assert dataset_dict["crowd"] == [
         {"coco_id": 8, "category_id": 2, "bbox": [2, 0, 1, 30], "area": 30, "segmentation": counts}
     ]
 
@@ -178,19 +178,19 @@ def test_crowd_is_kept_apart(tmp_path: Path) -> None:
 def test_label_file(tmp_path: Path) -> None:
     (tmp_path / "label.txt").write_text("stone\nbrick\n")
     annotations = [annotation(1, 3, 4), annotation(2, 1, 10, category_id=9)]
-    records, names = load_coco(write(tmp_path, annotations), tmp_path / "pictures", tmp_path / "label.txt")
+    dataset_dicts, names = load_coco(write(tmp_path, annotations), tmp_path / "pictures", tmp_path / "label.txt")
     assert names == ["stone", "brick"]
-    assert [entry["category_id"] for entry in records[0]["annotations"]] == [0, 1]
+    assert [entry["category_id"] for entry in dataset_dicts[0]["annotations"]] == [0, 1]
 
 
-def test_where_pictures_are(tmp_path: Path) -> None:
+def test_where_images_are(tmp_path: Path) -> None:
     """In sub-folders, under absolute names, written on Windows, or known by their address on the web alone."""
     path = write(tmp_path, [])
-    pictures = tmp_path / "pictures"
-    (pictures / "deep").mkdir()
+    image_files = tmp_path / "pictures"
+    (image_files / "deep").mkdir()
     (tmp_path / "else").mkdir()
-    for place in (pictures / "deep/b.png", tmp_path / "else/c.png", pictures / "d.png"):
-        place.write_bytes((pictures / "a.png").read_bytes())
+    for place in (image_files / "deep/b.png", tmp_path / "else/c.png", image_files / "d.png"):
+        place.write_bytes((image_files / "a.png").read_bytes())
     names = [
         {"file_name": "deep/b.png"},
         {"file_name": str(tmp_path / "else/c.png")},
@@ -198,16 +198,16 @@ def test_where_pictures_are(tmp_path: Path) -> None:
         {"coco_url": "http://images.cocodataset.org/val/d.png?x=1"},
     ]
     images = [{"id": number, "height": 30, "width": 40} | name for number, name in enumerate(names)]
-    records, _ = load_coco(write(tmp_path, [], images=images), pictures)
-    assert [Path(r["file_name"]).name for r in records] == ["b.png", "c.png", "b.png", "d.png"]
-    assert [r["image_name"] for r in records][::3] == ["pictures/deep/b", "pictures/d"]
-    assert records[1]["image_name"].startswith("pictures/") and records[1]["image_name"].endswith("else/c")
-    (pictures / "d.png").unlink()
+    dataset_dicts, _ = load_coco(write(tmp_path, [], images=images), image_files)
+    assert [Path(r["file_name"]).name for r in dataset_dicts] == ["b.png", "c.png", "b.png", "d.png"]
+    assert [r["image_name"] for r in dataset_dicts][::3] == ["pictures/deep/b", "pictures/d"]
+    assert dataset_dicts[1]["image_name"].startswith("pictures/") and dataset_dicts[1]["image_name"].endswith("else/c")
+    (image_files / "d.png").unlink()
     with pytest.raises(RamsesError, match=r"image 3 has no file_name; download http://.*d.png.* as .*pictures/d.png"):
-        load_coco(path, pictures)
+        load_coco(path, image_files)
 
 
-def test_missing_pictures_are_counted(tmp_path: Path) -> None:
+def test_missing_images_are_counted(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{n}.png", "height": 30, "width": 40} for n in range(3)]
     with pytest.raises(RamsesError, match=r"pictures/0.png is missing \(and 2 more\); .*images=DIR"):
         load_coco(write(tmp_path, [], images=images), tmp_path / "pictures")
@@ -215,14 +215,14 @@ def test_missing_pictures_are_counted(tmp_path: Path) -> None:
 
 def test_one_polygon_without_its_list(tmp_path: Path) -> None:
     flat = annotation(1, 3, 4, segmentation=square(3, 2, 4)[0])
-    ((record,), _) = load_coco(write(tmp_path, [flat]), tmp_path / "pictures")
-    assert np.count_nonzero(read_label_map(record)) == 16
+    ((dataset_dict,), _) = load_coco(write(tmp_path, [flat]), tmp_path / "pictures")
+    assert np.count_nonzero(read_label_map(dataset_dict)) == 16
 
 
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ({"size": [40, 30], "counts": [1200]}, "annotation 1: its run lengths are of a picture of 40 x 30 px"),
+        ({"size": [40, 30], "counts": [1200]}, "annotation 1: its run lengths are of an image of 40 x 30 px"),
         ({"counts": [1200]}, "annotation 1: its segmentation has no size and counts"),
         ({"size": 30, "counts": [1200]}, "annotation 1: its run lengths need a size .height, width., and counts"),
         ({"size": [30, 40], "counts": None}, "annotation 1: its run lengths need a size"),
@@ -237,6 +237,6 @@ def test_wrong_outlines(tmp_path: Path, segmentation: Any, message: str) -> None
     assert "\n" not in str(error.value)
 
 
-def test_a_picture_without_a_size(tmp_path: Path) -> None:
+def test_a_image_without_a_size(tmp_path: Path) -> None:
     with pytest.raises(RamsesError, match="image 7 has height None, width 40; give its size in px"):
         load_coco(write(tmp_path, [], images=[{"id": 7, "file_name": "a.png", "width": 40}]), tmp_path / "pictures")

@@ -1,4 +1,4 @@
-"""Choosing pictures: filters, caps, groups and seeds. Split files: test_manager_files.py."""
+"""Choosing images: filters, caps, groups and seeds. Split files: test_manager_files.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = (48, 72)
 
 @pytest.fixture
 def folder(tiny_folder: Folder) -> Path:
-    """Twelve pictures of 1 ... 9 particles: brick (1), concrete (2), glass (3), brick (4) ..."""
+    """Twelve images of 1 ... 9 particles: brick (1), concrete (2), glass (3), brick (4) ..."""
     return tiny_folder(sizes=(SIZE,) * 12, count=[1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 3, 3])
 
 
@@ -35,11 +35,11 @@ def edit(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(folder / "annotations.csv")).to_csv(folder / "annotations.csv", index=False)
 
 
-def table_of(pictures: list[dict[str, int]], **columns: Any) -> pd.DataFrame:
-    """Annotations of pictures p0, p1 ... with so many particles of each class; no files."""
+def table_of(images: list[dict[str, int]], **columns: Any) -> pd.DataFrame:
+    """Annotations of images p0, p1 ... with so many particles of each class; no files."""
     rows = [
         {"baseimg": f"p{index}", "class": name, "folder": "nowhere"}
-        for index, counts in enumerate(pictures)
+        for index, counts in enumerate(images)
         for name, count in counts.items()
         for _ in range(count)
     ]
@@ -54,7 +54,7 @@ def names_of(*numbers: int) -> list[str]:
 def test_a_folder_and_its_limits(folder: Path) -> None:
     manager = DatasetManager.from_folders([folder], mininst=2, maxinst=8)
     assert manager.cls_to_idx == {"brick": 1, "concrete": 2, "glass": 3}
-    reasons = manager.pictures["reason"]
+    reasons = manager.images["reason"]
     assert reasons[reasons != ""].to_dict() == {
         "demo/img0": "fewer than 2 particles",
         "demo/img8": "more than 8 particles",
@@ -63,16 +63,16 @@ def test_a_folder_and_its_limits(folder: Path) -> None:
     assert manager.annotations["VALID"].sum() == 3 + 4 + 5 + 6 + 7 + 8 + 2 + 9
     assert manager.candidates(exclude=["glass"]) == names_of(1)
     manager.filter_annotations()
-    assert manager.pictures["VALID"].all()
+    assert manager.images["VALID"].all()
 
 
 def test_excluded_and_unknown_classes(folder: Path) -> None:
     manager = DatasetManager.from_folders([folder], exclude=["glass"])
     assert manager.candidates() == names_of(0, 1) and list(manager.cls_to_idx) == ["brick", "concrete"]
-    assert manager.pictures.at["demo/img2", "reason"] == "class glass excluded"
+    assert manager.images.at["demo/img2", "reason"] == "class glass excluded"
     manager = DatasetManager.from_folders([folder], cls_to_idx={"brick": 1})
     assert manager.candidates() == names_of(0)
-    assert manager.pictures.at["demo/img1", "reason"] == "class concrete not in the class list"
+    assert manager.images.at["demo/img1", "reason"] == "class concrete not in the class list"
 
 
 def test_resolution_missing_files_and_masses(folder: Path) -> None:
@@ -81,10 +81,10 @@ def test_resolution_missing_files_and_masses(folder: Path) -> None:
     (folder / "labels/img5.png").unlink()
     edit(folder, lambda t: t.assign(mass=t["mass"].where(t["baseimg"].isin(["img6", "img7"]) & (t["label"] > 1))))
     manager = DatasetManager.from_folders([folder], minres=2)
-    reasons = manager.pictures["reason"]
+    reasons = manager.images["reason"]
     assert reasons[reasons != ""].tolist() == [
         "resolution below 2 px/mm",
-        "picture missing",
+        "image missing",
         "label image missing",
     ]
     assert manager.candidates(mass=True) == names_of(6, 7)  # one known mass is enough
@@ -95,19 +95,19 @@ def test_resolution_missing_files_and_masses(folder: Path) -> None:
 def test_a_particle_outside_of_the_crop(folder: Path) -> None:
     """48 x 72 cropped to a square keeps columns 12 ... 60; a single particle in the middle is 60 px wide."""
     manager = DatasetManager.from_folders([folder], input_shape=(64, 64))
-    assert manager.pictures.at["demo/img0", "reason"] == "particle outside of the crop"
-    assert DatasetManager.from_folders([folder], input_shape=(64, 96)).pictures["VALID"].all()
+    assert manager.images.at["demo/img0", "reason"] == "particle outside of the crop"
+    assert DatasetManager.from_folders([folder], input_shape=(64, 96)).images["VALID"].all()
     padded = DatasetManager.from_folders([folder], input_shape=(64, 64), crop_to_aspect_ratio=False)
-    assert padded.pictures["VALID"].all()
+    assert padded.images["VALID"].all()
 
 
-def test_pictures_without_particles(tiny_folder: Folder) -> None:
+def test_images_without_particles(tiny_folder: Folder) -> None:
     folder = tiny_folder(sizes=(SIZE,) * 4, count=(0, 3, 0, 3))
-    assert len(DatasetManager.from_folders([folder]).pictures) == 2
+    assert len(DatasetManager.from_folders([folder]).images) == 2
     manager = DatasetManager.from_folders([folder], mininst=0)
     manager.create_split(0.5)
     assert sorted(manager.train_basenames + manager.valid_basenames) == names_of(0, 1, 2, 3)
-    assert [record["image_name"] for record in load_split(manager.save(folder / "split"), "train")[0]] == (
+    assert [dataset_dict["image_name"] for dataset_dict in load_split(manager.save(folder / "split"), "train")[0]] == (
         manager.train_basenames
     )
     with pytest.raises(RamsesError, match="has no particles: the ramses2 format"):
@@ -122,7 +122,7 @@ def test_create_set_fills_validation_then_training(folder: Path) -> None:
     assert not set(manager.valid_basenames) & set(manager.train_basenames)
     assert max(Counter(manager.train_basenames).values()) == 2
     counted = pd.read_csv(folder / "annotations.csv").set_index("baseimg")["class"]
-    expected = Counter(name for picture in manager.train_basenames for name in counted.loc[[picture[5:]]])
+    expected = Counter(name for image in manager.train_basenames for name in counted.loc[[image[5:]]])
     assert manager.train_class_counts == expected
     with pytest.raises(RamsesError, match="subset 'test'"):
         manager.create_set(subset="test")
@@ -164,7 +164,7 @@ def test_validation_takes_whole_groups_and_leaves_the_groups_of_training_alone(s
     table["belt"] = table["baseimg"].str[1:].astype(int) // 4
     manager = DatasetManager(table, filter_annotations=False, group_by="belt", seed=seed)
     manager.create_set(9, "valid")
-    group = manager.pictures["group"]
+    group = manager.images["group"]
     assert len(manager.valid_basenames) == 8 and group[manager.valid_basenames].nunique() == 2
     manager.create_set(100, "train")
     assert len(set(manager.train_basenames)) == 12
@@ -216,12 +216,14 @@ def test_folds(folder: Path) -> None:
     manager.create_folds(3)
     assert list(manager.subsets) == [f"fold{index}-{side}" for index in range(3) for side in ("train", "valid")]
     validated = [name for index in range(3) for name in manager.subsets[f"fold{index}-valid"]]
-    assert sorted(validated) == sorted(manager.pictures.index)
+    assert sorted(validated) == sorted(manager.images.index)
     for index in range(3):
         train, valid = (set(manager.subsets[f"fold{index}-{side}"]) for side in ("train", "valid"))
-        assert not train & valid and train | valid == set(manager.pictures.index)
+        assert not train & valid and train | valid == set(manager.images.index)
     path = manager.save(folder / "folds.json")
-    assert [record["image_name"] for record in load_split(path, "fold1-valid")[0]] == manager.subsets["fold1-valid"]
+    assert [dataset_dict["image_name"] for dataset_dict in load_split(path, "fold1-valid")[0]] == manager.subsets[
+        "fold1-valid"
+    ]
     with pytest.raises(RamsesError, match="train and valid only"):
         manager.save(folder / "folds2", format="ramses2")
     with pytest.raises(RamsesError, match="1 folds"):
@@ -249,20 +251,20 @@ def test_annotations_of_a_folder_that_is_gone() -> None:
 
 def test_nothing_is_left(folder: Path) -> None:
     manager = DatasetManager.from_folders([folder], minres=10)
-    with pytest.raises(RamsesError, match="none of 12 pictures can be used.*resolution below 10 px/mm"):
+    with pytest.raises(RamsesError, match="none of 12 images can be used.*resolution below 10 px/mm"):
         manager.create_split()
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
 
-PICTURES = st.lists(
+IMAGES = st.lists(
     st.dictionaries(st.sampled_from("abc"), st.integers(1, 5), min_size=1), min_size=4, max_size=25
 )  # fmt: skip
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    PICTURES,
+    IMAGES,
     st.integers(1, 30),
     st.integers(0, 30),
     st.integers(0, 3),
@@ -270,16 +272,16 @@ PICTURES = st.lists(
     st.integers(0, 99),
     st.booleans(),
 )
-def test_no_picture_and_no_group_on_both_sides(
-    pictures: list[dict[str, int]], ntrain: int, nval: int, max_reuse: int, grouped: bool, seed: int, at_once: bool
+def test_no_image_and_no_group_on_both_sides(
+    images: list[dict[str, int]], ntrain: int, nval: int, max_reuse: int, grouped: bool, seed: int, at_once: bool
 ) -> None:
-    table = table_of(pictures)
+    table = table_of(images)
     table["belt"] = table["baseimg"].str[1:].astype(int) % 7
     manager = DatasetManager(table, filter_annotations=False, seed=seed, group_by="belt" if grouped else None)
 
     def check(capped: bool) -> None:
         train, valid = set(manager.train_basenames), set(manager.valid_basenames)
-        group = manager.pictures["group"]
+        group = manager.images["group"]
         assert not set(group[list(train)]) & set(group[list(valid)])
         if capped:
             assert max(manager.train_class_counts.values()) <= ntrain
@@ -296,7 +298,7 @@ def test_no_picture_and_no_group_on_both_sides(
     manager.create_set(nval, "valid", append=True, max_reuse=1)
     manager.create_set(ntrain, "train", append=True)
     check(capped=False)
-    if manager.pictures["group"].nunique() > 1:
+    if manager.images["group"].nunique() > 1:
         try:
             manager.create_split(0.3, max_per_class=ntrain, max_reuse=max_reuse)
             assert max(manager.train_class_counts.values()) <= ntrain

@@ -56,7 +56,7 @@ def test_every_form(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Non
         ("coco://demo/coco.json?images=demo/images", ["images/img0"], ["stone"]),
     ):
         assert register(uri) == uri
-        assert [record["image_name"] for record in DatasetCatalog.get(uri)] == names
+        assert [dataset_dict["image_name"] for dataset_dict in DatasetCatalog.get(uri)] == names
         assert MetadataCatalog.get(uri).thing_classes == classes
         assert MetadataCatalog.get(uri).evaluator_type == "ramses"
     (folder / "img0.png").write_bytes((folder / "images/img0.png").read_bytes())
@@ -98,7 +98,7 @@ def test_registering_twice_changes_nothing(tiny_folder: Folder, monkeypatch: pyt
 
 
 def test_another_class_order_is_registered_anew(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The records follow the new order, and so must the names."""
+    """The dataset dicts follow the new order, and so must the names."""
     folder = tiny_folder()
     monkeypatch.chdir(folder.parent)
     write_split(folder, ["brick", "concrete", "glass"])
@@ -157,7 +157,7 @@ def test_errors(tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ramses://demo#train", "has no subsets"),
         ("ramses://demo/split.json", "append one of #train, #valid"),
         ("ramses://demo/split.json#test", "no subset 'test'; append one of #train, #valid"),
-        ("coco://demo/coco.json?pictures=demo", "unknown option 'pictures'"),
+        ("coco://demo/coco.json?pictures=demo", "unknown option 'images'"),
         ("coco://demo", "demo: cannot be read as a JSON file .*; name a file"),
         ("coco://demo/coco.json?images=gone", "gone is not found in"),
     ):

@@ -1,4 +1,4 @@
-"""RAMSES folders: records as the rest of the program expects them; every defect named with file and row."""
+"""RAMSES folders: dataset dicts as the rest of the program expects them; every defect named with file and row."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def edit_csv(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> No
     change(pd.read_csv(path)).to_csv(path, index=False)
 
 
-def test_records(tiny_folder: Folder) -> None:
+def test_dataset_dicts(tiny_folder: Folder) -> None:
     folder = tiny_folder(sizes=((64, 96), (96, 64)), count=6, resolution=(2.0, 4.0), extension=".jpg")
-    records, class_names = load_folder(folder)
+    dataset_dicts, class_names = load_folder(folder)
     assert class_names == ["brick", "concrete", "glass"]
-    assert [record["image_name"] for record in records] == ["demo/img0", "demo/img1"]
-    assert [record["image_id"] for record in records] == [1, 2]
-    assert [record["resolution"] for record in records] == [2.0, 4.0]
-    first = records[0]
+    assert [dataset_dict["image_name"] for dataset_dict in dataset_dicts] == ["demo/img0", "demo/img1"]
+    assert [dataset_dict["image_id"] for dataset_dict in dataset_dicts] == [1, 2]
+    assert [dataset_dict["resolution"] for dataset_dict in dataset_dicts] == [2.0, 4.0]
+    first = dataset_dicts[0]
     assert (first["height"], first["width"]) == (64, 96)
     assert Path(first["file_name"]).is_file() and first["file_name"].endswith("img0.jpg")
     assert [a["label"] for a in first["annotations"]] == [1, 2, 3, 4, 5, 6]
@@ -57,11 +57,13 @@ def test_boxes_follow_the_label_images(
     tiny_folder: Folder, caplog: pytest.LogCaptureFixture, convention: str, message: str
 ) -> None:
     with caplog.at_level(logging.INFO, logger="ramses_d2"):
-        records, _ = load_folder(tiny_folder(count=5, box_convention=convention))
-    assert [message in record.message for record in caplog.records] == [True]
-    for record in records:
-        label_map = np.asarray(Image.open(record["label_file_name"]))
-        for annotation, (rows, columns) in zip(record["annotations"], ndimage.find_objects(label_map), strict=True):
+        dataset_dicts, _ = load_folder(tiny_folder(count=5, box_convention=convention))
+    assert [message in dataset_dict.message for dataset_dict in caplog.dataset_dicts] == [True]
+    for dataset_dict in dataset_dicts:
+        label_map = np.asarray(Image.open(dataset_dict["label_file_name"]))
+        for annotation, (rows, columns) in zip(
+            dataset_dict["annotations"], ndimage.find_objects(label_map), strict=True
+        ):
             assert annotation["bbox"] == [columns.start, rows.start, columns.stop, rows.stop]
 
 
@@ -73,8 +75,8 @@ def test_annotations_are_sorted_by_label(tiny_folder: Folder) -> None:
 
 
 def test_unknown_masses(tiny_folder: Folder) -> None:
-    records, _ = load_folder(tiny_folder(nan_masses=True))
-    assert all(np.isnan(a["mass"]) and a["gt_mass"] is False for r in records for a in r["annotations"])
+    dataset_dicts, _ = load_folder(tiny_folder(nan_masses=True))
+    assert all(np.isnan(a["mass"]) and a["gt_mass"] is False for r in dataset_dicts for a in r["annotations"])
 
 
 def test_base_names_may_carry_the_extension(tiny_folder: Folder) -> None:
@@ -94,17 +96,17 @@ def test_size_from_the_header_where_the_csv_has_none(tiny_folder: Folder) -> Non
 
     exif = Image.Exif()
     exif[0x0112] = 8  # turned by a quarter
-    with Image.open(folder / "images/img0.jpg") as picture:
-        picture.save(folder / "images/img0.jpg", exif=exif)
+    with Image.open(folder / "images/img0.jpg") as image:
+        image.save(folder / "images/img0.jpg", exif=exif)
     assert (load_folder(folder)[0][0]["height"], load_folder(folder)[0][0]["width"]) == (96, 64)
 
 
 def test_class_order(tiny_folder: Folder) -> None:
     folder = tiny_folder()
     names = ["unused", "glass", "concrete", "brick"]
-    records, class_names = load_folder(folder, names)
+    dataset_dicts, class_names = load_folder(folder, names)
     assert class_names == names
-    assert [a["category_id"] for a in records[0]["annotations"]][:3] == [3, 2, 1]
+    assert [a["category_id"] for a in dataset_dicts[0]["annotations"]][:3] == [3, 2, 1]
     (folder / "classes.json").write_text(json.dumps({"glass": 2, "brick": 1, "concrete": 3}))
     assert load_folder(folder)[1] == ["brick", "glass", "concrete"]
     (folder / "classes.json").write_text(json.dumps({"glass": 0, "brick": 1, "concrete": 2}))
@@ -112,52 +114,55 @@ def test_class_order(tiny_folder: Folder) -> None:
         load_folder(folder)
 
 
-def test_pictures_without_objects(tiny_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_objects(tiny_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 0, 0), resolution=(2.0, 3.0, 2.0))
     (folder / "labels/img2.png").unlink()
-    records, _ = load_folder(folder)
-    assert [(r["image_name"], r["resolution"]) for r in records] == [("demo/img0", 2.0), ("demo/img1", 3.0)]
-    assert records[1]["annotations"] == []
-    assert "1 pictures without rows and label image are skipped" in caplog.text
+    dataset_dicts, _ = load_folder(folder)
+    assert [(r["image_name"], r["resolution"]) for r in dataset_dicts] == [("demo/img0", 2.0), ("demo/img1", 3.0)]
+    assert dataset_dicts[1]["annotations"] == []
+    assert "1 images without rows and label image are skipped" in caplog.text
 
 
-def test_records_are_sorted_by_name(tiny_folder: Folder) -> None:
-    records, _ = load_folder(tiny_folder(sizes=((64, 96),) * 3, count=(0, 4, 0)))
-    assert [record["image_name"] for record in records] == ["demo/img0", "demo/img1", "demo/img2"]
-    assert [record["image_id"] for record in records] == [1, 2, 3]
+def test_dataset_dicts_are_sorted_by_name(tiny_folder: Folder) -> None:
+    dataset_dicts, _ = load_folder(tiny_folder(sizes=((64, 96),) * 3, count=(0, 4, 0)))
+    assert [dataset_dict["image_name"] for dataset_dict in dataset_dicts] == ["demo/img0", "demo/img1", "demo/img2"]
+    assert [dataset_dict["image_id"] for dataset_dict in dataset_dicts] == [1, 2, 3]
 
 
-def test_resolution_of_a_picture_without_objects(tiny_folder: Folder) -> None:
+def test_resolution_of_a_image_without_objects(tiny_folder: Folder) -> None:
     folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 4, 0), resolution=(2.0, 2.0, 3.0), metadata=False)
     assert load_folder(folder)[0][2]["resolution"] == 2.0  # the folder has one resolution
     edit_csv(folder, lambda table: table.assign(res=np.where(table["baseimg"] == "img0", 2.0, 2.5)))
-    with pytest.raises(RamsesError, match="img2.png: an empty picture of unknown resolution"):
+    with pytest.raises(RamsesError, match="img2.png: an empty image of unknown resolution"):
         load_folder(folder)
 
 
 def test_folder_without_any_object(tiny_folder: Folder) -> None:
-    records, class_names = load_folder(tiny_folder(count=0))
+    dataset_dicts, class_names = load_folder(tiny_folder(count=0))
     assert class_names == []
-    assert [record["annotations"] for record in records] == [[], []]
+    assert [dataset_dict["annotations"] for dataset_dict in dataset_dicts] == [[], []]
 
 
-def test_only_some_pictures(tiny_folder: Folder) -> None:
+def test_only_some_images(tiny_folder: Folder) -> None:
     folder = tiny_folder(sizes=((64, 96),) * 4, count=(4, 4, 0, 0))
     edit_csv(folder, lambda table: table.replace({"class": {"glass": "?"}}).query("baseimg == 'img1' or label < 3"))
-    records, _ = load_folder(folder, ["brick", "concrete"], key="k", only=["img0", "img3"])
-    assert [record["image_name"] for record in records] == ["k/img0", "k/img3"]
+    dataset_dicts, _ = load_folder(folder, ["brick", "concrete"], key="k", only=["img0", "img3"])
+    assert [dataset_dict["image_name"] for dataset_dict in dataset_dicts] == ["k/img0", "k/img3"]
 
 
-def test_a_mistyped_name_makes_no_empty_picture(tiny_folder: Folder) -> None:
-    """The rows of IMG0 have no picture, and img0 would be learned as one without particles."""
+def test_a_mistyped_name_makes_no_empty_image(tiny_folder: Folder) -> None:
+    """The rows of IMG0 have no image, and img0 would be learned as one without particles."""
     folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 4, 0))
     edit_csv(folder, lambda table: table.assign(baseimg=table["baseimg"].replace("img0", "IMG0")))
     with pytest.raises(
         RamsesError, match=r"row 2: image .*IMG0\.\* is missing, while .*img0\.png has .*correct baseimg"
     ):
         load_folder(folder, only=["img0", "img1"])
-    # Pictures that are not in doubt can be used
-    assert [len(record["annotations"]) for record in load_folder(folder, only=["img1", "img2"])[0]] == [4, 0]
+    # Images that are not in doubt can be used
+    assert [len(dataset_dict["annotations"]) for dataset_dict in load_folder(folder, only=["img1", "img2"])[0]] == [
+        4,
+        0,
+    ]
 
 
 def test_resolution_of_a_name_with_dots(tiny_folder: Folder) -> None:
@@ -194,10 +199,10 @@ def test_wrong_rows(tiny_folder: Folder) -> None:
         load_folder(folder)
 
 
-def test_two_pictures_of_one_base_name(tiny_folder: Folder) -> None:
+def test_two_images_of_one_base_name(tiny_folder: Folder) -> None:
     folder = tiny_folder()
     (folder / "images/img0.jpg").write_bytes((folder / "images/img0.png").read_bytes())
-    with pytest.raises(RamsesError, match="a second picture with the base name"):
+    with pytest.raises(RamsesError, match="a second image with the base name"):
         load_folder(folder)
 
 
@@ -205,5 +210,5 @@ def test_unreadable_header(tiny_folder: Folder) -> None:
     folder = tiny_folder()
     edit_csv(folder, lambda table: table.drop(columns=["height", "width"]))
     (folder / "images/img0.png").write_text("no picture")
-    with pytest.raises(RamsesError, match="img0.png: the picture cannot be read"):
+    with pytest.raises(RamsesError, match="img0.png: the image cannot be read"):
         load_folder(folder)

@@ -19,7 +19,7 @@ DATA = Path(__file__).parents[2] / "../shared/data"
 
 def test_measured_sizes_of_known_particles() -> None:
     label_map = np.zeros((20, 30), np.uint16)
-    label_map[:6, :10] = 1  # in the picture's corner: the original's radius is 10.8
+    label_map[:6, :10] = 1  # in the image's corner: the original's radius is 10.8
     label_map[:6, 10:13] = 7  # touches it
     label_map[10:15, 10:15] = 3
     label_map[12, 12] = 0  # a hole in the middle
@@ -31,7 +31,7 @@ def test_measured_sizes_of_known_particles() -> None:
 
 @pytest.fixture
 def weighed(tiny_folder: Folder) -> Path:
-    """Two pictures of six particles each, weighed together; concrete was not weighed."""
+    """Two images of six particles each, weighed together; concrete was not weighed."""
     return write_batches(tiny_folder(nan_masses=True), {"brick": 30.0, "glass": "12.5", "concrete": None})
 
 
@@ -127,10 +127,10 @@ def test_nothing_that_this_did_not_write_is_replaced(weighed: Path, tmp_path: Pa
     write_batch_masses(weighed, output, force=True)
 
 
-def test_a_picture_of_a_batch_that_is_not_annotated(weighed: Path) -> None:
+def test_a_image_of_a_batch_that_is_not_annotated(weighed: Path) -> None:
     names = ("img0.png", "img1.png", "img2.png")
     write_batches(weighed, {"brick": 30}, *names)
-    with pytest.raises(RamsesError, match="metadata.json, batch 1: picture img2 has neither rows nor a label image"):
+    with pytest.raises(RamsesError, match="metadata.json, batch 1: image img2 has neither rows nor a label image"):
         write_batch_masses(weighed)
     (weighed / "labels/img2.png").write_bytes(b"an empty picture")
     write_batch_masses(weighed)

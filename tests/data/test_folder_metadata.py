@@ -23,7 +23,7 @@ def write(folder: Path, content: Any) -> Path:
     return folder
 
 
-def test_entries_are_found_however_their_picture_is_named(tmp_path: Path) -> None:
+def test_entries_are_found_however_their_image_is_named(tmp_path: Path) -> None:
     assert read_metadata(tmp_path) == image_entries(tmp_path) == {}
     names = ["images/a.png", "b", "rec_0.5", "D:\\c.TIF"]
     write(tmp_path, {"images": [{"file_name": name, "res": 2} for name in names]})

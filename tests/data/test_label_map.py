@@ -1,4 +1,4 @@
-"""Pictures and label images of every kind: read right, or refused with one clear line."""
+"""Images and label images of every kind: read right, or refused with one clear line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(path, **options)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
     return path
 
 
@@ -60,14 +60,14 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_truncated_picture(tmp_path: Path, suffix: str) -> None:
+def test_truncated_image(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"a{suffix}", np.random.randint(0, 256, (64, 64, 3), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(RamsesError, match=rf"a\{suffix}: the picture cannot be read"):
+    with pytest.raises(RamsesError, match=rf"a\{suffix}: the image cannot be read"):
         read_image(path)
 
 
-def test_no_picture(tmp_path: Path) -> None:
+def test_no_image(tmp_path: Path) -> None:
     with pytest.raises(RamsesError, match="no such file"):
         read_image(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_text("hello")
@@ -76,7 +76,7 @@ def test_no_picture(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_size_other_than_recorded(tmp_path: Path) -> None:
+def test_size_other_than_dataset_dicted(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", RAMP)
     read_image({"file_name": str(path), "height": 6, "width": 8})
     with pytest.raises(RamsesError, match="6 x 8 px .* 8 x 6"):
@@ -105,38 +105,38 @@ def test_truncated_label_image(tmp_path: Path) -> None:
         read_label_image(path)
 
 
-def test_record_of_a_folder(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder(count=6))
-    label_map = read_label_map(records[0])
+def test_dataset_dict_of_a_folder(tiny_folder: Callable[..., Path]) -> None:
+    dataset_dicts, _ = load_folder(tiny_folder(count=6))
+    label_map = read_label_map(dataset_dicts[0])
     assert label_map.dtype == np.int32 and label_map.shape == (64, 96)
     assert sorted(np.unique(label_map)) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_values_without_annotation_become_background(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder(count=6))
-    full = read_label_map(records[0])
-    records[0]["annotations"] = [a for a in records[0]["annotations"] if a["label"] in (2, 5)]
-    label_map = read_label_map(records[0])
+    dataset_dicts, _ = load_folder(tiny_folder(count=6))
+    full = read_label_map(dataset_dicts[0])
+    dataset_dicts[0]["annotations"] = [a for a in dataset_dicts[0]["annotations"] if a["label"] in (2, 5)]
+    label_map = read_label_map(dataset_dicts[0])
     assert np.array_equal(label_map, np.where(np.isin(full, (2, 5)), full, 0))
 
 
 def test_rows_without_pixels_are_logged_once(
     tiny_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    records, _ = load_folder(tiny_folder(count=6))
-    for record in records:
-        record["annotations"].append(record["annotations"][0] | {"label": 9})
+    dataset_dicts, _ = load_folder(tiny_folder(count=6))
+    for dataset_dict in dataset_dicts:
+        dataset_dict["annotations"].append(dataset_dict["annotations"][0] | {"label": 9})
     with caplog.at_level(logging.WARNING):
-        maps = [read_label_map(record) for record in records]
+        maps = [read_label_map(dataset_dict) for dataset_dict in dataset_dicts]
     assert all(label_map.max() == 6 for label_map in maps)
-    assert len([r for r in caplog.records if "without a pixel" in r.message]) == 1
+    assert len([r for r in caplog.dataset_dicts if "without a pixel" in r.message]) == 1
 
 
 def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder())
-    records[0]["label_file_name"] = records[1]["label_file_name"]
+    dataset_dicts, _ = load_folder(tiny_folder())
+    dataset_dicts[0]["label_file_name"] = dataset_dicts[1]["label_file_name"]
     with pytest.raises(RamsesError, match="img1.png: is 96 x 64 px .*img0.png says 64 x 96"):
-        read_label_map(records[0])
+        read_label_map(dataset_dicts[0])
 
 
 @settings(deadline=None, max_examples=100)
@@ -147,7 +147,7 @@ def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
         max_size=2,
     )
 )
-def test_polygons_in_their_box_equal_the_whole_picture(polygons: list[list[tuple[float, float]]]) -> None:
+def test_polygons_in_their_box_equal_the_whole_image(polygons: list[list[tuple[float, float]]]) -> None:
     height, width = 15, 20
     outline = [np.ravel(polygon).tolist() for polygon in polygons]
     expected = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))

@@ -10,15 +10,15 @@ import pytest
 
 from ramses_d2.data.loader import BatchStream, TrainLoader
 
-RECORDS = [{"name": i, "height": 4 + 4 * (i % 3 == 0), "width": 6} for i in range(10)]
+DATASET_DICTS = [{"name": i, "height": 4 + 4 * (i % 3 == 0), "width": 6} for i in range(10)]
 
 
-def noisy(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"noise": float(np.random.rand())}
+def noisy(dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    return dataset_dict | {"noise": float(np.random.rand())}
 
 
 def batches(start: int = 0, workers: int = 0, seed: int = 3, count: int = 12) -> list[list[dict[str, Any]]]:
-    loader = TrainLoader(RECORDS, noisy, total_batch_size=2, num_workers=workers, seed=seed)
+    loader = TrainLoader(DATASET_DICTS, noisy, total_batch_size=2, num_workers=workers, seed=seed)
     iterator = iter(loader)
     loader.start_at(start)  # Detectron2 calls iter() first
     return list(islice(iterator, count))
@@ -38,8 +38,8 @@ def test_seed_and_draw_change_the_augmentation() -> None:
     assert len(set(noises)) == len(noises)
 
 
-def test_a_batch_has_one_orientation_and_an_epoch_every_picture() -> None:
-    portrait = [r["height"] > r["width"] for r in RECORDS]
+def test_a_batch_has_one_orientation_and_an_epoch_every_image() -> None:
+    portrait = [r["height"] > r["width"] for r in DATASET_DICTS]
     stream = list(islice(BatchStream(portrait, 2, seed=1), 200))
     assert all(len({portrait[draw.index] for draw in batch}) == 1 for batch in stream)
     counts = np.bincount([draw.index for batch in stream for draw in batch], minlength=10)
@@ -56,4 +56,4 @@ def test_processes_share_the_batches() -> None:
 def test_batch_size_must_fit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ramses_d2.data.loader.comm.get_world_size", lambda: 4)
     with pytest.raises(ValueError, match="not a multiple of 4"):
-        TrainLoader(RECORDS, noisy, total_batch_size=6, num_workers=0, seed=1)
+        TrainLoader(DATASET_DICTS, noisy, total_batch_size=6, num_workers=0, seed=1)

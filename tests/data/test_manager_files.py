@@ -21,7 +21,7 @@ SIZE = (48, 72)
 
 @pytest.fixture
 def folder(tiny_folder: Folder) -> Path:
-    """Twelve pictures of 1 ... 9 particles of three classes."""
+    """Twelve images of 1 ... 9 particles of three classes."""
     return tiny_folder(sizes=(SIZE,) * 12, count=[1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 3, 3])
 
 
@@ -39,8 +39,8 @@ def test_our_split_file_is_read_back(two_folders: list[Path], tmp_path: Path) ->
     path = manager.save(tmp_path / "splits/mine")
     split = json.loads(path.read_text())
     assert split["folders"] == {"first": "../first", "second": "../second"}
-    records, class_names = load_split(path, "valid")
-    assert [record["image_name"] for record in records] == manager.valid_basenames
+    dataset_dicts, class_names = load_split(path, "valid")
+    assert [dataset_dict["image_name"] for dataset_dict in dataset_dicts] == manager.valid_basenames
     assert class_names == ["brick", "concrete", "glass"]
 
     split |= {"comment": "ours", "subsets": split["subsets"] | {"test": ["first/img0"]}}
@@ -95,7 +95,7 @@ def test_the_originals_format_there_and_back(folder: Path) -> None:
     table = pd.read_csv(folder / "SPLIT.v1.csv")
     assert table["folder"].unique().tolist() == [str(folder.resolve())] and table["x0"].dtype == int
     assert table.groupby("baseimg")["VALID"].all().to_dict()["img8"] is False
-    assert [record["image_name"] for record in load_split(path, "train")[0]] == manager.train_basenames
+    assert [dataset_dict["image_name"] for dataset_dict in load_split(path, "train")[0]] == manager.train_basenames
 
     text, csv_text = path.read_text(), (folder / "SPLIT.v1.csv").read_text()
     for paths in ([path], [folder / "SPLIT.v1.csv", path], [path, folder / "SPLIT.v1.csv"]):
@@ -104,7 +104,7 @@ def test_the_originals_format_there_and_back(folder: Path) -> None:
         assert (folder / "again.csv").read_text() == csv_text
     with pytest.raises(RamsesError, match="gone.csv: no such file"):
         DatasetManager.from_file(path, folder / "gone.csv")
-    assert again.pictures.loc["img8", "reason"] == "VALID is not True"
+    assert again.images.loc["img8", "reason"] == "VALID is not True"
     ours = json.loads(again.save(folder / "ours.json").read_text())
     assert ours["subsets"]["train"] == manager.train_basenames and ours["folders"] == {"demo": "."}
     again.create_sets(12, 3, max_reuse=2)
@@ -130,7 +130,7 @@ def test_the_originals_format_cannot_tell_equal_base_names_apart(two_folders: li
     with pytest.raises(RamsesError, match="another folder has one of the same base name"):
         manager.save(tmp_path / "SPLIT", format="ramses2")
     assert not list(tmp_path.glob("SPLIT*"))
-    # ... and where the original wrote such a split, its pictures of one name stay together
+    # ... and where the original wrote such a split, its images of one name stay together
     table = pd.concat([pd.read_csv(each / "annotations.csv").assign(folder=str(each)) for each in two_folders])
     table.assign(VALID=True).to_csv(tmp_path / "OLD.csv", index=False)
     ids = {"brick": 1, "concrete": 2, "glass": 3}

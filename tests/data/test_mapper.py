@@ -22,7 +22,7 @@ from ramses_d2.data.mapper import RamsesDatasetMapper
 
 from .conftest import LEVEL
 
-Record = dict[str, Any]
+DatasetDict = dict[str, Any]
 BLOCK = np.ones((3, 3), dtype=np.uint8)
 
 
@@ -48,18 +48,18 @@ def mapper(
     scale=st.sampled_from([(1.0, 1.0), (0.6, 1.6)]),
 )
 def test_targets_follow_their_objects(
-    numbered: list[Record], index: int, seed: int, mask_stride: int, **options: Any
+    numbered: list[DatasetDict], index: int, seed: int, mask_stride: int, **options: Any
 ) -> None:
     np.random.seed(seed)
-    record = numbered[index]
-    output = mapper(mask_stride=mask_stride, **options)(record)
+    dataset_dict = numbered[index]
+    output = mapper(mask_stride=mask_stride, **options)(dataset_dict)
     height, width = output["image"].shape[1:]
-    assert (height, width) == ((64, 128) if record["height"] <= record["width"] else (128, 64))
+    assert (height, width) == ((64, 128) if dataset_dict["height"] <= dataset_dict["width"] else (128, 64))
     assert output["label_map"].shape == (height // mask_stride, width // mask_stride)
     check_targets(output, mask_stride)
 
 
-def check_targets(output: Record, mask_stride: int) -> None:
+def check_targets(output: DatasetDict, mask_stride: int) -> None:
     """Picture, label map, boxes, classes and masses of ``numbered`` agree."""
     instances, grid, image = output["instances"], output["label_map"], output["image"]
     height, width = image.shape[1:]
@@ -75,7 +75,7 @@ def check_targets(output: Record, mask_stride: int) -> None:
     for k in range(len(instances)):
         mass = float(instances.gt_masses[k])
         assert mass == classes[k] or math.isnan(mass)
-        # the picture under the object's pixels has the object's grey level, and its box contains them
+        # the image under the object's pixels has the object's grey level, and its box contains them
         ys, xs = (((grid == k + 1) & inner).nonzero() * mask_stride + mask_stride // 2).unbind(1)
         assert ((image[0, ys, xs].float() - LEVEL * classes[k]).abs() <= 2).all()
         ys, xs = ((grid == k + 1).nonzero() * mask_stride + mask_stride // 2).unbind(1)
@@ -95,54 +95,54 @@ def check_targets(output: Record, mask_stride: int) -> None:
     rotation=st.sampled_from([0.0, 40.0]),
 )
 def test_targets_follow_their_objects_at_any_size(
-    numbered: list[Record], index: int, seed: int, mask_stride: int, short: tuple[int, ...], **options: Any
+    numbered: list[DatasetDict], index: int, seed: int, mask_stride: int, short: tuple[int, ...], **options: Any
 ) -> None:
     np.random.seed(seed)
-    record = numbered[index]
+    dataset_dict = numbered[index]
     options["sampling"] = options["sampling"] if len(short) == 2 else "choice"
-    output = mapper(short, 190, mask_stride, fit="edge", **options)(record)
+    output = mapper(short, 190, mask_stride, fit="edge", **options)(dataset_dict)
     height, width = output["image"].shape[1:]
     assert max(height, width) <= 190 and min(height, width) >= 63
-    assert height / width == pytest.approx(record["height"] / record["width"], rel=0.02)
-    # The grid pixels whose sample lies in the picture; those of the padded picture only follow
+    assert height / width == pytest.approx(dataset_dict["height"] / dataset_dict["width"], rel=0.02)
+    # The grid pixels whose sample lies in the image; those of the padded image only follow
     assert output["label_map"].shape == tuple((side + mask_stride // 2 - 1) // mask_stride for side in (height, width))
     check_targets(output, mask_stride)
 
 
-def test_edge_without_a_resize_changes_nothing(numbered: list[Record]) -> None:
-    record = numbered[4]  # 90 x 90, no multiple of the stride
-    output = mapper((90,), 90, mask_stride=4, fit="edge")(record)
-    label_map = np.asarray(Image.open(record["label_file_name"])).astype(np.int64)
+def test_edge_without_a_resize_changes_nothing(numbered: list[DatasetDict]) -> None:
+    dataset_dict = numbered[4]  # 90 x 90, no multiple of the stride
+    output = mapper((90,), 90, mask_stride=4, fit="edge")(dataset_dict)
+    label_map = np.asarray(Image.open(dataset_dict["label_file_name"])).astype(np.int64)
     assert np.array_equal(output["image"][0], label_map * LEVEL)
     padded = np.pad(label_map, ((0, 38), (0, 38)))[2::4, 2::4]
     assert np.array_equal(np.pad(output["label_map"], ((0, 10), (0, 10))), padded)
     assert not output["instances"].gt_masses.isnan().any()
 
 
-def test_edge_changes_the_mass_scale_and_cuts_nothing(numbered: list[Record]) -> None:
-    record = numbered[2] | {"resolution": 5.0}  # 200 x 300
+def test_edge_changes_the_mass_scale_and_cuts_nothing(numbered: list[DatasetDict]) -> None:
+    dataset_dict = numbered[2] | {"resolution": 5.0}  # 200 x 300
     for short, long, factor in (((100,), 999, 0.5), ((400,), 999, 2.0), ((400,), 450, 1.5)):
-        output = mapper(short, long, mask_stride=2, fit="edge", flip=True)(record)
+        output = mapper(short, long, mask_stride=2, fit="edge", flip=True)(dataset_dict)
         assert output["mass_scale"] == pytest.approx((10 * 5 * factor / 2) ** 2)
         assert not output["instances"].gt_masses.isnan().any() and len(output["instances"]) == 20
 
 
-def test_without_augmentation_nothing_changes(numbered: list[Record]) -> None:
-    record = numbered[0]
-    output = mapper()(record)
-    label_map = np.asarray(Image.open(record["label_file_name"])).astype(np.int64)
+def test_without_augmentation_nothing_changes(numbered: list[DatasetDict]) -> None:
+    dataset_dict = numbered[0]
+    output = mapper()(dataset_dict)
+    label_map = np.asarray(Image.open(dataset_dict["label_file_name"])).astype(np.int64)
     assert np.array_equal(output["label_map"], label_map[2::4, 2::4])
     assert np.array_equal(output["image"][0], label_map * LEVEL)
-    boxes = [annotation["bbox"] for annotation in record["annotations"]]
+    boxes = [annotation["bbox"] for annotation in dataset_dict["annotations"]]
     assert output["instances"].gt_boxes.tensor.tolist() == boxes
     assert output["instances"].gt_masses.tolist() == [1, 2, 3, 4, 5, 6]
     assert output["instances"].gt_classes.dtype == output["label_map"].dtype == torch.int64
     assert output["instances"].gt_masses.dtype == torch.float32 and output["image"].dtype == torch.uint8
     for key in ("file_name", "image_id", "height", "width", "resolution"):
-        assert output[key] == record[key]
+        assert output[key] == dataset_dict[key]
 
 
-def test_label_map_on_the_grid_is_nearest_exact(numbered: list[Record]) -> None:
+def test_label_map_on_the_grid_is_nearest_exact(numbered: list[DatasetDict]) -> None:
     label_map = np.asarray(Image.open(numbered[0]["label_file_name"]))
     expected = cv2.resize(label_map, (32, 16), interpolation=cv2.INTER_NEAREST_EXACT)
     assert np.array_equal(mapper()(numbered[0])["label_map"], expected)
@@ -151,13 +151,13 @@ def test_label_map_on_the_grid_is_nearest_exact(numbered: list[Record]) -> None:
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(index=st.integers(0, 2), resolution=st.floats(0.5, 50), seed=st.integers(0, 2**31))
 def test_half_the_size_is_a_quarter_of_the_normalised_mass(
-    numbered: list[Record], index: int, resolution: float, seed: int
+    numbered: list[DatasetDict], index: int, resolution: float, seed: int
 ) -> None:
-    record = numbered[index] | {"resolution": resolution}
+    dataset_dict = numbered[index] | {"resolution": resolution}
     outputs = []
     for short, long in ((128, 256), (64, 128)):
         np.random.seed(seed)
-        outputs.append(mapper(short, long, mask_stride=2, flip=True, rotation=5.0)(record))
+        outputs.append(mapper(short, long, mask_stride=2, flip=True, rotation=5.0)(dataset_dict))
     assert outputs[0]["mass_scale"] == pytest.approx(4 * outputs[1]["mass_scale"], rel=0.02)  # rounded to px
     large, small = (
         dict(zip(o["instances"].gt_classes.tolist(), o["instances"].gt_masses * o["mass_scale"], strict=True))
@@ -169,15 +169,15 @@ def test_half_the_size_is_a_quarter_of_the_normalised_mass(
         assert float(large[c]) == pytest.approx(4 * float(small[c]), rel=0.02)
 
 
-def test_mass_scale(numbered: list[Record]) -> None:
-    record = numbered[0] | {"resolution": 5.0}  # 64 x 128
-    assert mapper(mask_stride=4)(record)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
-    assert mapper(128, 256, mask_stride=4)(record)["mass_scale"] == pytest.approx((10 * 10 / 4) ** 2)
+def test_mass_scale(numbered: list[DatasetDict]) -> None:
+    dataset_dict = numbered[0] | {"resolution": 5.0}  # 64 x 128
+    assert mapper(mask_stride=4)(dataset_dict)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
+    assert mapper(128, 256, mask_stride=4)(dataset_dict)["mass_scale"] == pytest.approx((10 * 10 / 4) ** 2)
     for options in ({"flip": True}, {"rotation": 30.0}, {"noise": 3.0}):
-        assert mapper(**options)(record)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
+        assert mapper(**options)(dataset_dict)["mass_scale"] == pytest.approx((10 * 5 / 4) ** 2)
 
 
-def test_flip_twice_is_the_identity(numbered: list[Record]) -> None:
+def test_flip_twice_is_the_identity(numbered: list[DatasetDict]) -> None:
     flips = [T.RandomFlip(prob=1.0, horizontal=h, vertical=not h) for h in (True, False)]
     outputs = [
         RamsesDatasetMapper(is_train=True, image_format="RGB", augmentation=T.AugmentationList(chain), mask_stride=4)(
@@ -192,21 +192,21 @@ def test_flip_twice_is_the_identity(numbered: list[Record]) -> None:
 
 
 def test_an_object_that_is_cut_loses_its_mass_only(tiny_folder: Callable[..., Path]) -> None:
-    (record,), _ = load_folder(tiny_folder(sizes=((64, 192),), count=3))
+    (dataset_dict,), _ = load_folder(tiny_folder(sizes=((64, 192),), count=3))
     # The middle 128 of 192 columns are kept: the outer objects reach columns 5..58 and 133..186
-    output = mapper(64, 128, mask_stride=2, fit="crop")(record)
+    output = mapper(64, 128, mask_stride=2, fit="crop")(dataset_dict)
     assert output["instances"].gt_masses.isnan().tolist() == [True, False, True]
     assert output["instances"].gt_classes.tolist() == [0, 1, 2]
-    whole = mapper(64, 192, mask_stride=2, fit="crop")(record)
+    whole = mapper(64, 192, mask_stride=2, fit="crop")(dataset_dict)
     assert not whole["instances"].gt_masses.isnan().any()
 
 
 def test_an_object_cut_by_the_rotation_loses_its_mass(tiny_folder: Callable[..., Path]) -> None:
-    (record,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=1))
-    record["annotations"][0]["mass"] = 1.0
+    (dataset_dict,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=1))
+    dataset_dict["annotations"][0]["mass"] = 1.0
     label_map = np.zeros((96, 128), dtype=np.uint16)
     label_map[0:20, 0:20] = 1
-    Image.fromarray(label_map).save(record["label_file_name"])
+    Image.fromarray(label_map).save(dataset_dict["label_file_name"])
     chain = [
         T.RandomRotation([20, 20], expand=False),
         *build_augmentation(short=128, long=192, scale=(0.5, 0.5)).augs,
@@ -214,60 +214,60 @@ def test_an_object_cut_by_the_rotation_loses_its_mass(tiny_folder: Callable[...,
     for augmentations, cut in ((chain, True), (chain[1:], False)):
         output = RamsesDatasetMapper(
             is_train=True, image_format="RGB", augmentation=T.AugmentationList(augmentations), mask_stride=2
-        )(record)
+        )(dataset_dict)
         assert output["instances"].gt_masses.isnan().tolist() == [cut]
 
 
-def test_an_object_turned_out_of_an_edge_picture_loses_its_mass(tiny_folder: Callable[..., Path]) -> None:
-    (record,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=2))
+def test_an_object_turned_out_of_an_edge_image_loses_its_mass(tiny_folder: Callable[..., Path]) -> None:
+    (dataset_dict,), _ = load_folder(tiny_folder(sizes=((96, 128),), count=2))
     label_map = np.zeros((96, 128), dtype=np.uint16)
     label_map[0:20, 0:20] = 1
     label_map[40:60, 50:70] = 2
-    Image.fromarray(label_map).save(record["label_file_name"])
+    Image.fromarray(label_map).save(dataset_dict["label_file_name"])
     np.random.seed(5)  # by 26 degrees
-    output = mapper((99,), 150, mask_stride=2, fit="edge", rotation=30.0)(record)
+    output = mapper((99,), 150, mask_stride=2, fit="edge", rotation=30.0)(dataset_dict)
     assert output["instances"].gt_masses.isnan().tolist() == [True, False]
 
 
-def test_an_object_at_the_border_of_the_picture_keeps_its_mass(tiny_folder: Callable[..., Path]) -> None:
-    (record,), _ = load_folder(tiny_folder(sizes=((64, 128),), count=1))
+def test_an_object_at_the_border_of_the_image_keeps_its_mass(tiny_folder: Callable[..., Path]) -> None:
+    (dataset_dict,), _ = load_folder(tiny_folder(sizes=((64, 128),), count=1))
     label_map = np.zeros((64, 128), dtype=np.uint16)
     label_map[:30, :50] = 1
-    Image.fromarray(label_map).save(record["label_file_name"])
+    Image.fromarray(label_map).save(dataset_dict["label_file_name"])
     for options in ({}, {"flip": True}, {"scale": (0.7, 1.0)}):
-        assert not mapper(mask_stride=2, **options)(record)["instances"].gt_masses.isnan().any()
+        assert not mapper(mask_stride=2, **options)(dataset_dict)["instances"].gt_masses.isnan().any()
 
 
 def test_a_small_object_that_only_lost_pixels_to_sampling_keeps_its_mass(
     tiny_folder: Callable[..., Path],
 ) -> None:
-    (record,), _ = load_folder(tiny_folder(sizes=((128, 256),), count=1))
+    (dataset_dict,), _ = load_folder(tiny_folder(sizes=((128, 256),), count=1))
     label_map = np.zeros((128, 256), dtype=np.uint16)
     label_map[50:55, 100:105] = 1  # 25 px; at half the size 6.25 are expected and 4 are left
-    Image.fromarray(label_map).save(record["label_file_name"])
-    output = mapper(mask_stride=2)(record)
+    Image.fromarray(label_map).save(dataset_dict["label_file_name"])
+    output = mapper(mask_stride=2)(dataset_dict)
     x0, y0, x1, y1 = output["instances"].gt_boxes.tensor[0].tolist()
     assert (x1 - x0) * (y1 - y0) == 4
     assert not output["instances"].gt_masses.isnan().any()
 
 
-def test_lost_objects_are_renumbered(numbered: list[Record]) -> None:
-    record = numbered[0]
-    label_map = np.array(Image.open(record["label_file_name"]))
+def test_lost_objects_are_renumbered(numbered: list[DatasetDict]) -> None:
+    dataset_dict = numbered[0]
+    label_map = np.array(Image.open(dataset_dict["label_file_name"]))
     label_map[label_map == 2] = 0  # a row without pixels
     label_map[label_map == 4] = 0
     label_map[0, 0] = 4  # too small for the mask grid
     label_map[60, 5] = 99  # no row
-    Image.fromarray(label_map).save(record["label_file_name"])
-    output = mapper()(record)
+    Image.fromarray(label_map).save(dataset_dict["label_file_name"])
+    output = mapper()(dataset_dict)
     assert output["instances"].gt_classes.tolist() == [1, 3, 5, 6]
     assert sorted(output["label_map"].unique().tolist()) == [0, 1, 2, 3, 4]
     assert np.array_equal(output["label_map"] == 2, (label_map == 3)[2::4, 2::4])
 
 
-def test_picture_without_objects(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder(count=0))
-    output = mapper(flip=True, rotation=10.0, scale=(0.8, 1.2))(records[0])
+def test_image_without_objects(tiny_folder: Callable[..., Path]) -> None:
+    dataset_dicts, _ = load_folder(tiny_folder(count=0))
+    output = mapper(flip=True, rotation=10.0, scale=(0.8, 1.2))(dataset_dicts[0])
     instances = output["instances"]
     assert len(instances) == 0 and instances.gt_boxes.tensor.shape == (0, 4)
     assert instances.gt_classes.dtype == torch.int64 and instances.gt_masses.dtype == torch.float32
@@ -276,25 +276,25 @@ def test_picture_without_objects(tiny_folder: Callable[..., Path]) -> None:
 
 
 def test_unknown_masses_and_resolution(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder(nan_masses=True))
-    output = mapper()(records[0])
+    dataset_dicts, _ = load_folder(tiny_folder(nan_masses=True))
+    output = mapper()(dataset_dicts[0])
     assert output["instances"].gt_masses.isnan().all() and output["mass_scale"] > 0
-    records, _ = load_folder(tiny_folder(name="other"))
-    output = mapper()(records[0] | {"resolution": math.nan})
+    dataset_dicts, _ = load_folder(tiny_folder(name="other"))
+    output = mapper()(dataset_dicts[0] | {"resolution": math.nan})
     assert output["instances"].gt_masses.isnan().all() and math.isnan(output["mass_scale"])
     assert len(output["instances"]) == 6
 
 
 def test_800_objects(tiny_folder: Callable[..., Path]) -> None:
-    records, _ = load_folder(tiny_folder(sizes=((512, 768),), count=800))
-    output = mapper(512, 768, flip=True)(records[0])
+    dataset_dicts, _ = load_folder(tiny_folder(sizes=((512, 768),), count=800))
+    output = mapper(512, 768, flip=True)(dataset_dicts[0])
     assert len(output["instances"]) == 800 and output["label_map"].max() == 800
 
 
 def test_polygons(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((64, 128, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     outlines = [[[10, 10, 60, 10, 60, 50, 10, 50]], [[20, 20, 40, 20, 40, 40, 20, 40]]]
-    record = {
+    dataset_dict = {
         "file_name": str(tmp_path / "a.png"),
         "image_id": 1,
         "height": 64,
@@ -305,6 +305,6 @@ def test_polygons(tmp_path: Path) -> None:
             for label, outline in enumerate(outlines, start=1)
         ],
     }
-    output = mapper(mask_stride=2)(record)
+    output = mapper(mask_stride=2)(dataset_dict)
     assert output["instances"].gt_boxes.tensor.tolist() == [[10, 10, 60, 50], [20, 20, 40, 40]]
     assert (output["label_map"] == 2).sum() == 100

@@ -18,7 +18,7 @@ from ramses_d2.data.folder import load_folder
 from ramses_d2.data.mapper import RamsesDatasetMapper, training_canvas, training_edges
 from ramses_d2.errors import RamsesError
 
-Record = dict[str, Any]
+DatasetDict = dict[str, Any]
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def cfg() -> CfgNode:
     return cfg
 
 
-def test_for_prediction(numbered: list[Record], cfg: CfgNode) -> None:
-    record = numbered[3]  # 333 x 222
-    Path(record["label_file_name"]).unlink()  # not looked at
-    output = RamsesDatasetMapper(cfg, is_train=False)(record)
-    image = np.asarray(Image.open(record["file_name"]))
+def test_for_prediction(numbered: list[DatasetDict], cfg: CfgNode) -> None:
+    dataset_dict = numbered[3]  # 333 x 222
+    Path(dataset_dict["label_file_name"]).unlink()  # not looked at
+    output = RamsesDatasetMapper(cfg, is_train=False)(dataset_dict)
+    image = np.asarray(Image.open(dataset_dict["file_name"]))
     expected = T.ResizeShortestEdge([96, 96], 128).get_transform(image).apply_image(image)
     assert np.array_equal(output["image"], expected.transpose(2, 0, 1))
     assert set(output) == {"image", "file_name", "image_id", "height", "width", "resolution"}
@@ -43,15 +43,15 @@ def test_for_prediction(numbered: list[Record], cfg: CfgNode) -> None:
 
 
 def test_colour_order(tiny_folder: Callable[..., Path], cfg: CfgNode) -> None:
-    records, _ = load_folder(tiny_folder())
+    dataset_dicts, _ = load_folder(tiny_folder())
     outputs = []
     for image_format in ("RGB", "BGR"):
         cfg.INPUT.FORMAT = image_format
-        outputs.append(RamsesDatasetMapper(cfg, is_train=False)(records[0])["image"])
+        outputs.append(RamsesDatasetMapper(cfg, is_train=False)(dataset_dicts[0])["image"])
     assert torch.equal(outputs[0], outputs[1].flip(0)) and not torch.equal(outputs[0], outputs[1])
 
 
-def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
+def test_every_key_has_an_effect(numbered: list[DatasetDict], cfg: CfgNode) -> None:
     aug = cfg.INPUT.AUG
     aug.FLIP, aug.ROTATION, aug.BRIGHTNESS, aug.CONTRAST, aug.NOISE, aug.SCALE = (
         False,
@@ -61,8 +61,8 @@ def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
         0.0,
         (1.0, 1.0),
     )
-    record = numbered[2]  # 200 x 300
-    plain = RamsesDatasetMapper(cfg, is_train=True)(record)
+    dataset_dict = numbered[2]  # 200 x 300
+    plain = RamsesDatasetMapper(cfg, is_train=True)(dataset_dict)
     assert plain["image"].shape == (3, 64, 128) and plain["label_map"].shape == (8, 16)
     for key, value in (
         ("INPUT.FIT", "crop"),
@@ -79,7 +79,7 @@ def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
         changed = cfg.clone()
         changed.merge_from_list([key, value])
         np.random.seed(3)
-        outputs = [RamsesDatasetMapper(changed, is_train=True)(record) for _ in range(4)]
+        outputs = [RamsesDatasetMapper(changed, is_train=True)(dataset_dict) for _ in range(4)]
         assert any(
             output["image"].shape != plain["image"].shape
             or not torch.equal(output["image"], plain["image"])
@@ -88,12 +88,12 @@ def test_every_key_has_an_effect(numbered: list[Record], cfg: CfgNode) -> None:
         ), key
 
 
-def test_keys_of_the_edge_fit(numbered: list[Record], cfg: CfgNode) -> None:
-    record = numbered[2]  # 200 x 300
+def test_keys_of_the_edge_fit(numbered: list[DatasetDict], cfg: CfgNode) -> None:
+    dataset_dict = numbered[2]  # 200 x 300
     cfg.INPUT.FIT, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.AUG.SCALE = "edge", (50, 60), (1.0, 1.0)
 
     def sizes() -> set[tuple[int, int]]:
-        return {tuple(RamsesDatasetMapper(cfg, is_train=True)(record)["image"].shape[1:]) for _ in range(30)}
+        return {tuple(RamsesDatasetMapper(cfg, is_train=True)(dataset_dict)["image"].shape[1:]) for _ in range(30)}
 
     assert sizes() == {(50, 75), (60, 90)}
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
@@ -105,7 +105,7 @@ def test_keys_of_the_edge_fit(numbered: list[Record], cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TRAIN = (44, 44)
     flips = {}
     for cfg.INPUT.AUG.VERTICAL_FLIP in (True, False):
-        outputs = [RamsesDatasetMapper(cfg, is_train=True)(record) for _ in range(30)]
+        outputs = [RamsesDatasetMapper(cfg, is_train=True)(dataset_dict) for _ in range(30)]
         flips[cfg.INPUT.AUG.VERTICAL_FLIP] = len({output["image"].numpy().tobytes() for output in outputs})
     assert flips == {True: 4, False: 2}
 

@@ -25,12 +25,12 @@ def full_uri(uri: str) -> str:
 
 
 @needs_data
-@pytest.mark.parametrize(("uri", "pictures", "objects", "classes"), [GRAVEL, COINS, MUSHROOMS])
-def test_registration(uri: str, pictures: int, objects: int, classes: int) -> None:
+@pytest.mark.parametrize(("uri", "images", "objects", "classes"), [GRAVEL, COINS, MUSHROOMS])
+def test_registration(uri: str, images: int, objects: int, classes: int) -> None:
     uri = register(full_uri(uri))
-    records = DatasetCatalog.get(uri)
-    assert len(records) == pictures
-    assert sum(len(record["annotations"]) for record in records) == objects
+    dataset_dicts = DatasetCatalog.get(uri)
+    assert len(dataset_dicts) == images
+    assert sum(len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts) == objects
     assert len(MetadataCatalog.get(uri).thing_classes) == classes
 
 
@@ -52,10 +52,10 @@ def test_mapper(uri: str) -> None:
         ),
         mask_stride=4,
     )
-    for record in DatasetCatalog.get(register(full_uri(uri)))[:4]:
-        output = mapper(record)
+    for dataset_dict in DatasetCatalog.get(register(full_uri(uri)))[:4]:
+        output = mapper(dataset_dict)
         count = len(output["instances"])
-        assert 0 < count <= len(record["annotations"])
+        assert 0 < count <= len(dataset_dict["annotations"])
         assert output["label_map"].unique().tolist() == list(range(count + 1))
         assert output["instances"].gt_boxes.nonempty().all()
         masses = output["instances"].gt_masses
@@ -64,28 +64,32 @@ def test_mapper(uri: str) -> None:
 
 @needs_data
 @pytest.mark.parametrize(("uri", "most"), [(GRAVEL[0], 190), (MUSHROOMS[0], 241)])
-def test_ground_truth_of_crowded_pictures(uri: str, most: int) -> None:
+def test_ground_truth_of_crowded_images(uri: str, most: int) -> None:
     uri = register(full_uri(uri))
-    records = DatasetCatalog.get(uri)
-    truth = coco_ground_truth(records, MetadataCatalog.get(uri).thing_classes)
+    dataset_dicts = DatasetCatalog.get(uri)
+    truth = coco_ground_truth(dataset_dicts, MetadataCatalog.get(uri).thing_classes)
     counts = np.bincount([annotation["image_id"] for annotation in truth["annotations"]])
     assert counts.max() == most
-    record = records[int(np.flatnonzero([len(record["annotations"]) == most for record in records])[0])]
-    masks = [a["segmentation"] for a in truth["annotations"] if a["image_id"] == record["image_id"]]
-    covered = np.zeros((record["height"], record["width"]), dtype=bool)
+    dataset_dict = dataset_dicts[
+        int(np.flatnonzero([len(dataset_dict["annotations"]) == most for dataset_dict in dataset_dicts])[0])
+    ]
+    masks = [a["segmentation"] for a in truth["annotations"] if a["image_id"] == dataset_dict["image_id"]]
+    covered = np.zeros((dataset_dict["height"], dataset_dict["width"]), dtype=bool)
     for mask in masks:
         covered |= mask_utils.decode(mask).astype(bool)
-    painted = read_label_map(record) > 0
-    # Outlines are rasterised in their box there, and in the whole picture here
+    painted = read_label_map(dataset_dict) > 0
+    # Outlines are rasterised in their box there, and in the whole image here
     assert np.count_nonzero(covered ^ painted) <= 0.001 * np.count_nonzero(painted)
 
 
 @needs_data
 def test_grams_of_the_coins() -> None:
-    records = DatasetCatalog.get(register(full_uri(COINS[0])))
-    grams = sum(annotation["mass"] for record in records for annotation in record["annotations"])
+    dataset_dicts = DatasetCatalog.get(register(full_uri(COINS[0])))
+    grams = sum(annotation["mass"] for dataset_dict in dataset_dicts for annotation in dataset_dict["annotations"])
     assert grams == pytest.approx(7690.5, abs=0.1)
     # Diameter from the box, px / (px/mm): 10c coins are 19.75 mm wide
-    record = next(record for record in records if record["image_name"] == "coins/10c_IMG_4187")
-    widths = [(a["bbox"][2] - a["bbox"][0]) / record["resolution"] for a in record["annotations"]]
+    dataset_dict = next(
+        dataset_dict for dataset_dict in dataset_dicts if dataset_dict["image_name"] == "coins/10c_IMG_4187"
+    )
+    widths = [(a["bbox"][2] - a["bbox"][0]) / dataset_dict["resolution"] for a in dataset_dict["annotations"]]
     assert np.median(widths) == pytest.approx(19.75, rel=0.04)

@@ -1,4 +1,4 @@
-"""RLE inside a box equals pycocotools' encoding of the whole picture."""
+"""RLE inside a box equals pycocotools' encoding of the whole image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ramses_d2.data.rle import RLEMasks, decode_in_box, encode_in_box, encode_la
 
 @st.composite
 def boxed_masks(draw: st.DrawFn) -> tuple[np.ndarray, int, int, int, int]:
-    """A mask, its place and the picture's size; often as high as the picture, where runs cross columns."""
+    """A mask, its place and the image's size; often as high as the image, where runs cross columns."""
     height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     h = draw(st.sampled_from([0, height, height])) if draw(st.booleans()) else draw(st.integers(0, height))
     w = draw(st.integers(0, width))
@@ -34,14 +34,14 @@ def test_encode_in_box_equals_pycocotools(case: tuple[np.ndarray, int, int, int,
     assert encode_in_box(mask, x0, y0, height, width) == mask_utils.encode(full)
 
 
-def test_large_picture_equals_pycocotools() -> None:
+def test_large_image_equals_pycocotools() -> None:
     full = np.zeros((700, 900), dtype=np.uint8, order="F")
     full[100:650, 200:800] = np.random.random((550, 600)) < 0.5
     assert encode_in_box(full[100:650, 200:800], 200, 100, 700, 900) == mask_utils.encode(full)
 
 
 @pytest.mark.parametrize(("x0", "y0"), [(-1, 0), (0, -1), (7, 0), (0, 7)])
-def test_box_outside_the_picture_is_refused(x0: int, y0: int) -> None:
+def test_box_outside_the_image_is_refused(x0: int, y0: int) -> None:
     with pytest.raises(ValueError, match="not inside"):
         encode_in_box(np.ones((4, 4), dtype=bool), x0, y0, 10, 10)
 

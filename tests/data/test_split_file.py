@@ -41,13 +41,13 @@ def two_folders(tiny_folder: Folder) -> Path:
 
 def test_ours(two_folders: Path) -> None:
     path = write_split(two_folders)
-    records, class_names = load_split(path, "train")
+    dataset_dicts, class_names = load_split(path, "train")
     assert class_names == split_class_names(path) == CLASSES
-    assert [r["image_name"] for r in records] == ["b/img1", "a/img0", "b/img1", "b/img0"]
-    assert [r["image_id"] for r in records] == [1, 2, 1, 3]
-    assert [len(r["annotations"]) for r in records] == [6, 4, 6, 6]
-    assert "second" in records[0]["file_name"] and "first" in records[1]["label_file_name"]
-    assert records[1]["annotations"][0]["category_id"] == 1
+    assert [r["image_name"] for r in dataset_dicts] == ["b/img1", "a/img0", "b/img1", "b/img0"]
+    assert [r["image_id"] for r in dataset_dicts] == [1, 2, 1, 3]
+    assert [len(r["annotations"]) for r in dataset_dicts] == [6, 4, 6, 6]
+    assert "second" in dataset_dicts[0]["file_name"] and "first" in dataset_dicts[1]["label_file_name"]
+    assert dataset_dicts[1]["annotations"][0]["category_id"] == 1
     assert subset_names(path) == ["train", "valid", "empty"]
     assert load_split(path, "empty")[0] == []
 
@@ -67,12 +67,12 @@ def test_folder_of_the_split_itself(tiny_folder: Folder) -> None:
         ({"folders": None}, "key 'folders' is missing"),
         ({"subsets": ["train"]}, "key 'subsets' is missing or of a wrong type"),
         ({"subsets": {"val": []}}, "no subset 'train'; it has val"),
-        ({"subsets": {"train": ["a/img0", "a/img7"]}}, "1 pictures of subset 'train' .* 'a/img7'"),
+        ({"subsets": {"train": ["a/img0", "a/img7"]}}, "1 images of subset 'train' .* 'a/img7'"),
         ({"subsets": {"train": ["c/img0"]}}, "'c/img0' is in no listed folder"),
         ({"subsets": {"train": ["img0"]}}, "'img0' is in no listed folder"),
         ({"folders": {"a": "nowhere", "b": "second"}}, "nowhere: no such folder"),
-        ({"subsets": {"train": [1]}}, "split.json: train is no list of picture names"),
-        ({"subsets": {"train": "a/img0"}}, "split.json: train is no list of picture names"),
+        ({"subsets": {"train": [1]}}, "split.json: train is no list of image names"),
+        ({"subsets": {"train": "a/img0"}}, "split.json: train is no list of image names"),
         ({"folders": {"a": 1, "b": "second"}}, "split.json: folders must be paths, and classes names"),
         ({"classes": [1]}, "split.json: folders must be paths, and classes names"),
         ({"classes": ["glass"]}, "row 2: class 'brick' is not in the class list"),
@@ -108,9 +108,9 @@ def write_original(parent: Path, folders: dict[str, str], train: list[str], vali
 @pytest.mark.parametrize("prefix", ["", "D:\\data\\", "/home/someone/"])
 def test_original(two_folders: Path, prefix: str) -> None:
     path = write_original(two_folders, {"second": f"{prefix}second"}, ["img1", "img1"], ["img0"])
-    records, class_names = load_split(path, "train")
+    dataset_dicts, class_names = load_split(path, "train")
     assert class_names == CLASSES and subset_names(path) == ["train", "valid"]
-    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in records] == [
+    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in dataset_dicts] == [
         ("second/img1", 1, 6),
         ("second/img1", 1, 6),
     ]
@@ -122,27 +122,27 @@ def test_original_names_with_extension(two_folders: Path, in_csv: str, in_json: 
     path = write_original(two_folders, {"second": "second"}, [in_json.format("img1")], [])
     table = pd.read_csv(path.with_suffix(".csv"))
     table.assign(baseimg=table["baseimg"].map(in_csv.format)).to_csv(path.with_suffix(".csv"), index=False)
-    (record,), _ = load_split(path, "train")
-    assert record["image_name"] == "second/img1" and len(record["annotations"]) == 6
+    (dataset_dict,), _ = load_split(path, "train")
+    assert dataset_dict["image_name"] == "second/img1" and len(dataset_dict["annotations"]) == 6
     path.write_text(json.dumps(json.loads(path.read_text()) | {"valid": [None]}))
-    with pytest.raises(RamsesError, match="valid is no list of picture names"):
+    with pytest.raises(RamsesError, match="valid is no list of image names"):
         load_split(path, "train")
 
 
 def test_original_keeps_equal_base_names_apart(two_folders: Path) -> None:
     path = write_original(two_folders, {"first": "first", "second": "second"}, ["img0"], [])
-    records, _ = load_split(path, "train")
-    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in records] == [
+    dataset_dicts, _ = load_split(path, "train")
+    assert [(r["image_name"], r["image_id"], len(r["annotations"])) for r in dataset_dicts] == [
         ("first/img0", 1, 4),
         ("second/img0", 2, 6),
     ]
 
 
-def test_original_takes_a_picture_only_from_the_folder_its_rows_name(two_folders: Path) -> None:
+def test_original_takes_a_image_only_from_the_folder_its_rows_name(two_folders: Path) -> None:
     path = write_original(two_folders, {"first": "first", "second": "second"}, ["img0", "img1"], [])
     table = pd.read_csv(path.with_suffix(".csv"))
     table.query("folder == 'second' or baseimg == 'img1'").to_csv(path.with_suffix(".csv"), index=False)
-    names = [record["image_name"] for record in load_split(path, "train")[0]]
+    names = [dataset_dict["image_name"] for dataset_dict in load_split(path, "train")[0]]
     assert names == ["second/img0", "first/img1", "second/img1"]
 
 
@@ -174,17 +174,19 @@ def test_published_splits() -> None:
 
 @pytest.mark.parametrize("form", ["{}.tif", "images/{}.png", "{}.JPG"])
 def test_particles_are_found_under_other_forms_of_the_name(two_folders: Path, form: str) -> None:
-    """They would be trained on as empty pictures otherwise."""
+    """They would be trained on as empty images otherwise."""
     path = two_folders / "first/annotations.csv"
     table = pd.read_csv(path)
     table.assign(baseimg=table["baseimg"].map(form.format)).to_csv(path, index=False)
     split = DatasetManager.from_folders([path.parent], seed=1)
     split.create_split(0.5)
     split.save(two_folders / "new.json")
-    assert [len(record["annotations"]) for record in load_split(two_folders / "new.json", "train")[0]] == [4]
+    assert [len(dataset_dict["annotations"]) for dataset_dict in load_split(two_folders / "new.json", "train")[0]] == [
+        4
+    ]
 
 
-def test_a_mistyped_name_is_an_error_not_an_empty_picture(two_folders: Path) -> None:
+def test_a_mistyped_name_is_an_error_not_an_empty_image(two_folders: Path) -> None:
     path = two_folders / "first/annotations.csv"
     path.write_text(path.read_text().replace("img0", "Img0"))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Dealing pictures out to sides, and drawing capped and repeated ones: properties that must hold for any data."""
+"""Dealing images out to sides, and drawing capped and repeated ones: properties that must hold for any data."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ramses_d2.errors import RamsesError
 COUNTS = st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=40).map(np.array)
 
 
-def skewed(pictures: int, classes: int = 12) -> np.ndarray:
-    """Counts like those of real data: most pictures hold a few classes."""
+def skewed(images: int, classes: int = 12) -> np.ndarray:
+    """Counts like those of real data: most images hold a few classes."""
     rng = np.random.default_rng(3)
-    return rng.poisson(40 * rng.dirichlet(np.full(classes, 0.2), size=pictures))
+    return rng.poisson(40 * rng.dirichlet(np.full(classes, 0.2), size=images))
 
 
 def test_group_numbers() -> None:
     assert group_numbers(["b", None, "a", "b", None, 3]).tolist() == [0, 1, 2, 0, 3, 4]
     assert group_numbers([]).tolist() == []
-    assert len(set(group_numbers([1, None, ("x", 1), 0]))) == 4  # a key cannot meet the number of a lonely picture
+    assert len(set(group_numbers([1, None, ("x", 1), 0]))) == 4  # a key cannot meet the number of a lonely image
 
 
 @pytest.mark.parametrize("shares", [(0.8, 0.2), (0.2,) * 5])
@@ -32,7 +32,7 @@ def test_stratified_sides_have_their_share_of_every_class(shares: tuple[float, .
     for index, share in enumerate(shares):
         assert (side == index).mean() == pytest.approx(share, abs=0.01)
         assert counts[side == index].sum(axis=0) / counts.sum(axis=0) == pytest.approx(share, abs=0.015)
-    # ... which drawing pictures alone does not give
+    # ... which drawing images alone does not give
     side = assign_sides(counts, np.arange(400), shares, stratify=False, rng=np.random.default_rng(0))
     assert (side == 0).mean() == pytest.approx(shares[0], abs=0.003)
     off = counts[side == 0].sum(axis=0) / counts.sum(axis=0) - shares[0]
@@ -63,7 +63,7 @@ def test_the_seed_matters() -> None:
 
 
 def test_fewer_groups_than_sides() -> None:
-    with pytest.raises(RamsesError, match="5 pictures in 1 groups cannot be divided into 2 sides"):
+    with pytest.raises(RamsesError, match="5 images in 1 groups cannot be divided into 2 sides"):
         assign_sides(np.ones((5, 1), int), np.zeros(5, int), (0.5, 0.5), stratify=True, rng=np.random.default_rng(0))
 
 

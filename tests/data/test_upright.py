@@ -1,4 +1,4 @@
-"""Pictures written anew as they are to be seen."""
+"""Images written anew as they are to be seen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ORIENTATION, CAMERA = 0x0112, 0x0110
 @pytest.mark.parametrize(("file_format", "suffix"), [("JPEG", ".jpg"), ("MPO", ".jpg"), ("PNG", ".png")])
 def test_a_photograph_is_turned_and_keeps_its_quality(tmp_path: Path, file_format: str, suffix: str) -> None:
     slope = np.indices((40, 60)).sum(axis=0).astype(np.uint8)
-    picture = Image.fromarray(np.stack([slope, 2 * slope, 255 - slope], axis=2))
+    image = Image.fromarray(np.stack([slope, 2 * slope, 255 - slope], axis=2))
     exif = Image.Exif()
     exif[ORIENTATION], exif[CAMERA] = 6, "stereo camera"
-    options = {"save_all": True, "append_images": [picture]} if file_format == "MPO" else {}
+    options = {"save_all": True, "append_images": [image]} if file_format == "MPO" else {}
     path, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
-    picture.save(path, format=file_format, exif=exif, quality=95, **options)
+    image.save(path, format=file_format, exif=exif, quality=95, **options)
     with Image.open(path) as stored:
         assert stored.format == file_format
     save_upright(path, target)

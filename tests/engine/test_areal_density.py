@@ -20,8 +20,8 @@ from ..tools.command_line import ROOT
 Folder = Callable[..., Path]
 
 
-def records(masses: dict[int, list[float]], resolution: float = 2.0) -> list[dict[str, Any]]:
-    """A record of particles of 40 px: class id -> masses."""
+def dataset_dicts(masses: dict[int, list[float]], resolution: float = 2.0) -> list[dict[str, Any]]:
+    """A dataset dict of particles of 40 px: class id -> masses."""
     particles = [
         {"category_id": class_id, "mass": mass, "area": 40.0, "label": 1}
         for class_id, of_class in masses.items()
@@ -38,7 +38,7 @@ def test_the_truth_of_the_folder(tiny_folder: Folder) -> None:
 def test_the_best_constant_of_each_class() -> None:
     """40 px at 2 px/mm are 10 mm2; no density on a fine grid has a smaller MAPE than the one found."""
     masses = {0: [1.0, 2.0, 4.0, 4.5], 2: [7.0]}
-    found = fit_densities(records(masses), 4)
+    found = fit_densities(dataset_dicts(masses), 4)
     assert found[2] == pytest.approx(0.7)
     for class_id, truth in ((0, masses[0]), (1, masses[0] + masses[2])):  # class 1 has no truth: that of all
         grid = np.linspace(0.01, 1, 2000)
@@ -48,8 +48,8 @@ def test_the_best_constant_of_each_class() -> None:
 
 
 def test_nothing_weighed() -> None:
-    assert fit_densities(records({0: [np.nan]}), 2).tolist() == [0, 0]
-    assert fit_densities(records({0: [1.0]}, resolution=np.nan), 2).tolist() == [0, 0]
+    assert fit_densities(dataset_dicts({0: [np.nan]}), 2).tolist() == [0, 0]
+    assert fit_densities(dataset_dicts({0: [1.0]}, resolution=np.nan), 2).tolist() == [0, 0]
 
 
 def train(path: str, folder: Path, output: Path, *overrides: str, resume: bool = False) -> RamsesTrainer:

@@ -1,4 +1,4 @@
-"""What a training leaves behind to look at: tables, curves, pictures, and the final test."""
+"""What a training leaves behind to look at: tables, curves, images, and the final test."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_tables_and_curves_of_a_training(folder: Path, tmp_path: Path) -> None: 
     train(config(folder, out, "SOLVER.MAX_ITER", 5, "TEST.EVAL_PERIOD", 2))
     losses = table(out / "train_stats.tsv")
     assert losses["iteration"].tolist() == [1, 2, 3, 4, 5]
-    assert losses["epoch"].tolist() == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])  # 2 of 5 pictures a step
+    assert losses["epoch"].tolist() == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])  # 2 of 5 images a step
     parts = losses[["loss_cls", "loss_mask", "loss_mass"]].sum(axis=1)
     assert losses["total_loss"][0] == pytest.approx(parts[0], rel=1e-4)
     assert (losses["lr"] > 0).all() and (losses["seconds"][2:] > 0).all() and losses["data_seconds"].notna().all()
@@ -62,8 +62,8 @@ def test_tables_and_curves_of_a_training(folder: Path, tmp_path: Path) -> None: 
     assert {"segm/AP", "bbox/AP50", "segm/AR@1000", "segm/AP-brick", "mass/MAPE", "mass/TotalError"} <= set(metrics)
     last = json.loads((out / "evaluation.json").read_text())["results"]
     assert metrics["segm/AP"].iloc[-1] == pytest.approx(last["segm"]["AP"], rel=1e-5)
-    with Image.open(out / "curves.png") as picture:
-        assert picture.size == (1300, 850)
+    with Image.open(out / "curves.png") as image:
+        assert image.size == (1300, 850)
     assert not list(out.glob("*unfinished*"))
 
 
@@ -154,24 +154,24 @@ def test_averaged_weights_and_several_test_sets_are_in_the_tables(
 
 
 def stored(trainer: RamsesTrainer) -> dict[str, torch.Tensor]:
-    """Pictures of the training that no writer has taken."""
-    return {name: torch.as_tensor(picture) for name, picture, _ in trainer.storage._vis_data}
+    """Images of the training that no writer has taken."""
+    return {name: torch.as_tensor(image) for name, image, _ in trainer.storage._vis_data}
 
 
-def test_tensorboard_gets_annotated_pictures(
+def test_tensorboard_gets_annotated_images(
     folder: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(records_module, "default_writers", lambda *_: [])  # TensorBoard's would take them
     cfg = config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 2, "VIS_PERIOD", 2, "SOLVER.EMA_DECAY", 0.9)
-    pictures = stored(train(cfg))
-    valid = [name for name in pictures if name.startswith("valid/")]
+    images = stored(train(cfg))
+    valid = [name for name in images if name.startswith("valid/")]
     assert valid == [f"valid/demo/img{index}" for index in (0, 1, 3, 4)]  # once, not for the averages again
-    assert set(pictures) - set(valid) == {"train/picture"}
-    for picture in pictures.values():
-        assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and max(picture.shape) > 400
-        assert picture.float().std() > 5
+    assert set(images) - set(valid) == {"train/picture"}
+    for image in images.values():
+        assert image.dtype == torch.uint8 and image.shape[0] == 3 and max(image.shape) > 400
+        assert image.float().std() > 5
 
 
 def test_without_tensorboard_all_else_is_written(

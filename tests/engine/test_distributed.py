@@ -45,7 +45,7 @@ def test_one_rank_without_objects(tmp_path: Path) -> None:
     (first, losses), (second, empty) = (torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert empty["loss_mask"] == empty["loss_mass"] == 0 and losses["loss_mask"] > 0
-    # The losses are normalised over both processes: their mean is the loss of one process with both pictures
+    # The losses are normalised over both processes: their mean is the loss of one process with both images
     cfg = load_config(TINY_YAML)
     torch.manual_seed(0)
     model = build_model(cfg)

@@ -114,9 +114,9 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
     statistics = {part_of(name) for name in moved if "running_mean" in name}
     assert statistics == {"kernel", "mass", "mask"}
     # The same output as at inference: the statistics are used, not those of the batch
-    picture = torch.rand(1, 3, 64, 64)
-    training = model.backbone.bottom_up(picture)["res5"]
-    assert torch.equal(model.eval().backbone.bottom_up(picture)["res5"], training)
+    image = torch.rand(1, 3, 64, 64)
+    training = model.backbone.bottom_up(image)["res5"]
+    assert torch.equal(model.eval().backbone.bottom_up(image)["res5"], training)
 
 
 def test_frozen_stochastic_depth_is_off_and_a_copy_stays_frozen() -> None:
@@ -127,8 +127,8 @@ def test_frozen_stochastic_depth_is_off_and_a_copy_stays_frozen() -> None:
         network.train()
         assert network.training and network.backbone.bottom_up.training
         assert not any(module.training for module in network.modules() if isinstance(module, DropPath))
-        picture = torch.rand(1, 3, 64, 64)
-        first, second = (network.backbone.bottom_up(picture)["res5"] for _ in range(2))
+        image = torch.rand(1, 3, 64, 64)
+        first, second = (network.backbone.bottom_up(image)["res5"] for _ in range(2))
         assert torch.equal(first, second)
 
 

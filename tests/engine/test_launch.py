@@ -59,7 +59,7 @@ def gradients(model: torch.nn.Module, batch: list[dict]) -> dict[str, torch.Tens
 
 
 def work(args: argparse.Namespace) -> None:
-    """What a rank of a training does: share gradients, evaluate three pictures, evaluate one."""
+    """What a rank of a training does: share gradients, evaluate three images, evaluate one."""
     rank = comm.get_rank()
     assert (comm.get_world_size(), comm.get_local_rank(), comm.get_local_size()) == (2, rank, 2)
     assert args.opts[-2:] == ["MODEL.DEVICE", "cpu"]

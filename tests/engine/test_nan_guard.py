@@ -52,7 +52,7 @@ def test_a_part_that_is_not_finite(value: float) -> None:
     with EventStorage(41), pytest.raises(RamsesError) as error:
         network(ITEMS)
     message = str(error.value)
-    assert message.startswith(f"iteration 41: loss_mass is {value}, with the pictures left.png, right.png;")
+    assert message.startswith(f"iteration 41: loss_mass is {value}, with the images left.png, right.png;")
     assert "loss_cls" not in message and "\n" not in message
 
 
@@ -68,7 +68,7 @@ def test_gradients_that_are_not_finite() -> None:
         network(ITEMS)["loss"].backward()
         network.weight.grad[1] = float("inf")
         network.weight.grad[2] = float("-inf")
-        with pytest.raises(RamsesError, match=r"of 1 tensors are not finite .weight., with the pictures left.png"):
+        with pytest.raises(RamsesError, match=r"of 1 tensors are not finite .weight., with the images left.png"):
             optimizer.step()
         assert torch.equal(network.weight.detach(), torch.ones(3))
         network.weight.grad.fill_(3e38)  # the sum overflows, no gradient does
@@ -112,7 +112,7 @@ def test_averaged_gradients_may_be_of_any_process(tmp_path: Path) -> None:
     mp.spawn(on_a_rank, args=(str(tmp_path),), nprocs=2)
     one, two = ((tmp_path / f"error{rank}").read_text() for rank in range(2))
     assert one == two
-    start = "iteration 7: the gradients of 1 tensors are not finite (weight), with the pictures "
+    start = "iteration 7: the gradients of 1 tensors are not finite (weight), with the images "
     assert one.startswith(f"{start}of_rank_0.png, of_rank_1.png;")
 
 
@@ -161,7 +161,7 @@ def test_a_training_ends_before_its_last_step(tiny_folder: Callable[..., Path], 
         trainer.checkpointer.save("model_0000003")
 
 
-def test_a_check_of_detectron2_names_the_pictures_too(
+def test_a_check_of_detectron2_names_the_images_too(
     tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(tiny_config(tiny_folder(), tmp_path / "out"))
@@ -170,5 +170,5 @@ def test_a_check_of_detectron2_names_the_pictures_too(
         raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.\nTraining has diverged.")
 
     monkeypatch.setattr(trainer.model, "_losses", diverged)
-    with pytest.raises(RamsesError, match=r"iteration 0: Predicted boxes .* diverged\., with the pictures .*\.png"):
+    with pytest.raises(RamsesError, match=r"iteration 0: Predicted boxes .* diverged\., with the images .*\.png"):
         trainer.train()

@@ -31,50 +31,50 @@ def cfg(tmp_path: Path) -> CfgNode:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (100, 170, 3), dtype=np.uint8)
 
 
-def test_default_predictor_uses_the_configured_resolution(cfg: CfgNode, picture: np.ndarray) -> None:
-    unknown = DefaultPredictor(cfg)(picture)["instances"]
+def test_default_predictor_uses_the_configured_resolution(cfg: CfgNode, image: np.ndarray) -> None:
+    unknown = DefaultPredictor(cfg)(image)["instances"]
     assert len(unknown) and unknown.image_size == (100, 170) and unknown.pred_masses.isnan().all()
     cfg.INPUT.RESOLUTION = 4.0
-    known = DefaultPredictor(cfg)(picture)["instances"]
+    known = DefaultPredictor(cfg)(image)["instances"]
     assert known.pred_masses.isfinite().all() and (known.pred_masses > 0).all()
-    ours = RamsesPredictor(cfg)(picture)["instances"]
+    ours = RamsesPredictor(cfg)(image)["instances"]
     assert torch.equal(ours.scores, known.scores) and torch.equal(ours.pred_masses, known.pred_masses)
 
 
-def test_resolution_of_a_picture_wins(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_resolution_of_a_image_wins(cfg: CfgNode, image: np.ndarray) -> None:
     cfg.INPUT.RESOLUTION = 4.0
     predictor = RamsesPredictor(cfg)
-    usual, finer = predictor(picture)["instances"], predictor(picture, resolution=8.0)["instances"]
+    usual, finer = predictor(image)["instances"], predictor(image, resolution=8.0)["instances"]
     torch.testing.assert_close(usual.pred_masses, 4 * finer.pred_masses)
 
 
-def test_colour_order(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_colour_order(cfg: CfgNode, image: np.ndarray) -> None:
     """The predictor takes BGR like cv2.imread; a network trained on BGR gets it as it is."""
-    rgb = RamsesPredictor(cfg)(picture)["instances"].scores
+    rgb = RamsesPredictor(cfg)(image)["instances"].scores
     cfg.INPUT.FORMAT = "BGR"
-    assert torch.equal(RamsesPredictor(cfg)(np.ascontiguousarray(picture[:, :, ::-1]))["instances"].scores, rgb)
+    assert torch.equal(RamsesPredictor(cfg)(np.ascontiguousarray(image[:, :, ::-1]))["instances"].scores, rgb)
 
 
-def test_one_call_can_have_settings_of_its_own(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_one_call_can_have_settings_of_its_own(cfg: CfgNode, image: np.ndarray) -> None:
     predictor = RamsesPredictor(cfg)
-    everything = predictor(picture)["instances"]
-    assert len(everything) > 1 and len(predictor(picture, score_threshold=0.9)["instances"]) == 0
-    assert len(predictor(picture, max_detections=1)["instances"]) == 1
-    assert len(predictor(picture, min_area=10**6)["instances"]) == 0
-    assert len(predictor(picture, seg_threshold=1.0)["instances"]) == 0
-    assert len(predictor(picture, score_threshold=1e-6, point_nms=True, nms_threshold=1.0)["instances"]) < len(
-        predictor(picture, score_threshold=1e-6, nms_threshold=1.0)["instances"]
+    everything = predictor(image)["instances"]
+    assert len(everything) > 1 and len(predictor(image, score_threshold=0.9)["instances"]) == 0
+    assert len(predictor(image, max_detections=1)["instances"]) == 1
+    assert len(predictor(image, min_area=10**6)["instances"]) == 0
+    assert len(predictor(image, seg_threshold=1.0)["instances"]) == 0
+    assert len(predictor(image, score_threshold=1e-6, point_nms=True, nms_threshold=1.0)["instances"]) < len(
+        predictor(image, score_threshold=1e-6, nms_threshold=1.0)["instances"]
     )
-    soft = predictor(picture, resolution=4.0, use_binary_masks=False)["instances"]
-    assert not torch.equal(soft.pred_masses, predictor(picture, resolution=4.0)["instances"].pred_masses)
-    assert torch.equal(predictor(picture)["instances"].scores, everything.scores)  # for one call only
+    soft = predictor(image, resolution=4.0, use_binary_masks=False)["instances"]
+    assert not torch.equal(soft.pred_masses, predictor(image, resolution=4.0)["instances"].pred_masses)
+    assert torch.equal(predictor(image)["instances"].scores, everything.scores)  # for one call only
 
 
-def test_pictures_of_any_shape(cfg: CfgNode) -> None:
+def test_images_of_any_shape(cfg: CfgNode) -> None:
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 2048, 3072  # as published, where the coarsest levels have a row
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 0.9  # nothing to paste
     predictor = RamsesPredictor(cfg)
@@ -96,22 +96,22 @@ def test_pictures_of_any_shape(cfg: CfgNode) -> None:
         (np.zeros((1, 1000, 3), np.uint8), "1 x 1000 px .H x W. is too thin .* 192 px"),
     ],
 )
-def test_a_wrong_picture_is_one_line(cfg: CfgNode, wrong: np.ndarray | None, message: str) -> None:
+def test_a_wrong_image_is_one_line(cfg: CfgNode, wrong: np.ndarray | None, message: str) -> None:
     with pytest.raises(RamsesError, match=message):
         RamsesPredictor(cfg)(wrong)
 
 
-def test_pictures_of_float32(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_images_of_float32(cfg: CfgNode, image: np.ndarray) -> None:
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 100, 170  # the two types are resized in two ways
     predictor = RamsesPredictor(cfg)
-    scores = predictor(picture)["instances"].scores
-    torch.testing.assert_close(predictor(picture.astype(np.float32))["instances"].scores, scores)
+    scores = predictor(image)["instances"].scores
+    torch.testing.assert_close(predictor(image.astype(np.float32))["instances"].scores, scores)
 
 
 @pytest.mark.parametrize(("name", "value"), [("score_threshold", 1.5), ("nms_threshold", -0.1), ("min_area", -1)])
-def test_an_override_out_of_range_is_one_line(cfg: CfgNode, picture: np.ndarray, name: str, value: float) -> None:
+def test_an_override_out_of_range_is_one_line(cfg: CfgNode, image: np.ndarray, name: str, value: float) -> None:
     with pytest.raises(RamsesError, match=name):
-        RamsesPredictor(cfg)(picture, **{name: value})
+        RamsesPredictor(cfg)(image, **{name: value})
 
 
 def test_the_nms_threshold_of_matrix_nms_is_a_score(cfg: CfgNode) -> None:
@@ -121,9 +121,9 @@ def test_the_nms_threshold_of_matrix_nms_is_a_score(cfg: CfgNode) -> None:
     assert matrix.nms_min_score == 0.3 and matrix.nms_thresh == settings.nms_thresh
 
 
-def test_the_file_of_a_backbone_is_not_needed_to_predict(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_the_file_of_a_backbone_is_not_needed_to_predict(cfg: CfgNode, image: np.ndarray) -> None:
     cfg.MODEL.CONVNEXTV2.WEIGHTS = "gone.pth"
-    assert len(RamsesPredictor(cfg)(picture)["instances"])
+    assert len(RamsesPredictor(cfg)(image)["instances"])
 
 
 def test_weights_must_fit(cfg: CfgNode) -> None:
@@ -132,12 +132,10 @@ def test_weights_must_fit(cfg: CfgNode) -> None:
         RamsesPredictor(cfg)
 
 
-def test_detectron2_draws_the_result(cfg: CfgNode, picture: np.ndarray) -> None:
+def test_detectron2_draws_the_result(cfg: CfgNode, image: np.ndarray) -> None:
     cfg.DATASETS.TEST = ("not registered here",)
     cfg.MODEL.RAMSES.CLASS_NAMES = ["Ra", "Rb", "Rc"]
     predictor = RamsesPredictor(cfg)
     assert predictor.metadata.thing_classes == ["Ra", "Rb", "Rc"]
-    drawn = Visualizer(picture[:, :, ::-1], predictor.metadata).draw_instance_predictions(
-        predictor(picture)["instances"]
-    )
-    assert drawn.get_image().shape == picture.shape and (drawn.get_image() != picture[:, :, ::-1]).any()
+    drawn = Visualizer(image[:, :, ::-1], predictor.metadata).draw_instance_predictions(predictor(image)["instances"])
+    assert drawn.get_image().shape == image.shape and (drawn.get_image() != image[:, :, ::-1]).any()

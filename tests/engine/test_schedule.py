@@ -168,7 +168,7 @@ def test_epochs_become_steps(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ramses_d2"):
         settle_iterations(cfg, 101)
     assert cfg.SOLVER.MAX_ITER == 38  # 37.875
-    assert "3 epochs of 101 pictures in batches of 8: SOLVER.MAX_ITER is 38" in caplog.text
+    assert "3 epochs of 101 images in batches of 8: SOLVER.MAX_ITER is 38" in caplog.text
     settle_iterations(cfg, 101)  # as a resume does, with the config that the first run wrote
     assert cfg.SOLVER.MAX_ITER == 38
 

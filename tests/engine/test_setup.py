@@ -52,7 +52,7 @@ def test_a_number_out_of_its_range_is_one_line(arguments: Callable, key: str, va
             prepare(arguments(key, value, eval_only=eval_only))
 
 
-def test_a_script_hears_of_a_batch_without_pictures() -> None:
+def test_a_script_hears_of_a_batch_without_images() -> None:
     """The loader would look for a full batch for ever."""
     with pytest.raises(RamsesError, match="SOLVER.IMS_PER_BATCH is -1"):
         settle_iterations(load_config(TINY_YAML, ["SOLVER.IMS_PER_BATCH", "-1"]), 7)

@@ -22,7 +22,7 @@ TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 
 @pytest.fixture
 def folder(tiny_folder: Callable[..., Path]) -> Path:
-    """Five pictures of both orientations, one of them empty."""
+    """Five images of both orientations, one of them empty."""
     return tiny_folder(sizes=[(64, 96)] * 3 + [(96, 64)] * 2, count=[4, 6, 0, 5, 3])
 
 

@@ -1,4 +1,4 @@
-"""Three pictures whose outcome is known by hand.
+"""Three images whose outcome is known by hand.
 
 1. four particles: a brick found 50 % too heavy, a glass taken for a brick, a brick missed, a glass of unknown mass
    found; an extra glass, an extra below the threshold, and one prediction in a crowd region;
@@ -22,7 +22,7 @@ SIZE = (100, 140)
 
 
 def rectangle(x: int, y: int, width: int = 12, height: int = 10) -> dict[str, Any]:
-    """COCO RLE of a rectangle in a picture of SIZE."""
+    """COCO RLE of a rectangle in an image of SIZE."""
     mask = np.zeros(SIZE, dtype=np.uint8, order="F")
     mask[y : y + height, x : x + width] = 1
     rle = mask_utils.encode(mask)

@@ -1,4 +1,4 @@
-"""The AP numbers are pycocotools' own, and crowded pictures are counted whole."""
+"""The AP numbers are pycocotools' own, and crowded images are counted whole."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def rectangle(x: int, y: int, w: int, h: int) -> dict:
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def crowded_data(rng: np.random.Generator, pictures: int, objects: int) -> tuple[dict, list[dict]]:
+def crowded_data(rng: np.random.Generator, images: int, objects: int) -> tuple[dict, list[dict]]:
     """Rectangles of all three COCO sizes; most are found, moved a little, some as another class, or twice."""
     annotations, results = [], []
-    for image_id in range(1, pictures + 1):
+    for image_id in range(1, images + 1):
         for _ in range(objects):
             w, h = (int(v) for v in np.exp(rng.uniform(np.log(6), np.log(140), 2)))
             x, y = (int(v) for v in rng.integers(0, SIZE - 141, 2))
@@ -40,7 +40,7 @@ def crowded_data(rng: np.random.Generator, pictures: int, objects: int) -> tuple
                 seen = class_id if rng.random() < 0.8 else int(rng.integers(3))
                 # rounded, so that equal scores occur
                 results.append(result(image_id, seen, box, round(float(rng.random()), 2)))
-    return data_set(annotations, pictures), results
+    return data_set(annotations, images), results
 
 
 def annotation(identity: int, image_id: int, class_id: int, box: tuple[int, int, int, int]) -> dict:
@@ -60,9 +60,9 @@ def result(image_id: int, class_id: int, box: tuple[int, int, int, int], score: 
     return {"image_id": image_id, "category_id": class_id + 1, "score": score} | shape
 
 
-def data_set(annotations: list[dict], pictures: int) -> dict:
+def data_set(annotations: list[dict], images: int) -> dict:
     return {
-        "images": [{"id": i + 1, "height": SIZE, "width": SIZE} for i in range(pictures)],
+        "images": [{"id": i + 1, "height": SIZE, "width": SIZE} for i in range(images)],
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
@@ -85,7 +85,7 @@ def by_pycocotools(coco_gt: dict, results: list[dict], iou_type: str, max_dets: 
 
 @pytest.fixture(scope="module")
 def crowded() -> tuple[dict, list[dict]]:
-    return crowded_data(np.random.default_rng(3), pictures=3, objects=400)
+    return crowded_data(np.random.default_rng(3), images=3, objects=400)
 
 
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])
@@ -132,7 +132,7 @@ def test_details_of_all_and_of_each_class_are_those_of_pycocotools(crowded: tupl
     assert [one[name] for name in recalls] == pytest.approx(list(100 * stats[8:]), abs=1e-9)
 
 
-def test_pictures_may_have_any_ids(crowded: tuple[dict, list[dict]]) -> None:
+def test_images_may_have_any_ids(crowded: tuple[dict, list[dict]]) -> None:
     data, results = crowded
     ids = {1: "belt/a.png", 2: 0, 3: "3f2b"}
     renamed = data | {
@@ -145,7 +145,7 @@ def test_pictures_may_have_any_ids(crowded: tuple[dict, list[dict]]) -> None:
 
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])
 def test_inputs_are_left_as_they_are(iou_type: str) -> None:
-    data = crowded_data(np.random.default_rng(0), pictures=1, objects=5)
+    data = crowded_data(np.random.default_rng(0), images=1, objects=5)
     before = copy.deepcopy(data)
     evaluate_ap(*data, iou_type, CLASSES, 100)
     assert data == before

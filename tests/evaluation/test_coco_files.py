@@ -37,12 +37,12 @@ def polygon(rng: np.random.Generator) -> list[float]:
 
 
 def write_coco_file(folder: Path, ids: list[Any]) -> str:
-    """Overlapping polygons, RLE of both kinds, crowd, and a picture without annotations; returns the URI."""
+    """Overlapping polygons, RLE of both kinds, crowd, and an image without annotations; returns the URI."""
     rng = np.random.default_rng(5)
     folder.mkdir()
     images, annotations = [], []
     for index, image_id in enumerate(ids):
-        name = f"picture {index}.png"
+        name = f"image {index}.png"
         Image.fromarray(rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(folder / name)
         images.append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
         for number in range(20 if index else 0):
@@ -70,11 +70,11 @@ def write_coco_file(folder: Path, ids: list[Any]) -> str:
     return register(f"coco://{folder}/own.json")
 
 
-def noisy(record: dict[str, Any], rng: np.random.Generator) -> Instances:
+def noisy(dataset_dict: dict[str, Any], rng: np.random.Generator) -> Instances:
     """Predictions that are shifted, misnamed, doubled, or lie in crowd; more than MAX_DETS of a class."""
-    size = (record["height"], record["width"])
+    size = (dataset_dict["height"], dataset_dict["width"])
     masks, classes, scores = [], [], []
-    for annotation in coco_ground_truth([record], ["a", "b", "c"])["annotations"]:
+    for annotation in coco_ground_truth([dataset_dict], ["a", "b", "c"])["annotations"]:
         mask = mask_utils.decode(annotation["segmentation"]).astype(bool)
         for _ in range(rng.integers(1, 4)):
             masks.append(np.roll(mask, rng.integers(-3, 4, 2), axis=(0, 1)))
@@ -95,8 +95,8 @@ def noisy(record: dict[str, Any], rng: np.random.Generator) -> Instances:
 def evaluate(uri: str, out: Path) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(1)
     evaluator = RamsesEvaluator(uri, output_dir=out, max_dets=MAX_DETS, report_thresh=0.5, distributed=False)
-    records = DatasetCatalog.get(uri)
-    evaluator.process(records, [{"instances": noisy(record, rng)} for record in records])
+    dataset_dicts = DatasetCatalog.get(uri)
+    evaluator.process(dataset_dicts, [{"instances": noisy(dataset_dict, rng)} for dataset_dict in dataset_dicts])
     return evaluator.evaluate()
 
 
@@ -165,15 +165,15 @@ def test_a_folder_has_numbers_for_ids(tiny_folder: Callable[..., Path], tmp_path
 
 def test_what_lies_in_a_crowd_region_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     uri = write_coco_file(tmp_path / "data", [1, 2])
-    records = DatasetCatalog.get(uri)
-    region = records[1]["crowd"][0]
+    dataset_dicts = DatasetCatalog.get(uri)
+    region = dataset_dicts[1]["crowd"][0]
     rle = mask_utils.frPyObjects(region["segmentation"], *SIZE)
     found = Instances(SIZE)
     found.pred_boxes, found.scores = Boxes(torch.tensor([[0.0, 0, 9, 9]])), torch.tensor([0.9])
     found.pred_classes = torch.tensor([region["category_id"]])
     found.pred_masks, found.pred_masses = RLEMasks([rle]), torch.tensor([3.0])
     evaluator = RamsesEvaluator(uri, output_dir=tmp_path, max_dets=9, report_thresh=0.5, distributed=False)
-    evaluator.process([records[1]], [{"instances": found}])
+    evaluator.process([dataset_dicts[1]], [{"instances": found}])
     mass = evaluator.evaluate()["mass"]
     # As many particles as the outlined ones, and no grams of an extra
     assert mass["ground_truth"] == 19 and mass["TotalError"] == -100
@@ -182,11 +182,13 @@ def test_what_lies_in_a_crowd_region_is_neither_right_nor_wrong(tmp_path: Path) 
     assert statistics["all"]["predictions"] == 1
 
 
-def test_records_of_a_script_with_names_for_ids(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_dataset_dicts_of_a_script_with_names_for_ids(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     source = register(f"ramses://{tiny_folder()}")
     classes = MetadataCatalog.get(source).thing_classes
-    records = [record | {"image_id": record["image_name"]} for record in DatasetCatalog.get(source)]
-    DatasetCatalog.register("by_name", lambda: records)
+    dataset_dicts = [
+        dataset_dict | {"image_id": dataset_dict["image_name"]} for dataset_dict in DatasetCatalog.get(source)
+    ]
+    DatasetCatalog.register("by_name", lambda: dataset_dicts)
     try:
         MetadataCatalog.get("by_name").set(thing_classes=classes)
         metrics = evaluate("by_name", tmp_path / "out")
@@ -195,4 +197,4 @@ def test_records_of_a_script_with_names_for_ids(tiny_folder: Callable[..., Path]
         MetadataCatalog.remove("by_name")
     np.testing.assert_equal(metrics, evaluate(source, tmp_path / "other"))
     results = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert {result["image_id"] for result in results} == {record["image_name"] for record in records}
+    assert {result["image_id"] for result in results} == {dataset_dict["image_name"] for dataset_dict in dataset_dicts}

@@ -1,4 +1,4 @@
-"""Pictures of truth and prediction: colours say what became of every particle."""
+"""Images of truth and prediction: colours say what became of every particle."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from ramses_d2.evaluation.comparison import ALONE, COLORS, RIGHT, WRONG_CLASS, compare_picture
-from ramses_d2.evaluation.storage_pictures import store_pictures
+from ramses_d2.evaluation.comparison import ALONE, COLORS, RIGHT, WRONG_CLASS, compare_image
+from ramses_d2.evaluation.storage_images import store_images
 
 from .scene import SIZE, outcome
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> list[dict]:
+def dataset_dicts(tmp_path: Path) -> list[dict]:
     height, width = SIZE
     listed = []
     for image_id in (1, 2, 3):
@@ -29,7 +29,7 @@ def records(tmp_path: Path) -> list[dict]:
 
 
 def state_at(half: np.ndarray, x: float, y: float) -> int | None:
-    """Whose colour the outline nearest to a place of the picture has; half = one drawing with its heading."""
+    """Whose colour the outline nearest to a place of the image has; half = one drawing with its heading."""
     scale = half.shape[1] / SIZE[1]
     heading = half.shape[0] - round(SIZE[0] * scale)
     row, column = heading + int(y * scale), int(x * scale)
@@ -39,8 +39,8 @@ def state_at(half: np.ndarray, x: float, y: float) -> int | None:
     return int(np.argmax(near)) if max(near) > 5 else None
 
 
-def test_every_particle_has_the_colour_of_its_fate(records: list[dict]) -> None:
-    drawing = compare_picture(outcome(), records[0])
+def test_every_particle_has_the_colour_of_its_fate(dataset_dicts: list[dict]) -> None:
+    drawing = compare_image(outcome(), dataset_dicts[0])
     assert drawing.dtype == np.uint8 and drawing.shape[2] == 3
     middle = drawing.shape[1] // 2
     truth, prediction = drawing[:, : middle - 4], drawing[:, middle + 4 :]
@@ -53,29 +53,29 @@ def test_every_particle_has_the_colour_of_its_fate(records: list[dict]) -> None:
     assert state_at(prediction, 12, 69) is None  # in the crowd region
 
 
-def test_pictures_without_anything_are_drawn(records: list[dict]) -> None:
-    assert compare_picture(outcome(), records[2], 300).shape[1] == 2 * 300 + 8
-    compare_picture(outcome([], weighs=False), records[0])
+def test_images_without_anything_are_drawn(dataset_dicts: list[dict]) -> None:
+    assert compare_image(outcome(), dataset_dicts[2], 300).shape[1] == 2 * 300 + 8
+    compare_image(outcome([], weighs=False), dataset_dicts[0])
 
 
-def test_wide_pictures_stand_one_above_the_other(tmp_path: Path) -> None:
+def test_wide_images_stand_one_above_the_other(tmp_path: Path) -> None:
     scene = outcome()
     mask = np.zeros((20, 4000), dtype=np.uint8, order="F")
     mask[5:15, 100:900] = 1
     for entry in [*scene.truth["annotations"], *scene.results]:
         entry["segmentation"] = mask_utils.encode(mask)
     Image.new("RGB", (4000, 20)).save(tmp_path / "wide.png")
-    record = {"file_name": str(tmp_path / "wide.png"), "image_id": 2, "height": 20, "width": 4000}
-    drawing = compare_picture(scene, record, 800)
+    dataset_dict = {"file_name": str(tmp_path / "wide.png"), "image_id": 2, "height": 20, "width": 4000}
+    drawing = compare_image(scene, dataset_dict, 800)
     assert drawing.shape[1] == 800 and drawing.shape[0] > 2 * 800 * 20 / 4000
 
 
-def test_pictures_are_stored_in_a_training_only(records: list[dict]) -> None:
-    store_pictures(outcome(), records, 2)  # no training: nothing happens
+def test_images_are_stored_in_a_training_only(dataset_dicts: list[dict]) -> None:
+    store_images(outcome(), dataset_dicts, 2)  # no training: nothing happens
     with EventStorage() as storage:
-        store_pictures(outcome(), records, 0)
+        store_images(outcome(), dataset_dicts, 0)
         assert not storage._vis_data
-        store_pictures(outcome(), records, 2)
-        store_pictures(outcome(), records[:1], 4)
+        store_images(outcome(), dataset_dicts, 2)
+        store_images(outcome(), dataset_dicts[:1], 4)
     assert [name for name, *_ in storage._vis_data] == ["valid/a b/1", "valid/a b/3", "valid/a b/1"]
-    assert all(picture.shape[0] == 3 and max(picture.shape) <= 2000 for _, picture, _ in storage._vis_data)
+    assert all(image.shape[0] == 3 and max(image.shape) <= 2000 for _, image, _ in storage._vis_data)

@@ -36,7 +36,7 @@ def test_all_is_missed_without_predictions() -> None:
     assert matrix[:, -1].tolist() == [3, 2, 0, 0] and matrix[:, :-1].sum() == 0
 
 
-def test_the_picture_has_counts_and_shares() -> None:
+def test_the_image_has_counts_and_shares() -> None:
     figure = draw_confusion(np.array(BY_HAND), CLASSES, 0.5)
     assert texts(figure) == ["2\n67 %", "1\n33 %", "1\n50 %", "1\n50 %", "1"]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -39,13 +39,13 @@ FILES = [
 
 @pytest.fixture
 def data_set(tiny_folder: Callable[..., Path]) -> Iterator[Callable[..., list[dict]]]:
-    """Register a small folder as ``NAME`` and return its records."""
+    """Register a small folder as ``NAME`` and return its dataset dicts."""
 
     def _register(repeat: int = 1, **options: object) -> list[dict]:
-        records, classes = load_folder(tiny_folder(**options))
-        DatasetCatalog.register(NAME, lambda: records * repeat)
+        dataset_dicts, classes = load_folder(tiny_folder(**options))
+        DatasetCatalog.register(NAME, lambda: dataset_dicts * repeat)
         MetadataCatalog.get(NAME).set(thing_classes=classes, evaluator_type="ramses")
-        return records
+        return dataset_dicts
 
     yield _register
     if NAME in DatasetCatalog.list():
@@ -53,10 +53,10 @@ def data_set(tiny_folder: Callable[..., Path]) -> Iterator[Callable[..., list[di
     MetadataCatalog.remove(NAME)
 
 
-def perfect(record: dict, *, masses: bool = True, as_rle: bool = False) -> Instances:
-    """What a flawless model says of a picture, with scores from .9 down."""
-    label_map = read_label_map(record)
-    annotations = record["annotations"]
+def perfect(dataset_dict: dict, *, masses: bool = True, as_rle: bool = False) -> Instances:
+    """What a flawless model says of an image, with scores from .9 down."""
+    label_map = read_label_map(dataset_dict)
+    annotations = dataset_dict["annotations"]
     labels = [a["label"] for a in annotations]
     found = Instances(label_map.shape)
     found.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4).float())
@@ -73,21 +73,21 @@ def perfect(record: dict, *, masses: bool = True, as_rle: bool = False) -> Insta
 
 
 def evaluate(
-    records: list[dict], outputs: list[Instances], output_dir: Path | None = None, **options: object
+    dataset_dicts: list[dict], outputs: list[Instances], output_dir: Path | None = None, **options: object
 ) -> dict[str, dict[str, float]]:
     options = {"max_dets": 1000, "report_thresh": 0.5} | options
     evaluator = RamsesEvaluator(NAME, output_dir=output_dir, **options)
     evaluator.reset()
-    for record, found in zip(records, outputs, strict=True):
-        evaluator.process([{"image_id": record["image_id"]}], [{"instances": found}])
+    for dataset_dict, found in zip(dataset_dicts, outputs, strict=True):
+        evaluator.process([{"image_id": dataset_dict["image_id"]}], [{"instances": found}])
     return evaluator.evaluate()
 
 
 def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
-    records = data_set(count=9)
+    dataset_dicts = data_set(count=9)
     out = tmp_path / "out"
-    law = fit_power_law(records)
-    results = evaluate(records, [perfect(r) for r in records], out, power_law=law)
+    law = fit_power_law(dataset_dicts)
+    results = evaluate(dataset_dicts, [perfect(r) for r in dataset_dicts], out, power_law=law)
     assert list(results) == ["segm", "bbox", "mass"]
     for task in ("segm", "bbox"):
         assert results[task]["AP"] == results[task]["AP-glass"] == pytest.approx(100)
@@ -104,15 +104,15 @@ def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path
     assert not list((out / "worst").iterdir())  # nothing is wrong anywhere
     listed = json.loads((out / "predictions.json").read_text())
     assert len(listed) == 18
-    assert listed[0]["mass"] == pytest.approx(records[0]["annotations"][0]["mass"], rel=1e-6)
+    assert listed[0]["mass"] == pytest.approx(dataset_dicts[0]["annotations"][0]["mass"], rel=1e-6)
     saved = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)  # strict: no NaN
     assert saved["results"]["segm"]["APl"] is None
     assert saved["settings"]["max_dets"] == 1000 and saved["settings"]["power_law"]["laws"]
     with (out / "mass_pairs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
-    assert rows[0]["image_name"] == records[0]["image_name"]
-    first = records[0]["annotations"][0]
+    assert rows[0]["image_name"] == dataset_dicts[0]["image_name"]
+    first = dataset_dicts[0]["annotations"][0]
     assert (int(rows[0]["label"]), rows[0]["true_class"]) == (first["label"], "brick")
     assert float(rows[0]["true_mass"]) == pytest.approx(first["mass"], rel=1e-5)
     assert float(rows[0]["power_law_mass"]) == pytest.approx(first["mass"], rel=1e-3)
@@ -120,24 +120,24 @@ def test_perfect_predictions(data_set: Callable[..., list[dict]], tmp_path: Path
 
 
 def test_masks_and_run_lengths_give_the_same(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
-    records = data_set()
+    dataset_dicts = data_set()
     found = []
     for as_rle in (False, True):
         out = tmp_path / str(as_rle)
-        evaluate(records, [perfect(r, as_rle=as_rle) for r in records], out)
+        evaluate(dataset_dicts, [perfect(r, as_rle=as_rle) for r in dataset_dicts], out)
         found.append([(out / name).read_bytes() for name in FILES])
     assert found[0] == found[1]
 
 
 def test_in_between_by_hand(data_set: Callable[..., list[dict]]) -> None:
     """Four particles: one right and 50 % too heavy, one of the wrong class, one missed, one unreported."""
-    (record,) = data_set(sizes=((64, 96),), count=4, classes=("brick", "glass"))
-    found = perfect(record)[:3]
+    (dataset_dict,) = data_set(sizes=((64, 96),), count=4, classes=("brick", "glass"))
+    found = perfect(dataset_dict)[:3]
     found.scores = torch.tensor([0.9, 0.8, 0.3])
     found.pred_classes[1] = 0
     found.pred_masses[0] *= 1.5
-    true = [a["mass"] for a in record["annotations"]]
-    mass = evaluate([record], [found])["mass"]
+    true = [a["mass"] for a in dataset_dict["annotations"]]
+    mass = evaluate([dataset_dict], [found])["mass"]
     assert (mass["pairs"], mass["predictions"], mass["ground_truth"]) == (2, 2, 4)
     assert (mass["MAPE"], mass["Bias"]) == pytest.approx((25, 25), rel=1e-5)
     assert mass["class_accuracy"] == 50
@@ -150,53 +150,53 @@ def test_a_duplicate_costs_no_other_prediction_its_class_or_mass(
     data_set: Callable[..., list[dict]],
 ) -> None:
     """The original misaligned its arrays here and lost a class (reference section 9)."""
-    records = data_set(sizes=((64, 96),))
-    outputs = [perfect(r) for r in records]
+    dataset_dicts = data_set(sizes=((64, 96),))
+    outputs = [perfect(r) for r in dataset_dicts]
     twice = Instances.cat([outputs[0], outputs[0][2:3]])  # a second glass, as sure as the first
-    results = evaluate(records, [twice])
+    results = evaluate(dataset_dicts, [twice])
     assert results["segm"]["AP-brick"] == results["segm"]["AP-concrete"] == pytest.approx(100)
     assert 50 < results["segm"]["AP-glass"] < 100
     mass = results["mass"]
     assert (mass["pairs"], mass["predictions"]) == (6, 7)
     assert mass["MAPE"] == pytest.approx(0, abs=1e-4)
     assert mass["TotalErrorMatched"] == pytest.approx(0, abs=1e-4)
-    glass = records[0]["annotations"][2]["mass"]
+    glass = dataset_dicts[0]["annotations"][2]["mass"]
     assert mass["TotalErrorGrams"] == pytest.approx(glass, rel=1e-5)  # the duplicate counts as an extra
 
 
 def test_of_two_predictions_on_one_particle_the_surer_counts(data_set: Callable[..., list[dict]]) -> None:
-    (record,) = data_set(sizes=((64, 96),), count=1)
-    found = Instances.cat([perfect(record), perfect(record)])
+    (dataset_dict,) = data_set(sizes=((64, 96),), count=1)
+    found = Instances.cat([perfect(dataset_dict), perfect(dataset_dict)])
     found.scores = torch.tensor([0.6, 0.7])
     found.pred_masses = found.pred_masses * torch.tensor([9.0, 1.1])
-    mass = evaluate([record], [found])["mass"]
+    mass = evaluate([dataset_dict], [found])["mass"]
     assert mass["pairs"] == 1
     assert mass["MAPE"] == pytest.approx(10, rel=1e-4)
 
 
-def test_the_worst_pictures_are_drawn_by_rank(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
-    records = data_set(sizes=((64, 96),) * 4, count=6)
-    outputs = [perfect(record)[:kept] for record, kept in zip(records, (5, 6, 2, 0), strict=True)]
-    evaluate(records, outputs, tmp_path, worst_pictures=2)
+def test_the_worst_images_are_drawn_by_rank(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
+    dataset_dicts = data_set(sizes=((64, 96),) * 4, count=6)
+    outputs = [perfect(dataset_dict)[:kept] for dataset_dict, kept in zip(dataset_dicts, (5, 6, 2, 0), strict=True)]
+    evaluate(dataset_dicts, outputs, tmp_path, worst_images=2)
     assert sorted(path.name for path in (tmp_path / "worst").iterdir()) == ["01_demo_img3.jpg", "02_demo_img2.jpg"]
-    with Image.open(tmp_path / "worst/02_demo_img2.jpg") as picture:
-        assert picture.width > 2 * picture.height > 1000
+    with Image.open(tmp_path / "worst/02_demo_img2.jpg") as image:
+        assert image.width > 2 * image.height > 1000
     listed = json.loads((tmp_path / "test_stats.json").read_text())["worst"]
     assert [(entry["picture"], entry["file"], entry["missed"]) for entry in listed] == [
         ("demo/img3", "worst/01_demo_img3.jpg", 6),
         ("demo/img2", "worst/02_demo_img2.jpg", 4),
     ]
     # The next evaluation leaves none of these behind
-    outputs[2:] = [perfect(record) for record in records[2:]]
-    evaluate(records, outputs, tmp_path, worst_pictures=2)
+    outputs[2:] = [perfect(dataset_dict) for dataset_dict in dataset_dicts[2:]]
+    evaluate(dataset_dicts, outputs, tmp_path, worst_images=2)
     assert [path.name for path in (tmp_path / "worst").iterdir()] == ["01_demo_img0.jpg"]
     assert not list(tmp_path.glob("*unfinished*")) and not list(tmp_path.glob("*replaced*"))
 
 
 def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    records = data_set()
+    dataset_dicts = data_set()
     with caplog.at_level(logging.WARNING):
-        results = evaluate(records, [perfect(r)[:0] for r in records], tmp_path / "out")
+        results = evaluate(dataset_dicts, [perfect(r)[:0] for r in dataset_dicts], tmp_path / "out")
     assert "found nothing in 2 pictures" in caplog.text
     assert results["segm"]["AP"] == 0
     assert results["mass"]["TotalError"] == -100
@@ -208,15 +208,15 @@ def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, cap
 def test_no_score_high_enough_is_said_with_the_highest(
     data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = data_set()
+    dataset_dicts = data_set()
     with caplog.at_level(logging.WARNING):
-        mass = evaluate(records, [perfect(r) for r in records], report_thresh=0.95)["mass"]
+        mass = evaluate(dataset_dicts, [perfect(r) for r in dataset_dicts], report_thresh=0.95)["mass"]
     assert "highest score seen is 0.900" in caplog.text
     assert mass["predictions"] == 0 and mass["TotalError"] == -100
 
 
 def test_no_truth(data_set: Callable[..., list[dict]]) -> None:
-    records = data_set(count=(0, 0))
+    dataset_dicts = data_set(count=(0, 0))
     MetadataCatalog.remove(NAME)
     MetadataCatalog.get(NAME).set(thing_classes=["brick"])
     found = Instances((64, 96))
@@ -225,77 +225,77 @@ def test_no_truth(data_set: Callable[..., list[dict]]) -> None:
     found.pred_masks = torch.zeros(1, 64, 96, dtype=torch.bool)
     found.pred_masks[0, 2:6, 3:9] = True
     found.pred_masses = torch.tensor([2.5])
-    results = evaluate(records[:1], [found])
+    results = evaluate(dataset_dicts[:1], [found])
     assert np.isnan(results["segm"]["AP"])
     assert results["mass"]["TotalErrorGrams"] == 2.5 and np.isnan(results["mass"]["TotalError"])
 
 
 def test_unknown_masses(data_set: Callable[..., list[dict]], tmp_path: Path) -> None:
-    records = data_set(nan_masses=True)
-    outputs = [perfect(r) for r in records]
-    results = evaluate(records, outputs, tmp_path)
+    dataset_dicts = data_set(nan_masses=True)
+    outputs = [perfect(r) for r in dataset_dicts]
+    results = evaluate(dataset_dicts, outputs, tmp_path)
     assert results["segm"]["AP"] == pytest.approx(100)
     assert np.isnan(results["mass"]["MAPE"]) and np.isnan(results["mass"]["TotalError"])
     assert results["mass"]["pairs"] == 12 and results["mass"]["weighed"] == 0
     assert json.loads((tmp_path / "predictions.json").read_text())[0]["mass"] is None
 
-    plain = [perfect(r, masses=False) for r in records]  # plain SOLOv2 on plain data
-    assert list(evaluate(records, plain, tmp_path / "plain")) == ["segm", "bbox"]
+    plain = [perfect(r, masses=False) for r in dataset_dicts]  # plain SOLOv2 on plain data
+    assert list(evaluate(dataset_dicts, plain, tmp_path / "plain")) == ["segm", "bbox"]
     assert not (tmp_path / "plain" / "mass_pairs.csv").exists()
 
 
 def test_unknown_predicted_masses_are_no_zeros(data_set: Callable[..., list[dict]]) -> None:
-    records = data_set()
-    outputs = [perfect(r) for r in records]
+    dataset_dicts = data_set()
+    outputs = [perfect(r) for r in dataset_dicts]
     for found in outputs:
         found.pred_masses[:] = float("nan")
-    mass = evaluate(records, outputs)["mass"]
+    mass = evaluate(dataset_dicts, outputs)["mass"]
     assert np.isnan(mass["MAPE"]) and np.isnan(mass["TotalError"])
     assert mass["pairs"] == 12
 
 
-def test_a_picture_counts_once(data_set: Callable[..., list[dict]]) -> None:
-    records = data_set(repeat=3)
-    once = evaluate(records, [perfect(r) for r in records])
-    many = evaluate(records * 3, [perfect(r) for r in records * 3])
+def test_a_image_counts_once(data_set: Callable[..., list[dict]]) -> None:
+    dataset_dicts = data_set(repeat=3)
+    once = evaluate(dataset_dicts, [perfect(r) for r in dataset_dicts])
+    many = evaluate(dataset_dicts * 3, [perfect(r) for r in dataset_dicts * 3])
     assert many["mass"]["predictions"] == many["mass"]["ground_truth"] == 12
     np.testing.assert_equal(many, once)
 
 
-def test_empty_masks_and_a_picture_left_out(
+def test_empty_masks_and_a_image_left_out(
     data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = data_set()
-    found = perfect(records[0])
+    dataset_dicts = data_set()
+    found = perfect(dataset_dicts[0])
     found.pred_masks[0] = False
     with caplog.at_level(logging.WARNING):
-        mass = evaluate(records[:1], [found])["mass"]
-    assert "1 of 2 pictures were not predicted" in caplog.text
+        mass = evaluate(dataset_dicts[:1], [found])["mass"]
+    assert "1 of 2 images were not predicted" in caplog.text
     assert (mass["pairs"], mass["ground_truth"]) == (5, 12)
 
 
-def test_three_hundred_particles_in_one_picture(data_set: Callable[..., list[dict]]) -> None:
-    (record,) = data_set(sizes=((300, 400),), count=300, classes=("brick",))
-    outputs = [perfect(record, as_rle=True)]
-    assert evaluate([record], outputs)["segm"]["AP"] == pytest.approx(100)
-    assert evaluate([record], outputs, max_dets=100)["segm"]["AP"] < 40
+def test_three_hundred_particles_in_one_image(data_set: Callable[..., list[dict]]) -> None:
+    (dataset_dict,) = data_set(sizes=((300, 400),), count=300, classes=("brick",))
+    outputs = [perfect(dataset_dict, as_rle=True)]
+    assert evaluate([dataset_dict], outputs)["segm"]["AP"] == pytest.approx(100)
+    assert evaluate([dataset_dict], outputs, max_dets=100)["segm"]["AP"] < 40
 
 
 def test_log_shows_everything_in_110_columns(
     data_set: Callable[..., list[dict]], caplog: pytest.LogCaptureFixture
 ) -> None:
     classes = [f"recycled material number {n}" for n in range(1, 16)]
-    records = data_set(sizes=((120, 160), (120, 160)), count=60, classes=classes)
-    outputs = [perfect(r) for r in records]
+    dataset_dicts = data_set(sizes=((120, 160), (120, 160)), count=60, classes=classes)
+    outputs = [perfect(r) for r in dataset_dicts]
     for found in outputs:
         found.pred_masses *= 1.07
         found.pred_masses[0] = float("nan")
-    records[0]["annotations"][5] |= {"mass": float("nan"), "gt_mass": False}
-    records[0]["annotations"][6]["gt_mass"] = False
+    dataset_dicts[0]["annotations"][5] |= {"mass": float("nan"), "gt_mass": False}
+    dataset_dicts[0]["annotations"][6]["gt_mass"] = False
     law = PowerLaw({}, (0.1, 1.0))
     with caplog.at_level(logging.INFO):
-        evaluate(records, outputs, power_law=law)
-    text = "\n".join(record.getMessage() for record in caplog.records)
+        evaluate(dataset_dicts, outputs, power_law=law)
+    text = "\n".join(dataset_dict.getMessage() for dataset_dict in caplog.dataset_dicts)
     for shown in (
         "segm AP",
         "recycled material ",
@@ -312,21 +312,21 @@ def test_log_shows_everything_in_110_columns(
 
 
 def test_a_class_the_data_do_not_have(data_set: Callable[..., list[dict]]) -> None:
-    records = data_set()
-    found = perfect(records[0])
+    dataset_dicts = data_set()
+    found = perfect(dataset_dicts[0])
     found.pred_classes[0] = 3
     with pytest.raises(RamsesError, match="class id 3, but the data set has 3 classes; set MODEL.RAMSES"):
-        evaluate(records[:1], [found])
+        evaluate(dataset_dicts[:1], [found])
 
 
 def test_predictions_of_another_data_set(data_set: Callable[..., list[dict]]) -> None:
-    records = data_set()
-    stranger = dict(records[0], image_id=77)
+    dataset_dicts = data_set()
+    stranger = dict(dataset_dicts[0], image_id=77)
     with pytest.raises(RamsesError, match="image_id 77"):
         evaluate([stranger], [perfect(stranger)])
 
 
-def test_a_data_set_without_pictures(data_set: Callable[..., list[dict]]) -> None:
+def test_a_data_set_without_images(data_set: Callable[..., list[dict]]) -> None:
     data_set(repeat=0)
     with pytest.raises(RamsesError, match="has no picture"):
         evaluate([], [])
@@ -335,16 +335,16 @@ def test_a_data_set_without_pictures(data_set: Callable[..., list[dict]]) -> Non
 def one_of_two_processes(rank: int, folder: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
-    records, classes = load_folder(folder)
-    DatasetCatalog.register(NAME, lambda: records)
+    dataset_dicts, classes = load_folder(folder)
+    DatasetCatalog.register(NAME, lambda: dataset_dicts)
     MetadataCatalog.get(NAME).set(thing_classes=classes)
-    mine = records if rank == 1 else []  # the main process has nothing of its own
+    mine = dataset_dicts if rank == 1 else []  # the main process has nothing of its own
     results = evaluate(mine, [perfect(r) for r in mine])
     Path(out, f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 
-def test_two_processes_the_main_one_without_pictures(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_processes_the_main_one_without_images(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     mp.spawn(one_of_two_processes, args=(str(tiny_folder()), str(tmp_path)), nprocs=2)
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert other == {}

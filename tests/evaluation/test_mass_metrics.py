@@ -94,7 +94,7 @@ def test_percentages_do_not_know_the_unit(pairs: list[tuple[float, float]], fact
     assert errors["MAPE"] >= abs(errors["Bias"]) - 1e-9
 
 
-def test_both_totals_of_a_picture_with_a_miss_an_extra_and_a_wrong_class() -> None:
+def test_both_totals_of_a_image_with_a_miss_an_extra_and_a_wrong_class() -> None:
     truth = truth_of((1, 0, 10.0), (1, 0, 20.0), (1, 1, 30.0))
     predictions = predictions_of(
         (1, 0, 0.9, 11.0, 0, 0.9),
@@ -134,8 +134,8 @@ def test_what_cannot_be_judged_is_left_out_of_the_total() -> None:
     predictions = predictions_of(
         (1, 0, 0.9, 12.0, 0, 0.9),
         (1, 0, 0.9, 50.0, 1, 0.9),  # on a particle of unknown mass
-        (2, 0, 0.9, 60.0, -1, NAN),  # a picture without weighed particles
-        (3, 0, 0.9, 3.0, -1, NAN),  # a picture without particles: an extra
+        (2, 0, 0.9, 60.0, -1, NAN),  # an image without weighed particles
+        (3, 0, 0.9, 3.0, -1, NAN),  # an image without particles: an extra
         (1, 0, 0.9, NAN, -1, NAN),  # adds nothing
     )
     assert in_total(truth, predictions).tolist() == [True, False, False, True, True]

@@ -68,7 +68,7 @@ def test_every_particle_once_and_lower_scores_change_nothing(iou: np.ndarray, da
     np.testing.assert_array_equal(greedy_match(iou[kept], scores[kept], 0.5), match[kept])
 
 
-def test_tables_of_two_pictures() -> None:
+def test_tables_of_two_images() -> None:
     annotations = [
         particle(7, 1, square(0, 0)),
         particle(7, 2, square(20, 0), class_id=1, mass=None),
@@ -79,7 +79,7 @@ def test_tables_of_two_pictures() -> None:
         found(9, 0.9, square(0, 0), mass=None),
         found(7, 0.8, square(3, 0), mass=1.5),  # particle 1, IoU 7/13
         found(7, 0.3, square(0, 0)),  # a duplicate that overlaps better, but comes too late
-        found(11, 0.9, square(0, 0)),  # a picture without particles
+        found(11, 0.9, square(0, 0)),  # an image without particles
     ]
     truth, predictions = truth_table(annotations), prediction_table(annotations, results)
     assert np.isnan(truth["mass"][1]) and truth["class_id"].tolist() == [0, 1, 0]

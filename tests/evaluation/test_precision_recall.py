@@ -29,7 +29,7 @@ def test_a_threshold_can_be_read_off() -> None:
     assert rows.loc[1.0, ["precision", "score"]].tolist() == pytest.approx([2 / 3, 0.4])
 
 
-def test_the_picture_has_a_line_per_class_and_panel() -> None:
+def test_the_image_has_a_line_per_class_and_panel() -> None:
     figure = draw_precision_recall(outcome().curves["segm"], 0.5)
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]  # two classes and the mean, or the threshold
     mean = figure.axes[0].lines[-1].get_ydata()

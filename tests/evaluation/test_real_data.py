@@ -16,10 +16,10 @@ DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
 
 
-def truth_as_prediction(record: dict) -> Instances:
+def truth_as_prediction(dataset_dict: dict) -> Instances:
     """The annotated outlines, overlaps included."""
-    annotations = coco_ground_truth([record], [])["annotations"]
-    instances = Instances((record["height"], record["width"]))
+    annotations = coco_ground_truth([dataset_dict], [])["annotations"]
+    instances = Instances((dataset_dict["height"], dataset_dict["width"]))
     instances.pred_masks = RLEMasks(a["segmentation"] for a in annotations)
     boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
     instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
@@ -37,15 +37,17 @@ def truth_as_prediction(record: dict) -> Instances:
     ],
     ids=["gravel", "mushrooms"],
 )
-def test_more_than_a_hundred_objects_a_picture(uri: str, most: int, tmp_path: Path) -> None:
-    records = DatasetCatalog.get(register(uri))
-    assert max(len(record["annotations"]) for record in records) == most
+def test_more_than_a_hundred_objects_a_image(uri: str, most: int, tmp_path: Path) -> None:
+    dataset_dicts = DatasetCatalog.get(register(uri))
+    assert max(len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts) == most
     scores = {}
     for max_dets in (100, 1000):
         evaluator = RamsesEvaluator(
             uri, output_dir=str(tmp_path), max_dets=max_dets, report_thresh=0.5, tasks=("segm",), distributed=False
         )
-        evaluator.process(records, [{"instances": truth_as_prediction(record)} for record in records])
+        evaluator.process(
+            dataset_dicts, [{"instances": truth_as_prediction(dataset_dict)} for dataset_dict in dataset_dicts]
+        )
         results = evaluator.evaluate()
         scores[max_dets] = results["segm"]["AP"]
         assert "mass" not in results  # nothing was weighed, nothing was predicted

@@ -1,4 +1,4 @@
-"""The figures of test_stats.json, and the ranking of the worst pictures, of a scene known by hand."""
+"""The figures of test_stats.json, and the ranking of the worst images, of a scene known by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ramses_d2.evaluation.statistics import evaluation_statistics
-from ramses_d2.evaluation.worst import picture_errors
+from ramses_d2.evaluation.worst import image_errors
 
 from .scene import outcome, results
 
@@ -58,7 +58,7 @@ def test_masses_by_hand() -> None:
 
 
 def test_badness_by_hand() -> None:
-    table = picture_errors(outcome())
+    table = image_errors(outcome())
     assert table["image_id"].tolist() == [1, 2, 3]
     assert table["badness"].tolist() == [3.5, 1.0, 0.0]  # nine times too heavy counts no more than a miss
     assert table.iloc[0].drop("image_id").to_dict() == {
@@ -73,6 +73,6 @@ def test_badness_by_hand() -> None:
 
 
 def test_badness_without_masses_and_without_predictions() -> None:
-    plain = picture_errors(outcome([{k: v for k, v in r.items() if k != "mass"} for r in results()], weighs=False))
+    plain = image_errors(outcome([{k: v for k, v in r.items() if k != "mass"} for r in results()], weighs=False))
     assert plain["badness"].tolist() == [3.0, 0.0, 0.0]
-    assert picture_errors(outcome([]))["badness"].tolist() == [4.0, 1.0, 0.0]
+    assert image_errors(outcome([]))["badness"].tolist() == [4.0, 1.0, 0.0]

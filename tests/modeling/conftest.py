@@ -42,7 +42,7 @@ def build_tiny(tiny_cfg: CfgNode) -> Callable[..., RAMSES]:
 def training_item(
     label_map: np.ndarray, *, stride: int = 8, masses: list[float] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """A training example whose picture shows the label map; label k has class (k - 1) % 3 and, unless told, k grams."""
+    """A training example whose image shows the label map; label k has class (k - 1) % 3 and, unless told, k grams."""
     num = int(label_map.max())
     height, width = (side * stride for side in label_map.shape)
     truth = Instances((height, width))

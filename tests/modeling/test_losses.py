@@ -1,4 +1,4 @@
-"""Losses: the golden values of reference section 3, and what an empty picture does."""
+"""Losses: the golden values of reference section 3, and what an empty image does."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def losses_of(model: MaskRCNN, items: list[dict[str, Any]]) -> dict[str, torch.T
         return model(items)
 
 
-def pictures() -> list[dict[str, Any]]:
-    """Two pictures of one size and one of another."""
+def images() -> list[dict[str, Any]]:
+    """Two images of one size and one of another."""
     return [
         {"image": torch.randint(0, 255, (3, *size), dtype=torch.uint8), "height": size[0], "width": size[1]}
         for size in ((128, 192), (128, 192), (96, 128))
@@ -75,7 +75,7 @@ def test_the_gradient_reaches_every_part(tiny_folder: Folder) -> None:
     assert any("bottom_up" in name for name in parameters)
 
 
-def test_pictures_without_objects(tiny_folder: Folder) -> None:
+def test_images_without_objects(tiny_folder: Folder) -> None:
     """None at all, and one beside a full one."""
     cfg = tiny()
     network = build_model(cfg)
@@ -99,8 +99,8 @@ def test_inputs_have_masks_of_a_label_map(tiny_folder: Folder) -> None:
     assert torch.equal(instances.gt_masks.get_bounding_boxes().tensor, instances.gt_boxes.tensor)
 
 
-def test_a_batch_is_its_pictures_one_by_one(model: MaskRCNN) -> None:
-    items = pictures()
+def test_a_batch_is_its_images_one_by_one(model: MaskRCNN) -> None:
+    items = images()
     together = predict(model, items)
     assert all(len(found) > 0 for found in together)
     for item, found in zip(items, together, strict=True):
@@ -111,7 +111,7 @@ def test_a_batch_is_its_pictures_one_by_one(model: MaskRCNN) -> None:
 
 
 def test_settings_of_a_call(model: MaskRCNN) -> None:
-    items = pictures()[:1]
+    items = images()[:1]
     (everything,) = predict(model, items)
     assert 5 < len(everything) <= 20  # TEST.DETECTIONS_PER_IMAGE
     assert torch.equal(everything.scores, everything.scores.sort(descending=True).values)
@@ -129,7 +129,7 @@ def test_settings_of_a_call(model: MaskRCNN) -> None:
 
 def test_one_class_an_object() -> None:
     torch.manual_seed(0)
-    items = pictures()[:1]
+    items = images()[:1]
     counts = {}
     for agnostic in ("False", "True"):
         torch.manual_seed(0)
@@ -161,7 +161,7 @@ def test_other_heads_are_an_error(overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_trains_and_predicts_a_small_picture(path: Path, tiny_folder: Folder) -> None:
+def test_every_config_trains_and_predicts_a_small_image(path: Path, tiny_folder: Folder) -> None:
     cfg = load_config(str(path), [*NO_DOWNLOAD, "MODEL.RAMSES.NUM_CLASSES", "3"])
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (128,), 192
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
@@ -169,7 +169,7 @@ def test_every_config_trains_and_predicts_a_small_picture(path: Path, tiny_folde
     network = build_model(cfg)
     losses = losses_of(network, items_of(tiny_folder(sizes=((64, 96),)), cfg))
     assert set(losses) == LOSSES and all(torch.isfinite(loss) for loss in losses.values())
-    (found,) = predict(network.eval(), pictures()[:1])
+    (found,) = predict(network.eval(), images()[:1])
     assert {"pred_boxes", "scores", "pred_classes", "pred_masks"} == set(found.get_fields())
     copy = CfgNode.load_cfg(cfg.dump())
     assert copy.MODEL.ROI_HEADS.NUM_CLASSES == copy.MODEL.RAMSES.NUM_CLASSES == 3

@@ -1,4 +1,4 @@
-"""The whole network: training and inference on ordinary, empty and crowded pictures."""
+"""The whole network: training and inference on ordinary, empty and crowded images."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_plain_solov2_has_no_masses(build_tiny: Build) -> None:
         assert not model([item])[0]["instances"].has("pred_masses")
 
 
-def test_a_few_steps_learn_the_picture(build_tiny: Build) -> None:
+def test_a_few_steps_learn_the_image(build_tiny: Build) -> None:
     """Outlines, classes and grams of three blocks, from nothing."""
     label_map = np.zeros((16, 24), np.int64)
     label_map[2:7, 2:8], label_map[9:14, 3:10], label_map[4:12, 14:21] = 1, 2, 3
@@ -104,7 +104,7 @@ def test_a_few_steps_learn_the_picture(build_tiny: Build) -> None:
     for mask, cls, mass in zip(instances.pred_masks, instances.pred_classes, instances.pred_masses, strict=True):
         own = truth == int(cls) + 1
         assert (mask.numpy() & own).sum() / (mask.numpy() | own).sum() > 0.8
-        # mass_scale 25 is a mask grid of 0.5 px/mm: a picture of 4 px/mm at stride 8
+        # mass_scale 25 is a mask grid of 0.5 px/mm: an image of 4 px/mm at stride 8
         assert mass.item() == pytest.approx([3.0, 5.0, 8.0][int(cls)], rel=0.25)
 
 
@@ -119,7 +119,7 @@ def predict(model: RAMSES, *items: dict) -> list:
         return [output["instances"] for output in model(list(items))]
 
 
-def test_a_batch_gives_what_single_pictures_give(busy: RAMSES) -> None:
+def test_a_batch_gives_what_single_images_give(busy: RAMSES) -> None:
     items = [
         training_item(blocks(16, 24, 4), seed=0),
         training_item(blocks(8, 16, 2), seed=1),

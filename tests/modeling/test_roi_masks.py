@@ -1,4 +1,4 @@
-"""Masks in boxes become masks of the picture as in Detectron2."""
+"""Masks in boxes become masks of the image as in Detectron2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from ramses_d2.engine import load_config
 from ramses_d2.modeling.inference_settings import InferenceSettings
-from ramses_d2.modeling.mask_rcnn import to_picture
+from ramses_d2.modeling.mask_rcnn import to_image
 from ramses_d2.modeling.roi_masks import paste_roi_mask
 
 from ..tools.command_line import ROOT
@@ -63,8 +63,8 @@ def found_instances() -> Instances:
 @pytest.mark.parametrize("size", [(60, 80), (240, 160)])
 def test_both_formats_hold_the_same_masks(size: tuple[int, int]) -> None:
     found = found_instances()
-    bits = to_picture(found, *size, settings())
-    runs = to_picture(found, *size, dataclasses.replace(settings(), mask_format="rle"))
+    bits = to_image(found, *size, settings())
+    runs = to_image(found, *size, dataclasses.replace(settings(), mask_format="rle"))
     assert len(bits) == len(runs) == 4 and bits.image_size == size  # the empty box is gone
     for mask, rle in zip(bits.pred_masks, runs.pred_masks, strict=True):
         assert np.array_equal(mask_utils.decode(rle).astype(bool), mask.numpy())
@@ -73,12 +73,12 @@ def test_both_formats_hold_the_same_masks(size: tuple[int, int]) -> None:
 
 
 def test_small_masks_go() -> None:
-    """MIN_AREA is in px of the network input, whatever the size of the picture."""
+    """MIN_AREA is in px of the network input, whatever the size of the image."""
     for size in ((60, 80), (240, 320)):
-        kept = to_picture(found_instances(), *size, settings().override(min_area=2))
+        kept = to_image(found_instances(), *size, settings().override(min_area=2))
         assert kept.pred_classes.tolist() == [0, 1, 2]  # the 1 px one is gone
 
 
 def test_nothing_found() -> None:
-    nothing = to_picture(found_instances()[torch.zeros(5, dtype=torch.bool)], 30, 40, settings())
+    nothing = to_image(found_instances()[torch.zeros(5, dtype=torch.bool)], 30, 40, settings())
     assert len(nothing) == 0 and nothing.pred_masks.shape == (0, 30, 40)

@@ -71,7 +71,7 @@ def test_published_number_of_cells() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 96), (96, 1)])
-def test_long_pictures_have_a_cell_along_their_short_side(height: int, width: int) -> None:
+def test_long_images_have_a_cell_along_their_short_side(height: int, width: int) -> None:
     assert min(grid_shape(18, height, width)) == 1 and max(grid_shape(18, height, width)) == 18
 
 

@@ -47,7 +47,7 @@ def test_features_are_as_promised(name: str, channels: list[int]) -> None:
 
 
 def test_channels_last_networks_come_out_channels_first() -> None:
-    # Swin gives (N, H, W, C), and by itself pictures of one size alone; 96 channels, 8 rows, 24 columns
+    # Swin gives (N, H, W, C), and by itself images of one size alone; 96 channels, 8 rows, 24 columns
     backbone = TimmBackbone(name="swin_tiny_patch4_window7_224", out_features=["res2", "res3"])
     assert_as_promised(backbone, 32, 96)
     image = torch.rand(1, 3, 32, 96)
@@ -140,7 +140,7 @@ def test_building_leaves_norms_and_mode_alone() -> None:
         ({"name": "convnextv2_atto", "norm": "FrozenBN"}, "has no batch norms"),
         ({"name": "vit_tiny_patch16_224"}, r"12 feature maps with 1 different strides \[16\].*use another"),
         ({"name": "sequencer2d_s"}, r"strides \[7, 14, 14, 14\], a pyramid needs powers of two"),
-        ({"name": "pit_ti_224"}, "cannot take pictures of any size"),
+        ({"name": "pit_ti_224"}, "cannot take images of any size"),
         ({"name": "legacy_xception"}, "does not give the feature maps that timm states"),
     ],
 )

@@ -1,4 +1,4 @@
-"""COCO files of the pictures of a RAMSES folder."""
+"""COCO files of the images of a RAMSES folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ramses_d2.data.rle import encode_label_map
 
 
 def coco_content(folder: Path, names: list[str]) -> dict[str, Any]:
-    """A COCO data set of some pictures, without masses."""
+    """A COCO data set of some images, without masses."""
     rows = pd.read_csv(folder / "annotations.csv")
     classes = sorted(set(rows["class"]))
     images, annotations = [], []
@@ -39,7 +39,7 @@ def coco_content(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def write_coco(path: Path, folder: Path, names: list[str]) -> Path:
-    """Write such a data set; its pictures stay in the folder's images/."""
+    """Write such a data set; its images stay in the folder's images/."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(coco_content(folder, names)))
     return path

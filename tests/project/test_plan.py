@@ -1,4 +1,4 @@
-"""Settings follow from the data: particles large enough, every one with a cell, steps by the number of pictures."""
+"""Settings follow from the data: particles large enough, every one with a cell, steps by the number of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from ramses_d2 import RamsesError
 from ramses_d2.data import register_datasets
-from ramses_d2.data.assignment_statistics import assignment_statistics, mapped_picture
+from ramses_d2.data.assignment_statistics import assignment_statistics, mapped_image
 from ramses_d2.data.preview import assignment_of, mapped_items
 from ramses_d2.engine import load_config
 from ramses_d2.modeling.meta_arch import RAMSES
@@ -29,7 +29,7 @@ SURVEY = Survey(["a", "b"], 100, 2000, 40, 1500.0, 0.75, 40.0, 80.0, 160.0, 2000
 def test_survey(tiny_folder: Callable[..., Path]) -> None:
     folder = tiny_folder(sizes=[(64, 96), (96, 64), (64, 96)], count=[6, 4, 0], resolution=2.0)
     survey = survey_data(f"ramses://{folder}")
-    assert (survey.classes, survey.pictures, survey.particles) == (["brick", "concrete", "glass"], 3, 10)
+    assert (survey.classes, survey.images, survey.particles) == (["brick", "concrete", "glass"], 3, 10)
     assert (survey.most_particles, survey.long_side, survey.weighed, survey.resolution) == (6, 96, 10, 2.0)
     assert survey.aspect == pytest.approx(2 / 3) and 10 < survey.scale_5 <= survey.scale_50 <= survey.scale_95 < 40
 
@@ -73,7 +73,7 @@ def test_the_config_builds_and_gives_every_particle_a_cell(
     project.mkdir()
     data = find_data(str(folder), project)
     survey = survey_data(data.sample)
-    # Said to be large: the pictures are small, so that the test is quick
+    # Said to be large: the images are small, so that the test is quick
     seen = replace(survey, long_side=2000.0, scale_5=20.0, scale_50=60.0, scale_95=150.0) if large else survey
     plan = choose_plan(seen, data.sample, 3, CONFIGS, task)
     assert plan.slim != large and plan.steps * plan.batch >= 6000
@@ -87,8 +87,8 @@ def test_the_config_builds_and_gives_every_particle_a_cell(
         assert len(plan.anchors) == len(cfg.MODEL.RPN.IN_FEATURES) and plan.anchors == sorted(plan.anchors)
     elif not large:
         register_datasets([data.train])
-        pictures = [mapped_picture(item) for item in mapped_items(cfg, [data.train], 0, 5)]
-        assert assignment_statistics(pictures, assignment_of(cfg)).share_with_cell == 1.0
+        images = [mapped_image(item) for item in mapped_items(cfg, [data.train], 0, 5)]
+        assert assignment_statistics(images, assignment_of(cfg)).share_with_cell == 1.0
     if task != "mask_rcnn":
         RAMSES(cfg)  # grids, levels and mask stride fit each other
 
@@ -118,7 +118,7 @@ def test_what_the_comments_say_is_what_the_file_says(tiny_folder: Callable[..., 
     plan = choose_plan(survey, data.sample, 3, CONFIGS)
     write_project(tmp_path, data, survey, plan)
     text = (tmp_path / "config.yaml").read_text()
-    assert "4 pictures with 24 particles of 3 classes" in text and "2 px/mm" in text
+    assert "4 images with 24 particles of 3 classes" in text and "2 px/mm" in text
     assert f"about {plan.steps * plan.batch / 3:.0f} passes" in text and text.count("#") > 12
     content = yaml.safe_load(text)
     assert content["DATASETS"]["FINAL_TEST"] == ["ramses://third"] and not math.isnan(plan.zoom)

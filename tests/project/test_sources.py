@@ -31,7 +31,7 @@ def test_a_ramses_folder_is_divided(folder: Path, tmp_path: Path) -> None:
     project.mkdir()
     data = find_data(str(folder), project, share=0.4)
     assert data.train.endswith("project/split.json#train") and data.valid.endswith("#valid") and not data.test
-    assert data.sample == f"ramses://{folder}" and data.training_pictures(5) == 3
+    assert data.sample == f"ramses://{folder}" and data.training_images(5) == 3
     assert not any(project.iterdir())  # nothing before write
     assert data.write(project) == ["split.json"]
     subsets = json.loads((project / "split.json").read_text())["subsets"]
@@ -41,7 +41,7 @@ def test_a_ramses_folder_is_divided(folder: Path, tmp_path: Path) -> None:
 def test_a_ramses_folder_with_a_validation_set_stays_whole(folder: Path, tmp_path: Path) -> None:
     data = find_data(str(folder), tmp_path, valid="ramses://other", test="ramses://third")
     assert (data.train, data.valid, data.test) == (f"ramses://{folder}", "ramses://other", "ramses://third")
-    assert data.write(tmp_path) == [] and data.training_pictures(5) == 5
+    assert data.write(tmp_path) == [] and data.training_images(5) == 5
 
 
 def test_a_split_file(folder: Path, tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_one_coco_file_is_divided(folder: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     data = find_data(str(path), project, images=str(folder / "images"), share=0.2)
     assert data.train == f"coco://{project}/train.json?images={folder}/images"
-    assert data.sample == f"coco://{path}?images={folder}/images" and data.training_pictures(5) == 4
+    assert data.sample == f"coco://{path}?images={folder}/images" and data.training_images(5) == 4
     assert {name: len(part["images"]) for name, part in data.files.items()} == {"train.json": 4, "valid.json": 1}
     # A folder in which it lies alone is as good
     assert find_data(str(tmp_path), project, images=str(folder / "images")).files == data.files
 
 
-def test_every_picture_of_a_divided_file_is_on_one_side(folder: Path) -> None:
+def test_every_image_of_a_divided_file_is_on_one_side(folder: Path) -> None:
     content = coco_content(folder, NAMES)
     for share, seed in ((0.01, 0), (0.5, 1), (0.99, 2)):
         parts = divide_coco(content, share, seed)
@@ -98,7 +98,7 @@ def test_every_picture_of_a_divided_file_is_on_one_side(folder: Path) -> None:
         assert sum(len(part["annotations"]) for part in parts) == len(content["annotations"])
         assert all(a["image_id"] in side for part, side in zip(parts, ids, strict=True) for a in part["annotations"])
         assert divide_coco(content, share, seed) == parts
-    with pytest.raises(RamsesError, match="1 picture cannot be divided"):
+    with pytest.raises(RamsesError, match="1 image cannot be divided"):
         divide_coco(content | {"images": content["images"][:1]}, 0.5, 0)
 
 

@@ -40,9 +40,9 @@ def pycocotools_ap(truth: Path, predictions: Path, task: str, max_dets: int) -> 
 
 @pytest.fixture(scope="module")
 def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three files over one folder of pictures, ids with gaps, polygons, both run lengths, crowd; label.txt."""
+    """Three files over one folder of images, ids with gaps, polygons, both run lengths, crowd; label.txt."""
     folder = tmp_path_factory.mktemp("coco")
-    write_coco_set(folder, pictures=8)
+    write_coco_set(folder, images=8)
     add_crowd(folder / "annotations.json")
     whole = json.loads((folder / "annotations.json").read_text())
     for name, part in (("train", slice(0, 4)), ("valid", slice(4, 6)), ("test", slice(6, 8))):
@@ -72,8 +72,8 @@ def test_all_files(coco_folder: Path, tmp_path: Path, task: str) -> None:
     assert not [name for name in (*TRAINING, *EVALUATION) if not (out / name).is_file()]
     assert not [name for name in EVALUATION if not (out / "test" / name).is_file()]
     assert list((out / "worst").glob("*.jpg")) and list(out.glob("events.out.tfevents.*"))
-    for picture in (out / "curves.png", out / "confusion_matrix.png", *(out / "worst").glob("*.jpg")):
-        assert np.ptp(np.asarray(Image.open(picture).convert("L"))) > 100
+    for image in (out / "curves.png", out / "confusion_matrix.png", *(out / "worst").glob("*.jpg")):
+        assert np.ptp(np.asarray(Image.open(image).convert("L"))) > 100
 
     train = pd.read_csv(out / "train_stats.tsv", sep="\t")
     assert {"iteration", "epoch", "total_loss", "lr"} <= set(train.columns) and train["iteration"].iloc[-1] == 24

@@ -34,7 +34,7 @@ def test_script_on_a_ramses_folder(
     monkeypatch.chdir(tmp_path)
     new_project(monkeypatch, "mine", "--data", str(folder))
     said = capsys.readouterr().out
-    assert "4 pictures, 24 particles of 3 classes (brick, concrete, glass), 24 weighed" in said
+    assert "4 images, 24 particles of 3 classes (brick, concrete, glass), 24 weighed" in said
     assert "ramses: network input" in said and "wrote config.yaml, train.py, split.json to mine" in said
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     elsewhere = tmp_path / "elsewhere"

@@ -57,11 +57,11 @@ def test_folder(tiny_folder: Callable[..., Path], weights: str, tmp_path: Path) 
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["complete"] and record["settings"]["options"]["score_threshold"] == 0
     assert record["settings"]["weights_sha256"] == hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    # The same command again, after a kill before the second picture was done
+    # The same command again, after a kill before the second image was done
     (tmp_path / "out/pictures/img1.json").unlink()
     (tmp_path / "out/annotations.csv").unlink()
     again = predict(*arguments, "--output", "out", "--batch-size", "2", cwd=tmp_path)
-    assert again.returncode == 0 and "1 of 2 pictures are done already" in again.stderr
+    assert again.returncode == 0 and "1 of 2 images are done already" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out/annotations.csv"), table)
     # A corrected resolution is no old result
     arguments[arguments.index("2")] = "4"
@@ -92,7 +92,7 @@ def test_an_existing_output_is_not_replaced_unasked(
     assert (tmp_path / "out/precious.txt").read_text() == "mine"
 
 
-def test_uri_resolution_empty_results_force_and_a_broken_picture(
+def test_uri_resolution_empty_results_force_and_a_broken_image(
     tiny_folder: Callable[..., Path], weights: str, tmp_path: Path
 ) -> None:
     folder = tiny_folder(resolution=3.0)
@@ -104,7 +104,7 @@ def test_uri_resolution_empty_results_force_and_a_broken_picture(
     Image.new("RGB", (1000, 1)).save(folder / "images/line.png")
     result = predict(*common, "--force", "--input", str(folder / "images"), "--score-threshold", "0.99", cwd=tmp_path)
     assert result.returncode == 1 and "broken.jpg" in result.stderr
-    assert "line.png: the picture of 1 x 1000 px" in result.stderr and "Traceback" not in result.stderr
+    assert "line.png: the image of 1 x 1000 px" in result.stderr and "Traceback" not in result.stderr
     assert len(pd.read_csv(tmp_path / "out/annotations.csv")) == 0
     assert len(list((tmp_path / "out/labels").iterdir())) == 2
 
@@ -112,10 +112,10 @@ def test_uri_resolution_empty_results_force_and_a_broken_picture(
 def test_a_belt(
     tiny_folder: Callable[..., Path], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = (tiny_folder() / "images/img0.png").read_bytes()
+    image = (tiny_folder() / "images/img0.png").read_bytes()
     (tmp_path / "belt").mkdir()
     for number in (1, 2, 4):
-        (tmp_path / f"belt/frame_{number}.png").write_bytes(picture)
+        (tmp_path / f"belt/frame_{number}.png").write_bytes(image)
     (tmp_path / "order.txt").write_text("frame_2.png\nframe_1\n")
     common = ["--weights", weights, "--input", "belt", "--resolution", "2", "--score-threshold", "0", "--stream"]
     result = predict(*common, "--output", "out", "--overlap", "4", "--order", "order.txt", cwd=tmp_path)

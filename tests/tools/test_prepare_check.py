@@ -49,7 +49,7 @@ def test_exit_status(tiny_folder: Folder, capsys: pytest.CaptureFixture[str]) ->
     folder = tiny_folder()
     assert check(folder) == 0
     assert "nothing to complain about" in capsys.readouterr().out
-    damage(folder, res=2e6)  # one picture has one resolution
+    damage(folder, res=2e6)  # one image has one resolution
     assert check(folder) == 1
     damage(folder, res=2)
     assert check(folder) == 0
@@ -60,7 +60,7 @@ def test_exit_status(tiny_folder: Folder, capsys: pytest.CaptureFixture[str]) ->
     assert "resolution-outlier" in capsys.readouterr().out
 
 
-def test_what_fix_mends_is_no_error_any_more(tiny_folder: Folder, tmp_path: Path) -> None:
+def test_what_fix_repairs_is_no_error_any_more(tiny_folder: Folder, tmp_path: Path) -> None:
     folder = tiny_folder()
     damage(folder, area=5)
     assert check(folder) == 1

@@ -21,7 +21,7 @@ def test_there_and_back_as_a_subprocess(tiny_folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "wrote 2 pictures, 12 objects (brick 4, concrete 4, glass 4) to coco",
+        "wrote 2 images, 12 objects (brick 4, concrete 4, glass 4) to coco",
         "  use coco://coco/annotations.json?images=coco/images",
     ]
     main(f"convert coco --input {tmp_path}/coco/annotations.json --output {tmp_path}/back".split())
@@ -66,7 +66,7 @@ def test_open_images_with_its_findings(tmp_path, capsys):
         f"--resolution 1 --output {tmp_path}/out".split()
     )
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  1 pictures whose masks miss objects that have boxes",
+        "  1 images whose masks miss objects that have boxes",
         f"  use ramses://{tmp_path}/out",
         "  image 0a, class Person, masks 1, boxes 30, group_boxes 0",
     ]

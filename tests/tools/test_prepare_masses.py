@@ -15,7 +15,7 @@ from .command_line import error_of, run_process
 
 @pytest.fixture
 def folder(tiny_folder: Callable[..., Path]) -> Path:
-    """Two pictures weighed together; concrete was not weighed, glass is not in the batch."""
+    """Two images weighed together; concrete was not weighed, glass is not in the batch."""
     folder = tiny_folder(nan_masses=True)
     batches = [{"image_names": ["img0.png", "img1.png"], "mass": {"brick": 30, "concrete": None}}]
     (folder / "metadata.json").write_text(json.dumps({"batches": batches}))

@@ -26,7 +26,7 @@ def test_preview_as_a_process(tiny_folder: Callable[..., Path], tmp_path: Path) 
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["assignment.json", "contact_sheet.png", "scales_config.png", "scales_suggested.png"]
     sheet = np.array(Image.open(tmp_path / "out/contact_sheet.png"))
-    assert sheet.shape[1] > 2 * sheet.shape[0]  # two pictures of 128 x 192 side by side
+    assert sheet.shape[1] > 2 * sheet.shape[0]  # two images of 128 x 192 side by side
     report = json.loads((tmp_path / "out/assignment.json").read_text())
     assert report["config"]["objects"] > 0 and report["suggested"]["share_with_cell"] >= 0.99
     suggested = yaml.safe_load(done.stdout[done.stdout.index("MODEL:") : done.stdout.index("wrote ")])["MODEL"][
@@ -49,7 +49,7 @@ def test_mask_rcnn_has_a_contact_sheet_alone(
     runpy.run_path(str(ROOT / "tools/prepare_data.py"), run_name="__main__")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact_sheet.png"]
     sheet = np.array(Image.open(tmp_path / "out/contact_sheet.png")).astype(int)
-    assert (np.ptp(sheet, axis=2) > 60).mean() > 0.01  # grey pictures, coloured outlines
+    assert (np.ptp(sheet, axis=2) > 60).mean() > 0.01  # grey images, coloured outlines
     assert "wrote contact_sheet.png to out" in capsys.readouterr().out
 
 

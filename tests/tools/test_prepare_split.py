@@ -18,7 +18,7 @@ Folder = Callable[..., Path]
 
 @pytest.fixture
 def folder(tiny_folder: Folder) -> Path:
-    """Ten pictures, the last without particles; five batches of two; only the first has glass."""
+    """Ten images, the last without particles; five batches of two; only the first has glass."""
     folder = tiny_folder(sizes=((48, 72),) * 10, count=[3, *[2] * 8, 0])
     metadata = json.loads((folder / "metadata.json").read_text())
     names = [image["file_name"] for image in metadata["images"]]
@@ -39,9 +39,9 @@ def test_as_a_process_with_defaults(folder: Path) -> None:
     result = run_process("prepare_data.py", "split", "demo", "--output", "demo/split.json", cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     split = subsets(folder / "split.json")
-    assert (len(split["train"]), len(split["valid"])) == (8, 2)  # a fifth, with the empty picture
+    assert (len(split["train"]), len(split["valid"])) == (8, 2)  # a fifth, with the empty image
     assert not batch_numbers(split["train"]) & batch_numbers(split["valid"])
-    assert "train: 8 pictures, 8 different, 4 groups by batch" in result.stdout
+    assert "train: 8 images, 8 different, 4 groups by batch" in result.stdout
     assert "glass" in next(line for line in result.stdout.splitlines() if line.startswith("warning: valid"))
     assert "wrote demo/split.json: use ramses://demo/split.json#train, ramses://demo/split.json#valid" in result.stdout
     records, class_names = load_split(folder / "split.json", "train")
@@ -67,8 +67,8 @@ def test_choices(folder: Path, tiny_folder: Folder, capsys: pytest.CaptureFixtur
         "other/img3",
     ]
     out = capsys.readouterr().out
-    assert "left out: 1 pictures (resolution below 1.5 px/mm)" in out
-    assert "left out: 8 pictures (fewer than 3 particles)" in out
+    assert "left out: 1 images (resolution below 1.5 px/mm)" in out
+    assert "left out: 8 images (fewer than 3 particles)" in out
 
     main([*common, "--with-masses", "--exclude", "glass", "--max-instances", "2", "--group-by", "regex:img."])
     listed = [name for names in subsets(output).values() for name in names]
@@ -105,11 +105,11 @@ def test_one_batch_alone_is_no_reason_to_stop(folder: Path, caplog: pytest.LogCa
         (["demo", "demo"], "name each of them once"),
         (["demo", "--valid", "1.5"], "between 0 and 1"),
         (["demo", "--folds", "1"], "1 folds"),
-        (["demo", "--folds", "11", "--group-by", "none"], "10 pictures in 10 groups cannot be divided into 11"),
-        (["demo", "--group-by", "batch", "--folds", "6"], "10 pictures in 5 groups"),
+        (["demo", "--folds", "11", "--group-by", "none"], "10 images in 10 groups cannot be divided into 11"),
+        (["demo", "--group-by", "batch", "--folds", "6"], "10 images in 5 groups"),
         (["demo", "--group-by", "colour"], "group by colour"),
         (["demo", "--exclude", "galss"], "excluded class galss is not in the annotations"),
-        (["demo", "--min-resolution", "99"], "none of 10 pictures can be used"),
+        (["demo", "--min-resolution", "99"], "none of 10 images can be used"),
         (["demo", "--folds", "2", "--format", "ramses2"], "train and valid only"),
         (["demo", "--seed", "-1"], "seed -1"),
         (["demo", "--input-shape", "0", "9"], "input shape (0, 9)"),

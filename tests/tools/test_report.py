@@ -49,7 +49,7 @@ def test_calibrate_then_report(
     (tmp_path / "map.yaml").write_text("Ru01: Rc\n")
     options = (
         "--title T --date 2026-01-02 --factors factors.yaml --range 4 63 --sieves 4,8,16 --size inscribed"
-        " --size-factor 0.9 --weight count --gallery 1 --bootstrap pictures --replicates 200 --map map.yaml"
+        " --size-factor 0.9 --weight count --gallery 1 --bootstrap images --replicates 200 --map map.yaml"
         " --coin Coin 22.25 4"
     )
     result = report("run", "--output", "out/r.html", "--sample", "S 1", *options.split(), cwd=tmp_path)
@@ -103,7 +103,7 @@ def test_help_has_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_wrong_input(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(tmp_path, pictures=2, coin=False)
+    make_run(tmp_path, images=2, coin=False)
     (tmp_path / "empty.json").write_text('{"images": []}')
     for name in ("there.html", "there.yaml"):
         (tmp_path / name).write_text("mine")
@@ -142,7 +142,7 @@ def test_the_browser_would_tell(browse: Callable[[Path, str], Visit], tmp_path: 
 
 
 def test_report_in_a_browser(browse: Callable[[Path, str], Visit], tmp_path: Path) -> None:
-    """No console error, no request, every picture shown, and the figures on the page are those of the CSV files."""
+    """No console error, no request, every image shown, and the figures on the page are those of the CSV files."""
     run = read_run(make_run(tmp_path))
     path = write_batches(tmp_path, BATCHES, res=2.0)
     page = tmp_path / "report.html"

@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_not_evaluated(
     assert "does not fit this config" in error_of("train_net.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
 
 
-def test_a_broken_picture_in_a_loader_process_is_one_line(
+def test_a_broken_image_in_a_loader_process_is_one_line(
     tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder()
@@ -189,7 +189,7 @@ def test_a_name_that_is_no_data_set_is_one_line(tmp_path: Path, monkeypatch: pyt
     assert "ramses://FOLDER" in error_of("train_net.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
 
 
-def test_a_picture_that_breaks_a_training_leaves_no_traceback(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_image_that_breaks_a_training_leaves_no_traceback(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Detectron2 logs one of its own for whatever ends its loop."""
     folder = tiny_folder()
     truncated_image(folder)

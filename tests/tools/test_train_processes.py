@@ -82,12 +82,10 @@ def test_two_processes_then_two_machines(tiny_folder: Callable[..., Path], tmp_p
     assert lines == sorted(set(lines))
 
 
-def test_a_broken_picture_on_one_process_is_the_one_line_of_all(
-    tiny_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_broken_image_on_one_process_is_the_one_line_of_all(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_folder(sizes=[(64, 96)] * 3)
-    picture = folder / "images/img1.png"
-    picture.write_bytes(picture.read_bytes()[:700])
+    image = folder / "images/img1.png"
+    image.write_bytes(image.read_bytes()[:700])
     result = run_process("train_net.py", *arguments(folder), "SOLVER.MAX_ITER", "50", cwd=tmp_path)
     assert result.returncode == 1
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))

@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--fix", type=Path, metavar="OUT", help="write a mended copy of the folder, with a log: fixes.csv"
     )
     parser.add_argument("--show", type=int, default=10, metavar="N", help="findings printed per kind (10)")
-    parser.add_argument("--workers", type=int, metavar="N", help="pictures decoded at once; default: one per core")
+    parser.add_argument("--workers", type=int, metavar="N", help="images decoded at once; default: one per core")
     parser.add_argument("--force", action="store_true", help="replace an earlier report and an earlier mended copy")
     parser.add_argument("--kinds", action=_ShowKinds, nargs=0, help="list what is looked for, and what --fix mends")
     parser.set_defaults(run=run)

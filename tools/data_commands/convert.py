@@ -91,7 +91,7 @@ def _add_coco(sources: argparse._SubParsersAction) -> None:
         example=("--input annotations.json --image-folder pictures", "--resolution 28.7 --output datasets/mine"),
         read=lambda args: read_coco(args.input, args.image_folder),
     )
-    parser.add_argument("--image-folder", metavar="DIR", help="its pictures (default: beside it, or in images/)")
+    parser.add_argument("--image-folder", metavar="DIR", help="its images (default: beside it, or in images/)")
 
 
 def _add_solov2(sources: argparse._SubParsersAction) -> None:
@@ -126,8 +126,8 @@ def _add_open_images(sources: argparse._SubParsersAction) -> None:
     parser.add_argument("--image-folder", required=True, metavar="DIR", help="pictures, <ImageID>.jpg")
     parser.add_argument("--boxes", metavar="CSV", help="train-annotations-bbox.csv: tells which masks are missing")
     parser.add_argument("--classes", nargs="+", default=(), metavar="NAME", help="names or ids (default: all)")
-    parser.add_argument("--images-per-class", type=int, metavar="N", help="stop at so many pictures (default: all)")
-    parser.add_argument("--complete-only", action="store_true", help="only pictures where every box has its mask")
+    parser.add_argument("--images-per-class", type=int, metavar="N", help="stop at so many images (default: all)")
+    parser.add_argument("--complete-only", action="store_true", help="only images where every box has its mask")
 
 
 def _read_open_images(args: argparse.Namespace) -> Source:
@@ -164,7 +164,7 @@ def _add_labels(sources: argparse._SubParsersAction) -> None:
         source=("DIR", "label images, PNG or TIF, 0 = background"),
         targets=("ramses", "coco", "solov2", "voc"),
         example=(
-            "--input masks --image-folder pictures --label-suffix _cp_masks --class gravel",
+            "--input masks --image-folder images --label-suffix _cp_masks --class gravel",
             "--resolution 12.5 --output datasets/gravel",
         ),
         read=lambda args: read_label_images(
@@ -175,7 +175,7 @@ def _add_labels(sources: argparse._SubParsersAction) -> None:
             label_suffix=args.label_suffix,
         ),
     )
-    parser.add_argument("--image-folder", required=True, metavar="DIR", help="the pictures, of the same base names")
+    parser.add_argument("--image-folder", required=True, metavar="DIR", help="the images, of the same base names")
     parser.add_argument("--class-table", metavar="FILE", help='CSV image,label,class or JSON {"a": {"1": "brick"}}')
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class of all that the table does not name")
     parser.add_argument("--label-suffix", default="", metavar="TEXT", help="a.jpg belongs to a<TEXT>.png")
@@ -215,13 +215,13 @@ def _source(
     )
     parser.add_argument("--output", required=True, metavar="PATH", help="folder to create; for coco also NAME.json")
     parser.add_argument(
-        "--resolution", type=float, metavar="PX_PER_MM", help="px per mm of pictures whose source does not say it"
+        "--resolution", type=float, metavar="PX_PER_MM", help="px per mm of images whose source does not say it"
     )
     parser.add_argument(
         "--images",
         choices=("copy", "link", "none"),
         default="copy",
-        help="what to do with the pictures (default: copy; none where --output is a .json)",
+        help="what to do with the images (default: copy; none where --output is a .json)",
     )
     parser.add_argument(
         "--segmentation",

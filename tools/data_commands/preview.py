@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ramses_d2.data import register_datasets
 from ramses_d2.data.assignment_statistics import (
     Assignment,
-    MappedPicture,
+    MappedImage,
     assignment_statistics,
-    mapped_picture,
+    mapped_image,
     suggest_assignment,
 )
 from ramses_d2.data.preview import assignment_of, contact_sheet, mapped_items, scale_figure, statistics_table
@@ -25,11 +25,11 @@ from ramses_d2.errors import RamsesError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """The subcommand that shows training pictures and cell statistics."""
+    """The subcommand that shows training images and cell statistics."""
     parser = subparsers.add_parser(
         "preview",
         help="look at what the network is fed, and at how grids and scale ranges fit it",
-        description="Write a contact sheet of augmented training pictures (outlines, classes, grams as the network "
+        description="Write a contact sheet of augmented training images (outlines, classes, grams as the network "
         "gets them), a histogram of object scales per pyramid level, and cell statistics; of Mask R-CNN, which has no "
         "grids, the contact sheet alone.",
         epilog="example: python tools/prepare_data.py preview --config-file configs/ramses_demo.yaml "
@@ -40,8 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--config-file", required=True, metavar="YAML", default=quiet, help="config of the network")
     parser.add_argument("--data", metavar="URI", default=None, help="data set; None = the config's DATASETS.TRAIN")
     parser.add_argument("--output", required=True, metavar="DIR", default=quiet, help="folder to create")
-    parser.add_argument("--pictures", type=int, default=9, metavar="N", help="pictures on the contact sheet")
-    parser.add_argument("--sample", type=int, default=100, metavar="N", help="pictures for the statistics, 0 = all")
+    parser.add_argument("--pictures", type=int, default=9, metavar="N", help="images on the contact sheet")
+    parser.add_argument("--sample", type=int, default=100, metavar="N", help="images for the statistics, 0 = all")
     parser.add_argument("--suggest", action="store_true", help="propose GRID_SIZES and SCALE_RANGES for this data")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same augmentation")
     parser.add_argument("--force", action="store_true", help="replace the files of an earlier preview")
@@ -66,23 +66,23 @@ def run(args: argparse.Namespace) -> None:
 
     sheet = contact_sheet(mapped_items(cfg, names, args.pictures, args.seed), class_names, cfg.INPUT.FORMAT)
     found: dict[str, Assignment] = {}
-    pictures: list[MappedPicture] = []
+    images: list[MappedImage] = []
     levels = list(cfg.MODEL.RAMSES.IN_FEATURES)
     if has_grids:
         found["config"] = assignment_of(cfg)
         items = mapped_items(cfg, names, args.sample, args.seed)
-        pictures = [mapped_picture(item) for item in tqdm(items, unit="picture", disable=None)]
+        images = [mapped_image(item) for item in tqdm(items, unit="picture", disable=None)]
     if args.suggest:
-        found["suggested"] = _suggestion(pictures, found["config"], names)
+        found["suggested"] = _suggestion(images, found["config"], names)
 
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(folder / "contact_sheet.png")
     report = {}
     for title, tried in found.items():
-        statistics = assignment_statistics(pictures, tried)
+        statistics = assignment_statistics(images, tried)
         report[title] = statistics.to_json() | {"grid_sizes": tried.grid_sizes, "scale_ranges": tried.scale_ranges}
         scale_figure(statistics, tried, levels).savefig(folder / f"scales_{title}.png", dpi=110)
-        print(f"\n{title}: {statistics.objects} objects in {statistics.pictures} pictures, "
+        print(f"\n{title}: {statistics.objects} objects in {statistics.images} images, "
               f"{statistics.share_with_cell:.2%} with a cell")  # fmt: skip
         print(pd.DataFrame(statistics_table(statistics, tried, levels)).to_string(index=False))
     written = ["contact_sheet.png", *(f"scales_{title}.png" for title in found)]
@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"\nwrote {', '.join(written)} to {folder}")
 
 
-def _suggestion(pictures: list[MappedPicture], assignment: Assignment, names: list[str]) -> Assignment:
+def _suggestion(images: list[MappedImage], assignment: Assignment, names: list[str]) -> Assignment:
     try:
-        return suggest_assignment(pictures, assignment)
+        return suggest_assignment(images, assignment)
     except ValueError as error:
         raise RamsesError(f"{', '.join(names)}: {error}") from error

@@ -15,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """The subcommand that writes split files."""
     parser = subparsers.add_parser(
         "split",
-        help="divide data sets into training and validation pictures (split.json)",
-        description="Write a split file: a share of the pictures, and of each class, for validation. Pictures of one "
+        help="divide data sets into training and validation images (split.json)",
+        description="Write a split file: a share of the images, and of each class, for validation. Images of one "
         "batch stay on one side. Folds are the subsets fold0-train, fold0-valid, fold1-train ... of one file.",
         epilog="example: python tools/prepare_data.py split datasets/mine --output datasets/mine/split.json",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", default=quiet, help="RAMSES folders")
     parser.add_argument("--output", required=True, metavar="JSON", default=quiet, help="split file to write")
     sides = parser.add_mutually_exclusive_group()
-    sides.add_argument("--valid", type=float, default=0.2, metavar="SHARE", help="share of the pictures to validate on")
+    sides.add_argument("--valid", type=float, default=0.2, metavar="SHARE", help="share of the images to validate on")
     sides.add_argument("--folds", type=int, metavar="K", default=quiet, help="make K folds instead")
     parser.add_argument(
         "--stratify", action=argparse.BooleanOptionalAction, default=True, help="give each class its share, too"
@@ -34,8 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--group-by",
         default=AUTO,
         metavar="WHAT",
-        help="never on both sides: pictures of one batch, of one value of a column of annotations.csv or field of the "
-        "images in metadata.json, or with one match of regex:PATTERN in the name; none = each picture on its own; "
+        help="never on both sides: images of one batch, of one value of a column of annotations.csv or field of the "
+        "images in metadata.json, or with one match of regex:PATTERN in the name; none = each image on its own; "
         "auto = batch, where there are batches of several pictures",
     )
     parser.add_argument(
@@ -46,18 +46,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="most uses of a picture for training, for rare classes",
+        help="most uses of an image for training, for rare classes",
     )
     parser.add_argument("--min-resolution", type=float, default=0.0, metavar="R", help="lowest resolution, px/mm")
     parser.add_argument(
         "--min-instances", type=int, metavar="N", default=quiet, help=f"fewest particles (default: 0; {ORIGINAL}: 1)"
     )
     parser.add_argument("--max-instances", type=int, default=MAX_LABEL, metavar="N", help="most particles of a picture")
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="CLASS", help="leave pictures with these out")
-    parser.add_argument("--with-masses", action="store_true", help="only pictures with a particle of known mass")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="CLASS", help="leave images with these out")
+    parser.add_argument("--with-masses", action="store_true", help="only images with a particle of known mass")
     parser.add_argument(
         "--input-shape", type=int, nargs=2, metavar=("H", "W"), default=quiet,
-        help="leave pictures out that lose particles when cropped to this aspect ratio",
+        help="leave images out that lose particles when cropped to this aspect ratio",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
     parser.add_argument("--format", choices=(OURS, ORIGINAL), default=OURS, help="ours, or RAMSES2's JSON and CSV")
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     print_report(manager)
     if args.group_by == "auto" and not manager.group_by:
         print(
-            "note: every picture is a group of its own; where several show one belt, scene or sample, keep them "
+            "note: every image is a group of its own; where several show one belt, scene or sample, keep them "
             "together with --group-by (such as tag, a column, or regex:PATTERN)"
         )
     train, valid, *others = (f"ramses://{path}#{subset}" for subset in manager.subsets)
@@ -97,18 +97,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_report(manager: DatasetManager) -> None:
-    """Print particles per class and subset, pictures per subset, what was left out and which classes are missing."""
+    """Print particles per class and subset, images per subset, what was left out and which classes are missing."""
     print(manager.report().to_string())
-    group = manager.pictures["group"]
+    group = manager.images["group"]
     for subset, names in manager.subsets.items():
         grouped = f", {group.loc[list(set(names))].nunique()} groups by {manager.group_by}" if manager.group_by else ""
-        print(f"{subset}: {len(names)} pictures, {len(set(names))} different{grouped}")
-    reasons = Counter(reason for reason in manager.pictures["reason"] if reason)
+        print(f"{subset}: {len(names)} images, {len(set(names))} different{grouped}")
+    reasons = Counter(reason for reason in manager.images["reason"] if reason)
     used = {name for names in manager.subsets.values() for name in names}
-    if spare := int(manager.pictures["VALID"].sum()) - len(used):
+    if spare := int(manager.images["VALID"].sum()) - len(used):
         reasons["beyond --max-per-class, or without masses"] = spare
     for reason, count in reasons.items():
-        print(f"left out: {count} pictures ({reason})")
+        print(f"left out: {count} images ({reason})")
     for subset in manager.subsets:
         if missing := manager.missing_classes(subset):
             print(f"warning: {subset} has no particle of {', '.join(missing)}")

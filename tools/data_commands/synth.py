@@ -13,17 +13,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     default = SceneConfig()
     parser = subparsers.add_parser(
         "synth",
-        help="render pictures of touching stones with known outlines, classes and grams",
+        help="render images of touching stones with known outlines, classes and grams",
         description="Render a synthetic data set in the RAMSES folder format, with split.json; or, with --belt, "
         "consecutive frames of one belt, with belt.csv.",
         epilog="example: python tools/prepare_data.py synth --output datasets/demo --train 360 --valid 40",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", default=argparse.SUPPRESS, help="folder to create")
-    parser.add_argument("--train", type=int, default=360, metavar="N", help="pictures to train on")
-    parser.add_argument("--valid", type=int, default=40, metavar="N", help="pictures to evaluate on")
+    parser.add_argument("--train", type=int, default=360, metavar="N", help="images to train on")
+    parser.add_argument("--valid", type=int, default=40, metavar="N", help="images to evaluate on")
     size = (default.height, default.width)
-    parser.add_argument("--size", type=int, nargs=2, default=size, metavar=("H", "W"), help="picture size, px")
+    parser.add_argument("--size", type=int, nargs=2, default=size, metavar=("H", "W"), help="image size, px")
     limits = ("LOW", "HIGH")
     parser.add_argument("--stones", type=int, nargs=2, default=default.stones, metavar=limits, help="stones a picture")
     parser.add_argument("--classes", nargs="+", default=default.classes, metavar="NAME", help="Ra Rb Rc Ru Rg X")
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar=limits,
         help="height / half sieve size",
     )
-    parser.add_argument("--border", action="store_true", help="let the picture's edge cut stones (mass unknown)")
+    parser.add_argument("--border", action="store_true", help="let the image's edge cut stones (mass unknown)")
     parser.add_argument(
         "--belt", type=int, metavar="FRAMES", default=None, help="instead: one continuous belt cut into frames"
     )
@@ -77,4 +77,4 @@ def run(args: argparse.Namespace) -> None:
         return
     counts = {"train": args.train, "valid": args.valid}
     folder = write_dataset(args.output, config, counts, args.seed, args.workers, args.force, progress=True)
-    print(f"wrote {args.train} + {args.valid} pictures to {folder}: use ramses://{folder}/split.json#train")
+    print(f"wrote {args.train} + {args.valid} images to {folder}: use ramses://{folder}/split.json#train")

@@ -89,7 +89,7 @@ class Report:
         comparison: with weighed batches, in corrected grams; None = there are none, and ``no_comparison`` says why.
         uncorrected: the same with the grams as predicted, where factors are applied.
         batches_file: where the batches are from.
-        coins: what the pictures with coins say of their resolution; ``no_coins`` says why there are none.
+        coins: what the images with coins say of their resolution; ``no_coins`` says why there are none.
         factors: that were applied, None = none.
         size_note: which sizes the composition is of, where these are not those of EN 933-11; else "".
         warnings: sentences that a reader must see first.
@@ -141,7 +141,7 @@ class Report:
             "run": str(self.run.folder),
             "options": options,
             "warnings": self.warnings,
-            "pictures": len(self.run.pictures),
+            "pictures": len(self.run.images),
             "particles": len(self.table),
             "scale_objects": len(self.run.table) - len(self.table),
             "mass_g": self.mass_g,
@@ -221,7 +221,7 @@ def _gradings(
     except RamsesError as error:
         return *nothing, str(error)
     if not np.isfinite(sizes).any():
-        return *nothing, "no particle has a size in mm, because the resolution of the pictures is unknown"
+        return *nothing, "no particle has a size in mm, because the resolution of the images is unknown"
     settings = {"size": options.size, "weight": options.weight, **common}
     grading = grade(table, openings, resampling=options.resampling, **settings)
     if not grading.amount > 0:
@@ -261,22 +261,22 @@ def _size_note(table: pd.DataFrame, options: ReportOptions, common: dict[str, An
 def _compare(run: Run, weighed: WeighedBatches) -> tuple[Comparison | None, str]:
     """Predicted against weighed grams, or why there is nothing to compare."""
     if weighed.several:
-        return None, "several metadata.json lie beside the pictures: name the one that is meant with --batch"
+        return None, "several metadata.json lie beside the images: name the one that is meant with --batch"
     if weighed.source is None:
-        return None, "no metadata.json with weighed batches was given or found beside the pictures (--batch)"
+        return None, "no metadata.json with weighed batches was given or found beside the images (--batch)"
     if not weighed.batches:
         return None, f"{weighed.source} has no weighed batches"
     if not run.table["mass"].notna().any():
         return None, "no particle has a known mass"
-    comparison = compare_batches(run.table, weighed.batches, [picture.file_name for picture in run.pictures])
+    comparison = compare_batches(run.table, weighed.batches, [image.file_name for image in run.images])
     if comparison.per_batch.empty:
-        why = "; ".join(comparison.left_out) or f"{weighed.source} names no picture of this run"
+        why = "; ".join(comparison.left_out) or f"{weighed.source} names no image of this run"
         return None, f"no batch can be compared: {why}"
     return comparison, ""
 
 
 def _coins(table: pd.DataFrame, options: ReportOptions) -> tuple[list[CoinScale], str]:
-    """What the pictures with coins say, or why they say nothing."""
+    """What the images with coins say, or why they say nothing."""
     needed = {"res", "area", "axis_major_length", "axis_minor_length"}
     if not (table["class"] == options.coin_class).any():
         return [], f"there is no particle of class {options.coin_class}"

@@ -1,6 +1,6 @@
-"""What a report is made of: the folder that ``tools/predict.py`` wrote, and the metadata.json beside its pictures.
+"""What a report is made of: the folder that ``tools/predict.py`` wrote, and the metadata.json beside its images.
 
-Only annotations.csv is needed. Where run.json, label images or pictures are missing, the report says so and goes on.
+Only annotations.csv is needed. Where run.json, label images or images are missing, the report says so and goes on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ramses_d2.data.batch_masses import Batch, parse_batches
+from ramses_d2.data.image_names import base_name
 from ramses_d2.data.json_file import read_json
-from ramses_d2.data.picture_names import base_name
 from ramses_d2.errors import RamsesError
 
 from ..particles import COLUMNS
@@ -29,16 +29,16 @@ METADATA = "metadata.json"
 
 
 @dataclass(frozen=True)
-class RunPicture:
-    """A picture of a run.
+class RunImage:
+    """An image of a run.
 
     Attributes:
         file_name: with extension, as in column baseimg.
         name: of its files in labels/ and overlays/, without extension.
-        path: of the picture, None = not found.
+        path: of the image, None = not found.
         resolution: px/mm, NaN = unknown.
         camera: from metadata.json, "" = unknown.
-        listed_resolution: of metadata.json, NaN = none; the pictures may have been predicted with another.
+        listed_resolution: of metadata.json, NaN = none; the images may have been predicted with another.
         size: height and width in px, None = unknown.
     """
 
@@ -59,14 +59,14 @@ class Run:
         folder: where it is.
         table: particle table, one row per particle; columns that annotations.csv lacks are not made up, but for res,
             mass, area and score (NaN).
-        pictures: all pictures, also those without particles, in the order of run.json.
+        images: all images, also those without particles, in the order of run.json.
         record: content of run.json, {} = none.
-        failed: pictures that could not be predicted, with the reason.
+        failed: images that could not be predicted, with the reason.
     """
 
     folder: Path
     table: pd.DataFrame
-    pictures: list[RunPicture]
+    images: list[RunImage]
     record: dict[str, Any] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class WeighedBatches:
     Attributes:
         source: the file, None = there is none.
         batches: may be empty.
-        several: there are several beside the pictures, so that it has to be said which is meant.
+        several: there are several beside the images, so that it has to be said which is meant.
     """
 
     source: Path | None
@@ -146,19 +146,19 @@ def _numbers(texts: pd.Series, path: Path) -> pd.Series:
     return values
 
 
-def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
+def read_run(folder: str | Path, images: str | Path | None = None) -> Run:
     """Read a folder of predictions.
 
     Args:
         folder: what ``--output`` of ``tools/predict.py`` named.
-        pictures: folder of the pictures, for runs whose record does not lead to them.
+        images: folder of the images, for runs whose record does not lead to them.
 
     Raises:
-        RamsesError: see :func:`read_particles`; or run.json is no JSON object, or there is no such folder of pictures.
+        RamsesError: see :func:`read_particles`; or run.json is no JSON object, or there is no such folder of images.
     """
     folder = Path(folder)
-    if pictures is not None and not Path(pictures).is_dir():
-        raise RamsesError(f"{pictures}: no such folder of pictures")
+    if images is not None and not Path(images).is_dir():
+        raise RamsesError(f"{images}: no such folder of images")
     if not (folder / "run.json").is_file() and (folder / "images").is_dir():
         raise RamsesError(f"{folder} is a data set, not a run: give what --output of tools/predict.py named")
     table = read_particles(folder / "annotations.csv")
@@ -166,13 +166,13 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
     if not isinstance(record, dict):
         raise RamsesError(f"{folder / 'run.json'}: not the record of a run (a JSON object)")
     resolutions = table.groupby("baseimg")["res"].max()
-    listed = _listed_pictures(record)
-    known = {picture["file_name"] for picture in listed}
+    listed = _listed_images(record)
+    known = {image["file_name"] for image in listed}
     listed += [{"file_name": name} for name in dict.fromkeys(table["baseimg"]) if name not in known]
-    named = {picture.get("name", base_name(picture["file_name"])) for picture in listed}
+    named = {image.get("name", base_name(image["file_name"])) for image in listed}
     empty = sorted({path.stem for path in (folder / "labels").glob("*.png")} - named)
     listed += [{"file_name": name, "name": name} for name in empty]
-    found = [_picture(entry, folder, pictures, resolutions) for entry in listed]
+    found = [_image(entry, folder, images, resolutions) for entry in listed]
     failed = [
         f"{entry.get('path', entry)}: {entry.get('error', 'not predicted')}" if isinstance(entry, dict) else str(entry)
         for entry in record.get("failed") or []
@@ -180,7 +180,7 @@ def read_run(folder: str | Path, pictures: str | Path | None = None) -> Run:
     return Run(folder, table, _with_metadata(found), record, failed)
 
 
-def _listed_pictures(record: dict[str, Any]) -> list[dict[str, Any]]:
+def _listed_images(record: dict[str, Any]) -> list[dict[str, Any]]:
     """``pictures`` of run.json, each with file_name."""
     listed = []
     for entry in record.get("pictures") or []:
@@ -190,15 +190,15 @@ def _listed_pictures(record: dict[str, Any]) -> list[dict[str, Any]]:
     return listed
 
 
-def _picture(entry: dict[str, Any], folder: Path, pictures: str | Path | None, resolutions: pd.Series) -> RunPicture:
+def _image(entry: dict[str, Any], folder: Path, images: str | Path | None, resolutions: pd.Series) -> RunImage:
     file_name = entry["file_name"]
     path = Path(entry.get("path", file_name))
-    tried = [Path(pictures) / file_name] if pictures else []
+    tried = [Path(images) / file_name] if images else []
     # A relative path was relative to where predict.py ran
     tried += [path, folder / path, folder.parent / path]
     resolution = entry.get("resolution") or resolutions.get(file_name, np.nan)
     size = (entry["height"], entry["width"]) if entry.get("height") and entry.get("width") else None
-    return RunPicture(
+    return RunImage(
         file_name=file_name,
         name=entry.get("name") or base_name(file_name),
         path=next((option for option in tried if option.is_file()), None),
@@ -208,21 +208,21 @@ def _picture(entry: dict[str, Any], folder: Path, pictures: str | Path | None, r
 
 
 def _metadata_beside(path: Path) -> Path | None:
-    """metadata.json in the folder of a picture, or above it (FOLDER/images/a.jpg)."""
+    """metadata.json in the folder of an image, or above it (FOLDER/images/a.jpg)."""
     return next((folder / METADATA for folder in path.parents[:2] if (folder / METADATA).is_file()), None)
 
 
-def _with_metadata(pictures: Sequence[RunPicture]) -> list[RunPicture]:
-    """Add what the metadata.json beside the pictures says of camera and resolution."""
-    files = {picture.path.parent: _metadata_beside(picture.path) for picture in pictures if picture.path}
+def _with_metadata(images: Sequence[RunImage]) -> list[RunImage]:
+    """Add what the metadata.json beside the images says of camera and resolution."""
+    files = {image.path.parent: _metadata_beside(image.path) for image in images if image.path}
     entries = {path: _image_entries(path) for path in {path for path in files.values() if path}}
     completed = []
-    for picture in pictures:
-        metadata = files[picture.path.parent] if picture.path else None
-        entry = entries[metadata].get(base_name(picture.file_name), {}) if metadata else {}
+    for image in images:
+        metadata = files[image.path.parent] if image.path else None
+        entry = entries[metadata].get(base_name(image.file_name), {}) if metadata else {}
         listed = float(pd.to_numeric(entry.get("res"), errors="coerce")) if entry.get("res") is not None else np.nan
         listed = listed if 0 < listed < np.inf else np.nan
-        completed.append(replace(picture, camera=str(entry.get("camera") or ""), listed_resolution=listed))
+        completed.append(replace(image, camera=str(entry.get("camera") or ""), listed_resolution=listed))
     return completed
 
 
@@ -240,15 +240,15 @@ def find_batches(run: Run, source: str | Path | None = None) -> WeighedBatches:
     """The weighed batches of a metadata.json.
 
     Args:
-        run: whose pictures the file lies beside, where ``source`` is not given.
+        run: whose images the file lies beside, where ``source`` is not given.
         source: the file, or the folder that holds metadata.json.
 
     Raises:
         RamsesError: ``source`` has no batches, or a batch is wrong; see
             :func:`~ramses_d2.data.batch_masses.parse_batches`.
     """
-    beside = {_metadata_beside(picture.path) for picture in run.pictures if picture.path} - {None}
-    # Pictures of several folders: which file is meant has to be said
+    beside = {_metadata_beside(image.path) for image in run.images if image.path} - {None}
+    # Images of several folders: which file is meant has to be said
     path = Path(source) if source is not None else (beside.pop() if len(beside) == 1 else None)
     if path is None:
         return WeighedBatches(None, [], several=len(beside) > 1)

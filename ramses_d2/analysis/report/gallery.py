@@ -19,7 +19,7 @@ from ramses_d2.errors import RamsesError
 from ..drawing import draw_instances
 from ..plain_number import plain_number
 from ..sample import cut_by_edge
-from .data import Run, RunPicture
+from .data import Run, RunImage
 
 # Side of a cut-out in px: 4 cm on paper at 300 dpi
 _SIDE = 440
@@ -38,7 +38,7 @@ class CutOut:
     Attributes:
         source: JPEG as a data URI.
         name: class, and what is known of grams, millimetres and score.
-        place: picture and label.
+        place: image and label.
     """
 
     source: str
@@ -97,18 +97,18 @@ def make_gallery(run: Run, number: int, scale_classes: Collection[str] = ()) -> 
         found = [cut_outs[index] for index in part.index if index in cut_outs]
         if len(found) < len(part):
             lost = len(part) - len(found)
-            missing = f"{lost} of {len(part)} cannot be shown: their picture or label image was not found"
+            missing = f"{lost} of {len(part)} cannot be shown: their image or label image was not found"
         parts.append(GalleryPart(title, explanation, found, missing))
     return parts
 
 
 def _cut_all(run: Run, rows: pd.DataFrame) -> dict[int, CutOut]:
-    """Cut-outs by index of the row; every picture is read once."""
+    """Cut-outs by index of the row; every image is read once."""
     cut_outs = {}
     for file_name, part in rows.groupby("baseimg", sort=False):
-        # Pictures of two folders may have one name: the label image tells them apart
-        for picture in (option for option in run.pictures if option.file_name == file_name):
-            loaded = _load(run.folder, picture)
+        # Images of two folders may have one name: the label image tells them apart
+        for image in (option for option in run.images if option.file_name == file_name):
+            loaded = _load(run.folder, image)
             if loaded is None:
                 continue
             for index, row in part[~part.index.isin(list(cut_outs))].iterrows():
@@ -118,12 +118,12 @@ def _cut_all(run: Run, rows: pd.DataFrame) -> dict[int, CutOut]:
     return cut_outs
 
 
-def _load(folder: Path, picture: RunPicture) -> tuple[np.ndarray, np.ndarray] | None:
-    """Picture (H, W, 3) and label image (h, w); the run's overlay stands in for a picture that was not found."""
-    overlay = folder / "overlays" / f"{picture.name}.jpg"
+def _load(folder: Path, image: RunImage) -> tuple[np.ndarray, np.ndarray] | None:
+    """Image (H, W, 3) and label image (h, w); the run's overlay stands in for an image that was not found."""
+    overlay = folder / "overlays" / f"{image.name}.jpg"
     try:
-        labels = read_label_image(folder / "labels" / f"{picture.name}.png")
-        return read_image(picture.path or overlay), labels
+        labels = read_label_image(folder / "labels" / f"{image.name}.png")
+        return read_image(image.path or overlay), labels
     except (RamsesError, OSError):
         return None
 
@@ -172,7 +172,7 @@ def _box(labels: np.ndarray, row: pd.Series) -> list[tuple[int, int]] | None:
 
 
 def _widened(low: int, high: int, box: Sequence[tuple[int, int]], side: int) -> tuple[int, int]:
-    """A stretch of a square around the particle, moved inside the picture."""
+    """A stretch of a square around the particle, moved inside the image."""
     wanted = max(_SMALLEST_SIDE, round(_MARGIN * max(end - start for start, end in box)))
     start = max(0, min((low + high - wanted) // 2, side - wanted))
     return start, min(side, start + wanted)

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that holds its charts and pictures and asks nothing of any network."""
+"""The page of a report: one HTML file that holds its charts and images and asks nothing of any network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .text import (
     factors_text,
     grading_caption,
     head_facts,
+    image_facts,
     interval_note,
     key_figures,
     method_notes,
-    picture_facts,
     provenance,
 )
 from .words import sentence
@@ -75,7 +75,7 @@ def report_page(
         comparison_notes=comparison_notes(report),
         no_coins=report.no_coins,
         factors_text=factors_text(report),
-        picture_facts=picture_facts(report),
+        image_facts=image_facts(report),
         method=method_notes(report),
         provenance=provenance(report),
         code_facts=CODE_FACTS,

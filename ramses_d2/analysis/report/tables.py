@@ -287,8 +287,8 @@ def _scale(report: Report) -> Iterator[ReportTable]:
 def _sample(report: Report) -> Iterator[ReportTable]:
     table = report.table
     edge = cut_by_edge(table)
-    per_picture = table.assign(cut=False if edge is None else edge, unknown=table["mass"].isna()).groupby("baseimg")
-    sums = per_picture.agg(
+    per_image = table.assign(cut=False if edge is None else edge, unknown=table["mass"].isna()).groupby("baseimg")
+    sums = per_image.agg(
         particles=("label", "size"),
         mass_g=("mass", lambda grams: grams.sum(min_count=1)),
         edge_cut=("cut", "sum"),
@@ -297,14 +297,14 @@ def _sample(report: Report) -> Iterator[ReportTable]:
     scale_objects = report.run.table.drop(table.index).groupby("baseimg").size()
     sums = sums.join(scale_objects.rename("scale_objects"), how="outer")
     rows = [
-        {"picture": picture.file_name, "camera": picture.camera, "px_per_mm": picture.resolution}
-        for picture in report.run.pictures
+        {"picture": image.file_name, "camera": image.camera, "px_per_mm": image.resolution}
+        for image in report.run.images
     ]
     data = pd.DataFrame(rows, columns=["picture", "camera", "px_per_mm"])
     for name in sums:
-        # Pictures of two folders with one name share their rows
+        # Images of two folders with one name share their rows
         data[name] = data["picture"].map(sums[name])
-        without = ~data["picture"].isin(sums.index)  # of known pictures, only grams can be unknown
+        without = ~data["picture"].isin(sums.index)  # of known images, only grams can be unknown
         data[name] = data[name].where(~without, 0) if name == "mass_g" else data[name].fillna(0).astype("Int64")
     if edge is None:
         data["edge_cut"] = pd.array([pd.NA] * len(data), "Int64")

@@ -45,7 +45,7 @@ TEMPLATE = """\
 <main>
 <header>
 <h1>{{ title }}</h1>
-<p class="lead">An estimate from pictures, made by a neural network: no test after EN 933-1 or EN 933-11.</p>
+<p class="lead">An estimate from images, made by a neural network: no test after EN 933-1 or EN 933-11.</p>
 <dl class="facts">{% for name, value in head %}
 <dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}
 </dl>
@@ -78,7 +78,7 @@ TEMPLATE = """\
 <section aria-labelledby="categories">
 <h2 id="categories">Categories</h2>
 <p>Which category of EN 12620 the sample meets for concrete, and how certain that is given the particles that were
-seen. Floating material (FL) is a volume in water, which no picture shows.</p>
+seen. Floating material (FL) is a volume in water, which no image shows.</p>
 {{ show("categories") }}
 </section>
 
@@ -127,7 +127,7 @@ seen. Floating material (FL) is a volume in water, which no picture shows.</p>
 </section>
 
 <section aria-labelledby="pictures">
-<h2 id="pictures">Pictures</h2>
+<h2 id="pictures">Images</h2>
 <dl class="facts">{% for name, value in picture_facts %}
 <dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}
 </dl>

@@ -36,8 +36,8 @@ class KeyFigure(NamedTuple):
 def head_facts(report: Report) -> list[tuple[str, str]]:
     """Name and value of what the head of the report lists."""
     options = report.options
-    pictures = report.run.pictures
-    cameras = sorted({picture.camera for picture in pictures if picture.camera})
+    images = report.run.images
+    cameras = sorted({image.camera for image in images if image.camera})
     facts = [
         ("Sample", options.sample),
         ("Operator", options.operator),
@@ -52,7 +52,7 @@ def head_facts(report: Report) -> list[tuple[str, str]]:
 def key_figures(report: Report) -> list[KeyFigure]:
     """The summary at the top."""
     table, composition = report.table, report.composition
-    place = f"in {many(len(report.run.pictures), 'picture')}"
+    place = f"in {many(len(report.run.images), 'picture')}"
     if len(table) < len(report.run.table):
         place += ", without coins"
     figures = [
@@ -135,13 +135,13 @@ def factors_text(report: Report) -> str:
     return f"Grams = factor * predicted grams, by {report.factors.name or 'a calibration'} ({', '.join(listed)})."
 
 
-def picture_facts(report: Report) -> list[tuple[str, str]]:
-    """Name and value of what is known of the pictures."""
-    pictures = report.run.pictures
-    sizes = {picture.size for picture in pictures if picture.size}
-    empty = len(pictures) - report.table["baseimg"].nunique()
+def image_facts(report: Report) -> list[tuple[str, str]]:
+    """Name and value of what is known of the images."""
+    images = report.run.images
+    sizes = {image.size for image in images if image.size}
+    empty = len(images) - report.table["baseimg"].nunique()
     facts = [
-        ("Pictures", str(len(pictures))),
+        ("Pictures", str(len(images))),
         ("without particles", str(max(0, empty))),
         ("Size", ", ".join(f"{width} × {height} px" for height, width in sorted(sizes)[:5])),
         ("not predicted", str(len(report.run.failed)) if report.run.failed else ""),
@@ -204,7 +204,7 @@ def provenance(report: Report) -> list[tuple[str, str]]:
 
 
 def _resolutions(report: Report) -> str:
-    values = np.array([picture.resolution for picture in report.run.pictures])
+    values = np.array([image.resolution for image in report.run.images])
     known = values[np.isfinite(values)]
     if not len(known):
         return "unknown"

@@ -53,9 +53,7 @@ def _run(report: Report) -> list[str]:
 def _resolutions(report: Report) -> list[str]:
     found = []
     differing = [
-        picture
-        for picture in report.run.pictures
-        if abs(picture.resolution / picture.listed_resolution - 1) > _SAME_RESOLUTION
+        image for image in report.run.images if abs(image.resolution / image.listed_resolution - 1) > _SAME_RESOLUTION
     ]
     if differing:
         first = differing[0]
@@ -82,7 +80,7 @@ def _coins(report: Report) -> list[str]:
     deviations = [100 * coin.deviation for coin in doubtful if np.isfinite(coin.deviation)]
     by = f" (median {np.median(deviations):+.1f} %)" if deviations else ""
     return [
-        f"Coins tell another resolution than the one given in {len(doubtful)} of {usable} pictures with a usable"
+        f"Coins tell another resolution than the one given in {len(doubtful)} of {usable} images with a usable"
         f" coin{by}: check the resolution, because lengths go with it and grams with its square."
     ]
 
@@ -105,7 +103,7 @@ def _edge_cut(report: Report) -> list[str]:
     total = table["mass"].sum()
     grams = f" and {cut['mass'].sum() / total:.1%} of the grams" if total > 0 else ""
     return [
-        f"{many(len(cut), 'particle')} cut by the edge of the picture ({len(cut) / len(table):.1%} of the number"
+        f"{many(len(cut), 'particle')} cut by the edge of the image ({len(cut) / len(table):.1%} of the number"
         f"{grams}): what lies outside is neither weighed nor measured."
     ]
 

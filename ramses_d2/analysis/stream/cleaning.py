@@ -1,4 +1,4 @@
-"""Stray parts of a belt's particles: dropped, kept or split off, as in single pictures."""
+"""Stray parts of a belt's particles: dropped, kept or split off, as in single images."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _part(
         belt_rows=rows,
         belt_columns=columns,
         frame=frame,
-        box=orientation.box_to_picture(in_frame, end - start),
+        box=orientation.box_to_image(in_frame, end - start),
         edges=tuple(edges),
         cut=particle.cut and bool(set(edges) & set(orientation.edges[:2])),
     )

@@ -47,7 +47,7 @@ def compare_with_uncut(frames: Sequence[np.ndarray], predict: Predict, **setting
     """Predict a belt as a stream of frames, and uncut.
 
     Args:
-        frames: consecutive pictures of a belt without a gap.
+        frames: consecutive images of a belt without a gap.
         predict, settings: see :class:`.stream.ParticleStream`.
     """
     orientation = BeltOrientation(settings.get("axis", "rows"), settings.get("direction", "forward"))
@@ -65,7 +65,7 @@ def uncut_estimate(
 ) -> tuple[float, float]:
     """How many particles and grams a network sees on a belt that nothing cuts, without joining anything.
 
-    A network that knows where in the picture it looks, as SOLOv2 does, cannot take a belt as one long picture. It sees
+    A network that knows where in the image it looks, as SOLOv2 does, cannot take a belt as one long image. It sees
     windows of the size it knows, one every eighth of a window. In each of them only particles with their middle in the
     window's middle half count, so that none is cut, divided by the number of windows that see this row in their middle
     half. Half a window at either end of the belt is looked at by the first and last window alone.
@@ -91,7 +91,7 @@ def uncut_estimate(
     count = mass = 0.0
     for top, (first, end) in zip(tops, bands, strict=True):
         rows = belt[top : top + height]
-        found = orientation.instances_to_belt(predict(orientation.to_picture(rows)), len(rows))
+        found = orientation.instances_to_belt(predict(orientation.to_image(rows)), len(rows))
         middle = top + (found.boxes[:, 1] + found.boxes[:, 3]) // 2
         counts = (first <= middle) & (middle < end)
         share = 1 / looks[middle[counts]]

@@ -50,7 +50,7 @@ def uncounted(parts: Sequence[Part], counted: Sequence[Part], zone: Zone, least:
     """The parts without the pixels that count already; none of those that have no more than ``least`` of theirs left.
 
     Borders between neighbours lie a little higher or lower in the second look, and leave gaps as often as they overlap.
-    So a part keeps its mass where it shares a border, as in a single picture. It gives up that of px which come from a
+    So a part keeps its mass where it shares a border, as in a single image. It gives up that of px which come from a
     tip: of two neighbours one has only a tip in the rows that both windows see, and the other one's outline holds it.
     """
     inside = [kept for part in counted if (kept := part.restricted(zone.top, zone.bottom))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..pictures import Picture
+from ..images import ImageFile
 from .geometry import BeltOrientation
 from .particle_stream import StreamParticle
 
@@ -30,18 +30,18 @@ class NumberedParticle:
 
 @dataclass
 class Frame:
-    """A picture of the belt.
+    """An image of the belt.
 
     Attributes:
         index: of the frame on the belt, from 0 on.
-        picture: its file.
+        image: its file.
         size: height and width, px.
         belt_rows: first and last + 1 belt row that it shows.
         particles: those that have a pixel in it, as far as they are settled.
     """
 
     index: int
-    picture: Picture
+    image: ImageFile
     size: tuple[int, int]
     belt_rows: tuple[int, int]
     particles: list[NumberedParticle] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Frame:
         """XYXY of a particle in this frame, px, end exclusive; may reach beyond it."""
         start, end = self.belt_rows
         (first, last), (left, right) = particle.belt_rows, particle.belt_columns
-        return orientation.box_to_picture((left, first - start, right, last - start), end - start)
+        return orientation.box_to_image((left, first - start, right, last - start), end - start)
 
     def paint(self, orientation: BeltOrientation) -> np.ndarray:
         """Label image, uint16 of :attr:`size`; of two particles that claim a pixel the surer one has it."""

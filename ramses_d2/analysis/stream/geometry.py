@@ -40,39 +40,39 @@ class BeltOrientation:
 
     @property
     def edges(self) -> tuple[str, str, str, str]:
-        """Names that the picture's edges have where the belt begins, where it ends, and on its two sides."""
+        """Names that the image's edges have where the belt begins, where it ends, and on its two sides."""
         ends, sides = (("top", "bottom"), ("left", "right"))
         if self.axis == "columns":
             ends, sides = sides, ends
         return (*(ends if self.direction == "forward" else ends[::-1]), *sides)
 
-    def to_belt(self, picture: np.ndarray) -> np.ndarray:
-        """View of a picture or mask (H, W, ...) with the belt's rows (L, W, ...), later ones below."""
-        rows = picture.swapaxes(0, 1) if self.axis == "columns" else picture
+    def to_belt(self, image: np.ndarray) -> np.ndarray:
+        """View of an image or mask (H, W, ...) with the belt's rows (L, W, ...), later ones below."""
+        rows = image.swapaxes(0, 1) if self.axis == "columns" else image
         return rows[::-1] if self.direction == "backward" else rows
 
-    def to_picture(self, rows: np.ndarray) -> np.ndarray:
+    def to_image(self, rows: np.ndarray) -> np.ndarray:
         """View of belt rows as the camera sees them; undoes :meth:`to_belt`."""
         rows = rows[::-1] if self.direction == "backward" else rows
         return rows.swapaxes(0, 1) if self.axis == "columns" else rows
 
     def boxes_to_belt(self, boxes: np.ndarray, length: int) -> np.ndarray:
-        """Boxes (K, 4) XYXY of a picture that is ``length`` px along the belt, in belt coordinates of that picture."""
+        """Boxes (K, 4) XYXY of an image that is ``length`` px along the belt, in belt coordinates of that image."""
         boxes = boxes[:, [1, 0, 3, 2]] if self.axis == "columns" else boxes
         if self.direction == "backward":
             x0, y0, x1, y1 = boxes.T
             boxes = np.stack([x0, length - y1, x1, length - y0], axis=1)
         return boxes
 
-    def box_to_picture(self, box: tuple[int, int, int, int], length: int) -> tuple[int, int, int, int]:
-        """Undo :meth:`boxes_to_belt` for one box, which may reach beyond the picture."""
+    def box_to_image(self, box: tuple[int, int, int, int], length: int) -> tuple[int, int, int, int]:
+        """Undo :meth:`boxes_to_belt` for one box, which may reach beyond the image."""
         x0, y0, x1, y1 = box
         if self.direction == "backward":
             y0, y1 = length - y1, length - y0
         return (y0, x0, y1, x1) if self.axis == "columns" else (x0, y0, x1, y1)
 
     def instances_to_belt(self, found: FrameInstances, length: int) -> FrameInstances:
-        """Instances of a picture that is ``length`` px along the belt, in belt coordinates of that picture."""
+        """Instances of an image that is ``length`` px along the belt, in belt coordinates of that image."""
         masks = [self.to_belt(mask) for mask in found.masks]
         return replace(found, masks=masks, boxes=self.boxes_to_belt(found.boxes, length))
 

@@ -1,6 +1,6 @@
-"""Particles of one picture of a conveyor belt, as a network or a label image gives them, cut to their boxes.
+"""Particles of one image of a conveyor belt, as a network or a label image gives them, cut to their boxes.
 
-Shape letters: K instances, H W picture, h w a box.
+Shape letters: K instances, H W image, h w a box.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..label_image import masks_in_boxes, paint_label_image, whole_boxes
 
 @dataclass(frozen=True)
 class FrameInstances:
-    """What was found in one picture.
+    """What was found in one image.
 
     Attributes:
         masks: K bool (h, w) arrays, each cut to its box.
-        boxes: (K, 4) int64 XYXY of whole pixels, end exclusive, in the picture.
+        boxes: (K, 4) int64 XYXY of whole pixels, end exclusive, in the image.
         classes: (K,) int64 class ids.
         scores: (K,) float64.
-        masses: (K,) float64 grams of the part that is in the picture, NaN = unknown.
+        masses: (K,) float64 grams of the part that is in the image, NaN = unknown.
     """
 
     masks: Sequence[np.ndarray]

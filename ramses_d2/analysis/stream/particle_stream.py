@@ -35,7 +35,7 @@ class StreamParticle:
     Attributes:
         class_id, score: of the network.
         mass: g, NaN = unknown.
-        mask: bool (h, w), cut to the particle, turned as the pictures are.
+        mask: bool (h, w), cut to the particle, turned as the images are.
         belt_rows: first and last + 1 row along the belt; row 0 is the first one of the first frame, and rows of
             missing frames are not counted.
         belt_columns: first and last + 1 column across it.
@@ -64,7 +64,7 @@ class ParticleStream:
     It keeps the pixels of one frame between calls and of two during a call, in memory of its own.
 
     Args:
-        predict: picture -> its particles. The picture is a read-only view that is valid during the call, turned as
+        predict: image -> its particles. The image is a read-only view that is valid during the call, turned as
             the frames are. It is called with windows of the belt, not with the frames.
         overlap: px at the beginning of each frame that are the end of the one before.
         axis, direction: see :class:`BeltOrientation`.
@@ -111,7 +111,7 @@ class ParticleStream:
         self._connected = False  # the next frame continues the last one
         self._frame_rows: list[tuple[int, int]] = []
 
-    def push(self, picture: np.ndarray) -> list[StreamParticle]:
+    def push(self, image: np.ndarray) -> list[StreamParticle]:
         """Take the next frame (H, W) or (H, W, C).
 
         Returns:
@@ -121,7 +121,7 @@ class ParticleStream:
             RamsesError: a frame that does not continue the one before: other width, channels or depth, or not longer
                 than the overlap.
         """
-        self._take(picture)
+        self._take(image)
         return list(self._advance())
 
     def cut(self) -> list[StreamParticle]:
@@ -147,9 +147,9 @@ class ParticleStream:
         """First and last + 1 belt row of every frame so far."""
         return self._frame_rows
 
-    def _take(self, picture: np.ndarray) -> None:
+    def _take(self, image: np.ndarray) -> None:
         """Copy a frame to the end of the belt."""
-        rows = self._orientation.to_belt(picture)
+        rows = self._orientation.to_belt(image)
         length, seen_before = len(rows), self._overlap if self._connected else 0
         if length <= seen_before:
             raise RamsesError(
@@ -171,10 +171,10 @@ class ParticleStream:
 
     def _look(self, top: int, bottom: int, last: bool = False) -> list[Part]:
         """Predict a window of the belt; returns the parts that this settles."""
-        picture = self._orientation.to_picture(self._rows.view(top, bottom))
-        found = self._predict(picture)
-        if len(found) and (found.boxes.min() < 0 or (found.boxes[:, 2:] > picture.shape[1::-1]).any()):
-            raise ValueError(f"predict gave a box outside its picture of {picture.shape[0]} x {picture.shape[1]} px")
+        image = self._orientation.to_image(self._rows.view(top, bottom))
+        found = self._predict(image)
+        if len(found) and (found.boxes.min() < 0 or (found.boxes[:, 2:] > image.shape[1::-1]).any()):
+            raise ValueError(f"predict gave a box outside its image of {image.shape[0]} x {image.shape[1]} px")
         height = bottom - top
         found = self._orientation.instances_to_belt(found, height)
         margin = height // 8 if self._given_margin is None else min(self._given_margin, height // 4)
@@ -212,11 +212,11 @@ class ParticleStream:
             class_id=part.class_id,
             score=part.score,
             mass=part.mass,
-            mask=self._orientation.to_picture(part.mask),
+            mask=self._orientation.to_image(part.mask),
             belt_rows=(part.row, part.end_row),
             belt_columns=(part.column, part.end_column),
             frame=frame,
-            box=self._orientation.box_to_picture(box, end - start),
+            box=self._orientation.box_to_image(box, end - start),
             edges=tuple(name for name, is_touched in zip(self._orientation.edges, touched, strict=True) if is_touched),
             cut=part.cut_before or part.cut_behind,
         )
@@ -244,12 +244,12 @@ def stream_particles(
 
     Example::
 
-        pictures = (read_image(path) for path in natural_order(paths))
-        for particle in stream_particles(pictures, predict, overlap=20):
+        images = (read_image(path) for path in natural_order(paths))
+        for particle in stream_particles(images, predict, overlap=20):
             print(particle.class_id, particle.mass)
 
     Args:
-        frames: pictures in the order of the belt, read when they are needed; None where pictures are missing: the
+        frames: images in the order of the belt, read when they are needed; None where images are missing: the
             belt is cut there rather than joined.
         predict, settings: see :class:`ParticleStream`.
 
@@ -257,11 +257,11 @@ def stream_particles(
         RamsesError: a setting out of range, or a frame that does not fit the one before.
     """
     stream = ParticleStream(predict, **settings)
-    for picture in frames:
-        if picture is None:
+    for image in frames:
+        if image is None:
             yield from stream.cut()
             continue
-        stream._take(picture)
-        del picture  # its pixels are copied; the next one is read before this loop would let go of it
+        stream._take(image)
+        del image  # its pixels are copied; the next one is read before this loop would let go of it
         yield from stream._advance()
     yield from stream.cut()

@@ -1,4 +1,4 @@
-"""The pictures of a conveyor belt as one prediction run: every particle in one row, every frame with a label image."""
+"""The images of a conveyor belt as one prediction run: every particle in one row, every frame with a label image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scipy import ndimage
 from ramses_d2.errors import RamsesError
 
 from ..drawing import draw_instances
+from ..images import ImageFile
 from ..particles import particle_row, table_of
-from ..pictures import Picture
 from ..run_folder import RunFolder
 from .cleaning import cleaned
 from .frames import Frame, NumberedParticle, OpenFrames, label_of
@@ -25,7 +25,7 @@ from .order import find_gaps, frame_numbers
 from .particle_stream import ParticleStream, Predict, StreamParticle
 from .window_store import WindowStore
 
-Read = Callable[[Picture], np.ndarray]
+Read = Callable[[ImageFile], np.ndarray]
 WINDOWS = "windows"
 BELT_COLUMNS = ("particle", "belt_x0", "belt_x1", "belt_y0", "belt_y1")
 
@@ -61,8 +61,8 @@ class StreamRun:
 
     Args:
         run: the folder.
-        predict: picture -> its particles, see :class:`~ramses_d2.analysis.stream.ParticleStream`.
-        read: picture -> (H, W, 3) uint8 RGB.
+        predict: image -> its particles, see :class:`~ramses_d2.analysis.stream.ParticleStream`.
+        read: image -> (H, W, 3) uint8 RGB.
         resolution: px/mm of all frames, NaN = unknown.
         settings: of the belt.
         warn: takes sentences for the user.
@@ -92,33 +92,33 @@ class StreamRun:
         self.failed: list[tuple[str, str]] = []
         self._notes: list[str] = []
 
-    def frames(self, pictures: Sequence[Picture]) -> Iterator[int]:
+    def frames(self, images: Sequence[ImageFile]) -> Iterator[int]:
         """Predict the frames in their order; yields the number of particles known after each one.
 
         A frame that cannot be read is noted in :attr:`failed`, and the belt is cut there as where one is missing.
         """
-        paths = [picture.path for picture in pictures]
+        paths = [image_file.path for image_file in images]
         gaps = {gap.index: gap.message for gap in find_gaps(paths)}
         if len(paths) > 1 and frame_numbers(paths) is None:
             self._note("the file names have no counter: a missing frame cannot be noticed")
-        for index, picture in enumerate(pictures):
+        for index, image_file in enumerate(images):
             if index in gaps:
                 self._note(f"{gaps[index]}: the belt is cut there")
                 self._settle(self._stream.cut(), None)
             try:
-                image = self._read(picture)
+                image = self._read(image_file)
             except RamsesError as error:
-                self.failed.append((str(picture.path), str(error)))
+                self.failed.append((str(image_file.path), str(error)))
                 self._warn(f"skipped: {error}; the belt is cut there")
                 self._settle(self._stream.cut(), None)
             else:
                 try:
                     particles = self._stream.push(image)
                 except RamsesError as error:
-                    raise RamsesError(f"{picture.path}: {error}") from error
+                    raise RamsesError(f"{image_file.path}: {error}") from error
                 frame = len(self._stream.frame_rows) - 1
-                self._open.open(Frame(frame, picture, image.shape[:2], self._stream.frame_rows[frame]))
-                del image  # what settles now reads the pictures that it draws on
+                self._open.open(Frame(frame, image_file, image.shape[:2], self._stream.frame_rows[frame]))
+                del image  # what settles now reads the images that it draws on
                 self._settle(particles, self._stream.settled_row)
             yield self._count
         self._settle(self._stream.cut(), None)
@@ -135,10 +135,10 @@ class StreamRun:
         self._notes.append(sentence)
         self._warn(sentence)
 
-    def _begin(self, picture: np.ndarray) -> FrameInstances:
+    def _begin(self, image: np.ndarray) -> FrameInstances:
         """Predict a window; the folder is made when the first one is due, and the frames are known to fit."""
         self._run.start()
-        return self._predict(picture)
+        return self._predict(image)
 
     def _settle(self, particles: Sequence[StreamParticle], row: int | None) -> None:
         """Take particles that are finished, and write the frames above a belt row."""
@@ -165,16 +165,16 @@ class StreamRun:
     def _write(self, frame: Frame) -> None:
         labels = frame.paint(self._orientation)
         names = self._run.class_names
-        table = table_of([self._row(frame.picture, one, names) for one in frame.starting], BELT_COLUMNS)
+        table = table_of([self._row(frame.image, one, names) for one in frame.starting], BELT_COLUMNS)
         seen = _visible(frame, labels, names)
         overlay = self._overlay(frame, labels, seen) if self._settings.overlays else None
-        self._run.add(frame.picture, frame.size, self._resolution, labels, table, overlay, seen)
+        self._run.add(frame.image, frame.size, self._resolution, labels, table, overlay, seen)
 
-    def _row(self, picture: Picture, one: NumberedParticle, names: Sequence[str]) -> dict[str, Any]:
+    def _row(self, image: ImageFile, one: NumberedParticle, names: Sequence[str]) -> dict[str, Any]:
         particle = one.particle
         row = particle_row(
             particle.mask,
-            baseimg=picture.path.name,
+            baseimg=image.path.name,
             label=label_of(one.number),
             class_name=names[particle.class_id],
             mass=particle.mass,
@@ -194,7 +194,7 @@ class StreamRun:
         whole = {label_of(one.number): one.particle for one in frame.particles}
         shown = [whole[label] for label in seen["label"]]
         return draw_instances(
-            self._read(frame.picture),
+            self._read(frame.image),
             numbers[labels],
             np.array([particle.class_id for particle in shown], np.int64),
             np.array([particle.score for particle in shown], float),

@@ -81,7 +81,7 @@ class StreamStitcher:
         return [self._flagged(part) for part in settled]
 
     def finish(self) -> list[Part]:
-        """The belt ends, or pictures are missing: returns all that is left. What is added later is another belt."""
+        """The belt ends, or images are missing: returns all that is left. What is added later is another belt."""
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return []

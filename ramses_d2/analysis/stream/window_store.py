@@ -33,14 +33,14 @@ class WindowStore:
         self._predict = predict
         self._count = 0
 
-    def __call__(self, picture: np.ndarray) -> FrameInstances:
+    def __call__(self, image: np.ndarray) -> FrameInstances:
         """Find the particles of the next window."""
         path = self._folder / f"{self._count:06d}.npz"
         self._count += 1
-        digest = hashlib.blake2b(picture.tobytes(), person=str(picture.shape)[:16].encode()).hexdigest()
+        digest = hashlib.blake2b(image.tobytes(), person=str(image.shape)[:16].encode()).hexdigest()
         found = _load(path, digest) if self._resumed and path.is_file() else None
         if found is None:
-            found = self._predict(picture)
+            found = self._predict(image)
             _save(path, digest, found)
         return found
 
@@ -63,7 +63,7 @@ def _save(path: Path, digest: str, found: FrameInstances) -> None:
 
 
 def _load(path: Path, digest: str) -> FrameInstances | None:
-    """The stored window; None if it cannot be read or is one of other pictures."""
+    """The stored window; None if it cannot be read or is one of other images."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["digest"]) != digest:

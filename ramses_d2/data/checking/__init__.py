@@ -1,14 +1,14 @@
 """Check data sets before an hour of training is spent on them, and mend what can be mended.
 
-:func:`check_folders` decodes every picture once (:mod:`.pixels`, :mod:`.components`) and compares the files of every
-picture (:mod:`.pictures`), rows and pixels (:mod:`.rows`, :mod:`.values`) and the pictures with each other
+:func:`check_folders` decodes every image once (:mod:`.pixels`, :mod:`.components`) and compares the files of every
+image (:mod:`.images`), rows and pixels (:mod:`.rows`, :mod:`.values`) and the images with each other
 (:mod:`.across`). :func:`repair_folder` writes a mended copy.
 """
 
 from .check import CheckedFolder, CheckReport, check_folders
 from .findings import Finding, Kind
 from .repair import check_output, repair_folder
-from .repair_pictures import Change
+from .repair_images import Change
 from .report import kinds_table, refuse_to_overwrite, report_json, report_text, write_report
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Checks across pictures and folders: the same picture in training and validation, under one name or two."""
+"""Checks across images and folders: the same image in training and validation, under one name or two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ramses_d2.errors import RamsesError
 
 from .contents import FolderContents
 from .findings import Finding, Kind, finding
-from .pictures import image_file
+from .images import image_file
 from .pixels import Facts
 
 Place = tuple[int, str]  # position of a folder among those checked, base name
@@ -30,7 +30,7 @@ class Split:
         path: the file.
         class_names: its class list.
         subsets: subset -> names as written, with repeats.
-        places: name as written -> the checked pictures it stands for; also ones that do not exist.
+        places: name as written -> the checked images it stands for; also ones that do not exist.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Split:
     places: dict[str, list[Place]]
 
     def subsets_of(self) -> dict[Place, list[str]]:
-        """The subsets that name a picture."""
+        """The subsets that name an image."""
         found: dict[Place, list[str]] = defaultdict(list)
         for subset, names in self.subsets.items():
             for place in {place for name in set(names) for place in self.places[name]}:
@@ -68,7 +68,7 @@ def locate_split(path: Path, folders: Sequence[FolderContents]) -> Split:
         if "subsets" not in content:  # the original's: a base name alone, of whichever folder has it
             places[name] = [(index, name) for index, each in enumerate(folders) if name in each.images]
         elif not slash or key not in roots:
-            raise RamsesError(f"{path}: picture {name!r} is in none of its folders; write <folder key>/<base name>")
+            raise RamsesError(f"{path}: image {name!r} is in none of its folders; write <folder key>/<base name>")
         else:
             places[name] = [] if indices[key] is None else [(indices[key], base)]
     return Split(path, class_names, lists, places)
@@ -90,7 +90,7 @@ def check_split(split: Split, folders: Sequence[FolderContents]) -> Iterator[Fin
     for (index, base), subsets in sorted(split.subsets_of().items()):
         where = {"folder": folders[index].folder, "file": files[index], "picture": base}
         if base not in known[index]:
-            yield finding(Kind.SPLIT_PICTURE_MISSING, message=f"names {base}, which the folder does not have", **where)
+            yield finding(Kind.SPLIT_IMAGE_MISSING, message=f"names {base}, which the folder does not have", **where)
         for one, other in combinations(subsets, 2):
             if _are_apart(one, other):
                 times = [f"{subset} ({counts[subset][index, base]}x)" for subset in (one, other)]
@@ -100,12 +100,12 @@ def check_split(split: Split, folders: Sequence[FolderContents]) -> Iterator[Fin
 def check_copies(
     folders: Sequence[FolderContents], facts: Sequence[Mapping[str, Facts]], splits: Sequence[Split]
 ) -> Iterator[Finding]:
-    """Pictures with the same pixels, under different names or in different folders.
+    """Images with the same pixels, under different names or in different folders.
 
     Args:
         folders: the folders.
         facts: base name -> what its pixels say, of each.
-        splits: the splits; a copy of a picture of another subset is an error.
+        splits: the splits; a copy of an image of another subset is an error.
     """
     groups: dict[str, list[Place]] = defaultdict(list)
     for index, of_folder in enumerate(facts):
@@ -121,7 +121,7 @@ def check_copies(
 def _copy_finding(
     place: Place, earlier: Sequence[Place], folders: Sequence[FolderContents], memberships: Sequence[dict]
 ) -> Finding:
-    """What to say of a picture that has copies among the earlier ones."""
+    """What to say of an image that has copies among the earlier ones."""
     for subsets_of in memberships:
         for other in earlier:
             for one, two in ((a, b) for a in subsets_of.get(place, ()) for b in subsets_of.get(other, ())):
@@ -131,12 +131,12 @@ def _copy_finding(
                     mine, its = (two, one) if named == other else (one, two)
                     message = f"in {mine}, has the same pixels as {_path(like, named, folders)} in {its}"
                     return _at(Kind.COPY_IN_TWO_SUBSETS, named, folders, message)
-    return _at(Kind.DUPLICATE_PICTURE, place, folders, f"has the same pixels as {_path(earlier[0], place, folders)}")
+    return _at(Kind.DUPLICATE_IMAGE, place, folders, f"has the same pixels as {_path(earlier[0], place, folders)}")
 
 
 def _at(kind: Kind, place: Place, folders: Sequence[FolderContents], message: str) -> Finding:
     contents = folders[place[0]]
-    return finding(kind, contents.folder, image_file(contents, place[1]), message, picture=place[1])
+    return finding(kind, contents.folder, image_file(contents, place[1]), message, image=place[1])
 
 
 def _path(place: Place, seen_from: Place, folders: Sequence[FolderContents]) -> str:
@@ -160,7 +160,7 @@ def _role(subset: str) -> tuple[str | None, str]:
 
 
 def _are_apart(one: str, other: str) -> bool:
-    """Whether two subsets may not share pictures: training and validation of one fold, and testing and everything."""
+    """Whether two subsets may not share images: training and validation of one fold, and testing and everything."""
     (role, fold), (other_role, other_fold) = _role(one), _role(other)
     if None in (role, other_role) or role == other_role:
         return False

@@ -11,8 +11,8 @@ from ramses_d2.errors import RamsesError
 from .across import Split, check_copies, check_split, locate_split
 from .contents import FolderContents, read_contents
 from .findings import ERROR, Finding, Kind, finding
-from .pictures import check_pictures
-from .pixels import Facts, measure_pictures
+from .images import check_images
+from .pixels import Facts, measure_images
 from .rows import RowCheck, check_rows
 from .values import check_classes, check_masses, check_resolutions
 
@@ -64,7 +64,7 @@ def check_folders(
         folders: the data sets.
         split: a split file of these folders; default: the split.json in each.
         class_names: class list; default: the classes.json in each.
-        workers: pictures decoded at once; default: one per core.
+        workers: images decoded at once; default: one per core.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -86,13 +86,13 @@ def check_folders(
         for index, one in enumerate(contents)
         for base in one.base_names
     }
-    measured = measure_pictures(files, workers, progress)
+    measured = measure_images(files, workers, progress)
     facts = [{base: measured[index, base] for base in one.base_names} for index, one in enumerate(contents)]
 
     checked = []
     for index, (one, of_folder) in enumerate(zip(contents, facts, strict=True)):
         row_check = check_rows(one, of_folder)
-        findings += [*check_pictures(one, of_folder), *row_check.findings, *_check_lists(index, one, splits)]
+        findings += [*check_images(one, of_folder), *row_check.findings, *_check_lists(index, one, splits)]
         about_resolutions, untrusted = check_resolutions(one, of_folder)
         findings += [*about_resolutions, *check_masses(one, row_check.rows, untrusted)]
         checked.append(CheckedFolder(one, of_folder, row_check))
@@ -117,7 +117,7 @@ def _own_splits(contents: Sequence[FolderContents]) -> tuple[list[Split], list[F
 
 
 def _check_lists(index: int, contents: FolderContents, splits: Sequence[Split]) -> Iterable[Finding]:
-    """Rows whose class is not in the folder's class list, or in that of a split which names their picture."""
+    """Rows whose class is not in the folder's class list, or in that of a split which names their image."""
     by_row: dict[int | None, Finding] = {}
     for split in splits:
         named = [base for folder, base in split.subsets_of() if folder == index]
@@ -133,11 +133,11 @@ def _check_lists(index: int, contents: FolderContents, splits: Sequence[Split]) 
 def _stricter_in_splits(
     findings: Iterable[Finding], contents: Sequence[FolderContents], splits: Sequence[Split]
 ) -> list[Finding]:
-    """A picture that is not annotated is skipped in a folder, but an error where a split asks for it."""
+    """An image that is not annotated is skipped in a folder, but an error where a split asks for it."""
     wanted = {(str(contents[index].folder), base) for split in splits for index, base in split.subsets_of()}
     return [
         replace(each, severity=ERROR)
-        if each.kind is Kind.NOT_ANNOTATED and (each.folder, each.picture) in wanted
+        if each.kind is Kind.NOT_ANNOTATED and (each.folder, each.image) in wanted
         else each
         for each in findings
     ]

@@ -1,7 +1,7 @@
 """The particles of a label image and the parts each consists of, from the runs of equal labels in its rows.
 
-A picture of 25 million pixels has some 100 000 runs. Areas, boxes and connected parts of all particles follow from them
-many times faster than from the pixels (scikit-image's ``measure.label`` takes a second for such a picture, this a
+An image of 25 million pixels has some 100 000 runs. Areas, boxes and connected parts of all particles follow from them
+many times faster than from the pixels (scikit-image's ``measure.label`` takes a second for such an image, this a
 twentieth), and touching particles stay apart, which OpenCV's connected components of a mask would join.
 
 R runs, P parts, K particles. Pixels that touch at a corner belong together.
@@ -26,7 +26,7 @@ class Parts:
     """The connected parts of all particles.
 
     Attributes:
-        start: (R,) first pixel of every run in the flattened picture.
+        start: (R,) first pixel of every run in the flattened image.
         length: (R,) pixels.
         part: (R,) part of every run, 0 ... P - 1.
         label: (P,) value in the label image.

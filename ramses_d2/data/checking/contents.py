@@ -12,8 +12,8 @@ import pandas as pd
 
 from ramses_d2.data.folder import class_names_from_ids
 from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries
+from ramses_d2.data.image_names import IMAGE_SUFFIXES, base_names
 from ramses_d2.data.json_file import read_json
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES, base_names
 from ramses_d2.errors import RamsesError
 
 from .findings import Finding, Kind, finding
@@ -34,7 +34,7 @@ class FolderContents:
 
     Attributes:
         folder: as given.
-        images: base name -> picture.
+        images: base name -> image.
         labels: base name -> label image.
         scan: annotations.csv, None if it cannot be read.
         rows: its usable rows, as :attr:`AnnotationScan.table`, with ``label`` int and ``baseimg`` without extension.
@@ -56,7 +56,7 @@ class FolderContents:
 
     @cached_property
     def base_names(self) -> list[str]:
-        """Base names of pictures, label images and rows, sorted."""
+        """Base names of images, label images and rows, sorted."""
         return sorted({*self.images, *self.labels, *self.rows["baseimg"].unique()})
 
 
@@ -104,7 +104,7 @@ def _list_images(folder: Path, findings: list[Finding]) -> dict[str, Path]:
             continue
         if path.stem in images:
             message = f"{images[path.stem].name} has the same base name; rename one"
-            findings.append(finding(Kind.SAME_BASE_NAME, folder, f"images/{path.name}", message, picture=path.stem))
+            findings.append(finding(Kind.SAME_BASE_NAME, folder, f"images/{path.name}", message, image=path.stem))
         images.setdefault(path.stem, path)
     return images
 
@@ -120,11 +120,9 @@ def _scan(folder: Path, findings: list[Finding]) -> AnnotationScan | None:
     for problem in scan.problems:
         kind = Kind.BAD_ROW if problem.column is None else _KIND_OF_COLUMN.get(problem.column, Kind.BAD_VALUE)
         cells = scan.table.loc[problem.row] if problem.row in scan.table.index else {}
-        label, picture = cells.get("label", math.nan), cells.get("baseimg") or None
+        label, image = cells.get("label", math.nan), cells.get("baseimg") or None
         label = None if math.isnan(label) else int(label)
-        findings.append(
-            finding(kind, folder, path.name, problem.message, row=problem.row, picture=picture, label=label)
-        )
+        findings.append(finding(kind, folder, path.name, problem.message, row=problem.row, image=image, label=label))
     return scan
 
 
@@ -155,5 +153,5 @@ def _resolutions(folder: Path, findings: list[Finding]) -> dict[str, float]:
             usable[base] = float(value)
         elif value is not None:
             message = f"res is {value!r}; write the resolution in px per mm, above 0, or null"
-            findings.append(finding(Kind.BAD_RESOLUTION, folder, path.name, message, picture=base))
+            findings.append(finding(Kind.BAD_RESOLUTION, folder, path.name, message, image=base))
     return usable

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and the record of one thing that is."""
+"""What can be wrong with a data set, and the dataset dict of one thing that is."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ class Kind(str, Enum):
 
     severity: str
     explanation: str
-    mendable: bool
+    repairable: bool
 
-    def __new__(cls, name: str, severity: str, explanation: str, mendable: bool = False) -> Kind:
+    def __new__(cls, name: str, severity: str, explanation: str, repairable: bool = False) -> Kind:
         """A member with its attributes."""
         kind = str.__new__(cls, name)
         kind._value_ = name
-        kind.severity, kind.explanation, kind.mendable = severity, explanation, mendable
+        kind.severity, kind.explanation, kind.repairable = severity, explanation, repairable
         return kind
 
     # Files
-    IMAGE_MISSING = "image-missing", ERROR, "rows name a picture that is not in images/"
-    LABEL_IMAGE_MISSING = "label-image-missing", ERROR, "a picture has rows but no label image in labels/"
-    ORPHAN_LABEL_IMAGE = "orphan-label-image", WARNING, "a label image has neither picture nor rows"
+    IMAGE_MISSING = "image-missing", ERROR, "rows name an image that is not in images/"
+    LABEL_IMAGE_MISSING = "label-image-missing", ERROR, "an image has rows but no label image in labels/"
+    ORPHAN_LABEL_IMAGE = "orphan-label-image", WARNING, "a label image has neither image nor rows"
     NOT_ANNOTATED = (
         "not-annotated",
         WARNING,
-        "a picture has neither rows nor label image (an error if a split names it)",
+        "an image has neither rows nor label image (an error if a split names it)",
     )
-    SAME_BASE_NAME = "same-base-name", ERROR, "two pictures differ only in their extension"
-    IMAGE_UNREADABLE = "image-unreadable", ERROR, "a picture is truncated, no picture, or of an unknown kind"
+    SAME_BASE_NAME = "same-base-name", ERROR, "two images differ only in their extension"
+    IMAGE_UNREADABLE = "image-unreadable", ERROR, "an image is truncated, no image, or of an unknown kind"
     LABEL_IMAGE_UNREADABLE = "label-image-unreadable", ERROR, "a label image is truncated or no picture"
     CSV_UNREADABLE = "csv-unreadable", ERROR, "annotations.csv is missing or no comma-separated table"
     JSON_UNREADABLE = "json-unreadable", ERROR, "metadata.json, classes.json or a split file cannot be used"
 
-    # Pictures
+    # Images
     EXIF_ROTATED = (
         "exif-rotated",
         WARNING,
-        "a picture is turned by its EXIF tag: its label must lie as it is shown",
+        "an image is turned by its EXIF tag: its label must lie as it is shown",
         True,
     )
-    LABEL_NOT_UPRIGHT = "label-not-upright", ERROR, "a picture is turned by its EXIF tag, its label image is not", True
-    SIZE_DIFFERS = "size-differs", ERROR, "picture and label image have different sizes"
+    LABEL_NOT_UPRIGHT = "label-not-upright", ERROR, "an image is turned by its EXIF tag, its label image is not", True
+    SIZE_DIFFERS = "size-differs", ERROR, "image and label image have different sizes"
     CSV_SIZE_WRONG = "csv-size-wrong", ERROR, "height, width in annotations.csv are not those of the picture", True
     NOT_UINT16 = "label-not-uint16", ERROR, "a label image is not 16-bit grey (8-bit grey is a warning)", True
     LABEL_COLOURED = "label-coloured", ERROR, "a label image has colours, which are no labels"
@@ -67,12 +67,12 @@ class Kind(str, Enum):
     DUPLICATE_ROW = "duplicate-row", ERROR, "a second row for the same particle", True
     UNKNOWN_CLASS = "unknown-class", ERROR, "a class is not in the class list"
     BAD_RESOLUTION = "bad-resolution", ERROR, "the resolution is not a number above 0"
-    SEVERAL_RESOLUTIONS = "several-resolutions", ERROR, "rows of one picture have different resolutions"
-    RESOLUTION_UNKNOWN = "resolution-unknown", ERROR, "a picture without rows has no resolution in metadata.json"
+    SEVERAL_RESOLUTIONS = "several-resolutions", ERROR, "rows of one image have different resolutions"
+    RESOLUTION_UNKNOWN = "resolution-unknown", ERROR, "an image without rows has no resolution in metadata.json"
     RESOLUTION_OUTLIER = (
         "resolution-outlier",
         WARNING,
-        "a picture's resolution is far from that of the others, or absurd",
+        "an image's resolution is far from that of the others, or absurd",
     )
     BAD_MASS = "bad-mass", ERROR, "a mass is 0, negative, infinite or no number"
     MASS_OUTLIER = "mass-outlier", WARNING, "the mass per area is far from that of the particle's class"
@@ -84,16 +84,16 @@ class Kind(str, Enum):
     BOXES_MIXED = "boxes-mixed", WARNING, "some boxes have rows in x0, x1, others columns", True
     BOXES_UNUSABLE = "boxes-unusable", WARNING, "most boxes fit the label images neither way round", True
     AREA_WRONG = "area-wrong", ERROR, "a row's area is not the number of its pixels", True
-    TOUCHES_BORDER = "touches-border", WARNING, "a particle touches the picture's border: it may be cut"
+    TOUCHES_BORDER = "touches-border", WARNING, "a particle touches the image's border: it may be cut"
     DISCONNECTED = "disconnected", WARNING, "a particle has several parts"
     SPECKS = "specks", WARNING, "a particle has stray pixels away from its body", True
     TINY_PARTICLE = "tiny-particle", WARNING, "a particle of a few pixels"
 
-    # Across pictures
-    IN_TWO_SUBSETS = "in-two-subsets", ERROR, "a split names a picture for training and for validation"
+    # Across images
+    IN_TWO_SUBSETS = "in-two-subsets", ERROR, "a split names an image for training and for validation"
     COPY_IN_TWO_SUBSETS = "copy-in-two-subsets", ERROR, "the same pixels under two names, in training and in validation"
-    DUPLICATE_PICTURE = "duplicate-picture", WARNING, "the same pixels under two names"
-    SPLIT_PICTURE_MISSING = "split-picture-missing", ERROR, "a split names a picture that its folder does not have"
+    DUPLICATE_IMAGE = "duplicate-picture", WARNING, "the same pixels under two names"
+    SPLIT_IMAGE_MISSING = "split-picture-missing", ERROR, "a split names an image that its folder does not have"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Finding:
         file: the file inside it; a split file elsewhere has its own path.
         message: what is wrong, and what to do where that is not plain.
         row: row in annotations.csv (the header is row 1), None where there is none.
-        picture: base name.
+        image: base name.
         label: value in the label image.
     """
 
@@ -117,7 +117,7 @@ class Finding:
     file: str
     message: str
     row: int | None = None
-    picture: str | None = None
+    image: str | None = None
     label: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -125,14 +125,14 @@ class Finding:
         return asdict(self) | {"kind": self.kind.value}
 
     def __str__(self) -> str:
-        """File, row, label and picture, and the message."""
+        """File, row, label and image, and the message."""
         where = str(Path(self.folder) / self.file)
         if self.row is not None:
             where += f", row {self.row}" if self.file.endswith(".csv") else f" (row {self.row})"
         if self.label is not None:
             where += f", label {self.label}"
-        if self.picture is not None and Path(self.file).stem != self.picture:
-            where += f" of {self.picture}"
+        if self.image is not None and Path(self.file).stem != self.image:
+            where += f" of {self.image}"
         return f"{where}: {self.message}"
 
 
@@ -144,11 +144,11 @@ def finding(
     *,
     severity: str | None = None,
     row: int | None = None,
-    picture: str | None = None,
+    image: str | None = None,
     label: int | None = None,
 ) -> Finding:
     """A finding with the severity of its kind, unless another is given."""
-    return Finding(kind, severity or kind.severity, str(folder), file, message, row, picture, label)
+    return Finding(kind, severity or kind.severity, str(folder), file, message, row, image, label)
 
 
 def row_findings(
@@ -164,9 +164,9 @@ def row_findings(
         columns: of ``rows``.
     """
     values = zip(*(rows[name].tolist() for name in columns), strict=True) if columns else [()] * len(rows)
-    for row, picture, label, each in zip(rows.index, rows["baseimg"], rows["label"], values, strict=True):
+    for row, image, label, each in zip(rows.index, rows["baseimg"], rows["label"], values, strict=True):
         label = None if pd.isna(label) else int(label)
-        yield finding(kind, folder, "annotations.csv", message(*each), row=int(row), picture=picture, label=label)
+        yield finding(kind, folder, "annotations.csv", message(*each), row=int(row), image=image, label=label)
 
 
 def counted(number: float, noun: str) -> str:

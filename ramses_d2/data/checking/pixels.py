@@ -1,4 +1,4 @@
-"""One pass over the pixels of a data set: every picture and label image is decoded once, and only numbers are kept."""
+"""One pass over the pixels of a data set: every image and label image is decoded once, and only numbers are kept."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .components import BODY_COLUMNS, PARTICLE_COLUMNS, find_parts, measure_part
 
 EXIF_ORIENTATION = 0x0112
 _UINT16_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" is how older Pillows open a 16-bit PNG
-_MOST_WORKERS = 16  # each holds one decoded picture and its label image
+_MOST_WORKERS = 16  # each holds one decoded image and its label image
 Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         error: why it cannot be read, None if it can.
@@ -75,20 +75,20 @@ class LabelFacts:
 Facts = tuple[ImageFacts | None, LabelFacts | None]
 
 
-def measure_pictures(
+def measure_images(
     files: Mapping[Name, tuple[Path | None, Path | None]], workers: int | None = None, progress: bool = False
 ) -> dict[Name, Facts]:
-    """Decode pictures and label images, several at a time, and measure them.
+    """Decode images and label images, several at a time, and measure them.
 
     Threads do it: decoding, hashing and numpy release Python's lock, and nothing has to start or be copied.
 
     Args:
-        files: name -> picture, label image; None where there is none.
+        files: name -> image, label image; None where there is none.
         workers: threads; default: one per core.
         progress: show a progress bar on a terminal.
 
     Returns:
-        name -> facts of its picture and its label image.
+        name -> facts of its image and its label image.
 
     Raises:
         RamsesError: less than one worker.
@@ -108,11 +108,11 @@ def _measure(paths: tuple[Path | None, Path | None]) -> Facts:
 
 
 def image_facts(path: Path) -> ImageFacts:
-    """Decode and hash a picture."""
+    """Decode and hash an image."""
     try:
         pixels = read_image(path)
-        with Image.open(path) as picture:
-            orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+        with Image.open(path) as image:
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except RamsesError as error:
         return ImageFacts(_reason(error, path))
     digest = hashlib.blake2b(pixels, digest_size=16)
@@ -137,23 +137,23 @@ def read_labels(path: Path) -> tuple[np.ndarray | None, str, tuple[int, int]]:
         integer (H, W), None if its colours are no labels; Pillow's mode; its (H, W).
 
     Raises:
-        RamsesError: missing, truncated or no picture.
+        RamsesError: missing, truncated or no image.
     """
     try:
-        with Image.open(path) as picture:
-            mode, (width, height) = picture.mode, picture.size
+        with Image.open(path) as image:
+            mode, (width, height) = image.mode, image.size
             if mode not in ("L", *_UINT16_MODES):
-                return _labels_of_pixels(np.asarray(picture)), mode, (height, width)
+                return _labels_of_pixels(np.asarray(image)), mode, (height, width)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if not path.is_file():
             raise RamsesError(f"{path}: no such file") from None
         reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
-        raise RamsesError(f"{path}: the picture cannot be read ({reason}); replace the file") from None
+        raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
     return read_label_image(path), mode, (height, width)
 
 
 def _labels_of_pixels(pixels: np.ndarray) -> np.ndarray | None:
-    """Labels of a palette, bool, float or grey picture saved with several channels; None if there are none in it."""
+    """Labels of a palette, bool, float or grey image saved with several channels; None if there are none in it."""
     if pixels.ndim == 3:
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]  # the last of 2 or 4 is alpha
         if (colours != colours[..., :1]).any():

@@ -1,7 +1,7 @@
 """Write a mended copy of a checked folder, with a log of every change.
 
 What the pixels say wins: boxes, areas and sizes are recomputed, rows without pixels and pixels without rows go. What
-they do not say (a missing picture, an unknown class, a mass) stays as it is.
+they do not say (a missing image, an unknown class, a mass) stays as it is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
 from .check import CheckedFolder
-from .repair_pictures import Change, mend_picture
-from .repair_rows import mend_rows
+from .repair_images import Change, repair_image
+from .repair_rows import repair_rows
 
 LOG = "fixes.csv"
 MENDED_COPY = OwnFolder("mended copy", "mending", "fixes.json", "ramses-mended-copy")
@@ -46,7 +46,7 @@ def repair_folder(
         checked: one of :attr:`ramses_d2.data.checking.CheckReport.folders`.
         output: folder to create.
         overwrite: replace an earlier mended copy that nobody changed since.
-        workers: pictures written at once.
+        workers: images written at once.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -62,35 +62,35 @@ def repair_folder(
         for path in sorted(source.iterdir()):
             if path.is_file():
                 shutil.copy2(path, folder / path.name)
-        changes, particles = _mend_pictures(checked, folder, workers, progress)
+        changes, particles = _repair_images(checked, folder, workers, progress)
         if checked.contents.scan is not None:
-            changes += mend_rows(checked, particles, folder / "annotations.csv")
-        changes += _mend_split(source, output, folder)
+            changes += repair_rows(checked, particles, folder / "annotations.csv")
+        changes += _repair_split(source, output, folder)
         _write_log(changes, folder / LOG)
-        record = json.dumps(MENDED_COPY.entries(folder), indent=1, ensure_ascii=False)
-        (folder / MENDED_COPY.record).write_text(record + "\n", encoding="utf-8")
+        dataset_dict = json.dumps(MENDED_COPY.entries(folder), indent=1, ensure_ascii=False)
+        (folder / MENDED_COPY.dataset_dict).write_text(dataset_dict + "\n", encoding="utf-8")
     return changes
 
 
-def _mend_pictures(checked: CheckedFolder, folder: Path, workers: int, progress: bool) -> tuple[list[Change], dict]:
-    """Copy or mend the pictures and label images; returns the changes and the particles of mended label images."""
+def _repair_images(checked: CheckedFolder, folder: Path, workers: int, progress: bool) -> tuple[list[Change], dict]:
+    """Copy or mend the images and label images; returns the changes and the particles of mended label images."""
     for name in ("images", "labels"):
         if (checked.contents.folder / name).is_dir():
             (folder / name).mkdir()
-            mended = {path.name for path in getattr(checked.contents, name).values()}
+            repaired = {path.name for path in getattr(checked.contents, name).values()}
             for path in sorted((checked.contents.folder / name).iterdir()):
-                if path.is_file() and path.name not in mended:
+                if path.is_file() and path.name not in repaired:
                     shutil.copy2(path, folder / name / path.name)
     bases = checked.contents.base_names
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(partial(mend_picture, checked, folder), bases)
+        results = pool.map(partial(repair_image, checked, folder), bases)
         bar = tqdm(results, total=len(bases), desc="mending", unit="picture", disable=None if progress else True)
         results = list(bar)
     changes = [change for made, _ in results for change in made]
     return changes, {base: found for base, (_, found) in zip(bases, results, strict=True) if found is not None}
 
 
-def _mend_split(source: Path, output: Path, folder: Path) -> list[Change]:
+def _repair_split(source: Path, output: Path, folder: Path) -> list[Change]:
     """Make the folders that a split.json names as seen from the copy; its own folder is the copy."""
     path = folder / "split.json"
     try:

@@ -14,14 +14,14 @@ from ramses_d2.data.box_convention import CONVENTIONS
 
 from .check import CheckedFolder
 from .findings import Kind
-from .pictures import picture_size
-from .repair_pictures import Change
+from .images import image_size
+from .repair_images import Change
 
 _FILE = "annotations.csv"
 _BOX_SOURCE = dict(zip(BOX_COLUMNS, ("top", "left", "bottom", "right"), strict=True))  # rows in x, as the original
 
 
-def mend_rows(checked: CheckedFolder, particles: Mapping[str, np.ndarray], path: Path) -> list[Change]:
+def repair_rows(checked: CheckedFolder, particles: Mapping[str, np.ndarray], path: Path) -> list[Change]:
     """Write the mended annotations.csv.
 
     Every cell that is not mended stays as it was written, and every column that is not known, too.
@@ -80,7 +80,7 @@ def _wanted_cells(checked: CheckedFolder, rows: pd.DataFrame, particles: Mapping
         # Columns in x: the rows without pixels to compare must change with the others
         wanted = wanted.fillna(rows[["y0", "x0", "y1", "x1"]].set_axis(list(BOX_COLUMNS), axis=1))
     wanted["area"] = measured["pixel_area"]
-    sizes = {base: size for base in checked.facts if (size := picture_size(*checked.facts[base])) is not None}
+    sizes = {base: size for base in checked.facts if (size := image_size(*checked.facts[base])) is not None}
     for axis, name in enumerate(("height", "width")):
         wanted[name] = rows["baseimg"].map({base: size[axis] for base, size in sizes.items()})
     return wanted.astype(float)

@@ -21,7 +21,7 @@ FORMAT, VERSION = "ramses-check", 1
 
 def kinds_table() -> str:
     """All kinds with their severity and explanation."""
-    rows = [(kind.value, kind.severity, "yes" if kind.mendable else "", kind.explanation) for kind in Kind]
+    rows = [(kind.value, kind.severity, "yes" if kind.repairable else "", kind.explanation) for kind in Kind]
     return tabulate(rows, headers=("kind", "severity", "--fix", "meaning"))
 
 
@@ -33,7 +33,7 @@ def report_text(report: CheckReport, show: int = 10) -> str:
         show: findings listed per kind at most.
     """
     lines = [
-        f"{each.contents.folder}: {len(each.contents.images)} pictures, {len(each.contents.rows)} rows, "
+        f"{each.contents.folder}: {len(each.contents.images)} images, {len(each.contents.rows)} rows, "
         f"boxes: {each.row_check.convention}"
         for each in report.folders
     ]
@@ -44,12 +44,12 @@ def report_text(report: CheckReport, show: int = 10) -> str:
 
 def _counts_table(findings: Sequence[Finding]) -> str:
     counts = Counter((each.severity, each.kind) for each in findings)
-    pictures = defaultdict(set)
+    images = defaultdict(set)
     for each in findings:
-        if each.picture is not None:
-            pictures[each.severity, each.kind].add((each.folder, each.picture))
+        if each.image is not None:
+            images[each.severity, each.kind].add((each.folder, each.image))
     rows = [
-        (severity, kind.value, count, len(pictures[severity, kind]) or "", kind.explanation)
+        (severity, kind.value, count, len(images[severity, kind]) or "", kind.explanation)
         for (severity, kind), count in sorted(counts.items(), key=lambda item: item[0][0])
     ]
     return tabulate(rows, headers=("", "kind", "count", "pictures", "meaning"))

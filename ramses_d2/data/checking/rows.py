@@ -14,7 +14,7 @@ from ramses_d2.data.box_convention import CONVENTIONS
 from .components import BODY_COLUMNS, PARTICLE_COLUMNS, SPECK_PIXELS
 from .contents import FolderContents
 from .findings import Finding, Kind, counted, finding, row_findings
-from .pictures import is_turned_away, lies_alike
+from .images import is_turned_away, lies_alike
 from .pixels import Facts
 
 BOX_TOLERANCE = 1  # px, as the reader: some producers write inclusive ends
@@ -32,8 +32,8 @@ class RowCheck:
         findings: what disagrees.
         rows: every first row of a particle, with ``pixel_area``, ``left`` ... of its pixels, NaN where they are not
             known; ``touches`` and ``comparable`` say whether it touches the border and whether its label image lies on
-            its picture.
-        extra: labels without row, by base name; only of the pictures that the findings name, and not of those whose
+            its image.
+        extra: labels without row, by base name; only of the images that the findings name, and not of those whose
             rows probably have a mistyped ``baseimg``.
         convention: what the boxes mean by x, for people.
     """
@@ -47,7 +47,7 @@ class RowCheck:
 def check_rows(contents: FolderContents, facts: Mapping[str, Facts]) -> RowCheck:
     """Compare the rows of a folder with its label images.
 
-    A label image of another size than its picture is not compared: everything about it would disagree.
+    A label image of another size than its image is not compared: everything about it would disagree.
 
     Args:
         contents: the folder.
@@ -126,9 +126,9 @@ def _extra_labels(contents: FolderContents, particles: pd.DataFrame, rows: pd.Da
 
 
 def _misnamed(contents: FolderContents, rows: pd.DataFrame, extra: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Base name -> a name in the rows that no file has, and all of whose labels are among the picture's extra ones.
+    """Base name -> a name in the rows that no file has, and all of whose labels are among the image's extra ones.
 
-    The rows are probably the picture's, under a mistyped name, and then its pixels are no mistake.
+    The rows are probably the image's, under a mistyped name, and then its pixels are no mistake.
     """
     lost = rows[~rows["baseimg"].isin([*contents.images, *contents.labels])]
     found: dict[str, str] = {}
@@ -149,13 +149,13 @@ def _extra_finding(
         f"without row: {'label' if len(labels) == 1 else 'labels'} {named}"
     )
     if misnamed is not None:
-        message += f"; perhaps those of {misnamed!r}, which is no picture: correct baseimg"
+        message += f"; perhaps those of {misnamed!r}, which is no image: correct baseimg"
     return finding(
         Kind.PIXELS_WITHOUT_ROW,
         contents.folder,
         f"labels/{base}.png",
         message,
-        picture=base,
+        image=base,
         label=int(labels[0]) if len(labels) == 1 else None,
     )
 
@@ -177,14 +177,12 @@ def _check_boxes(contents: FolderContents, seen: pd.DataFrame) -> tuple[list[Fin
     folder = contents.folder
     if shares[best] < _CLEAR and either.mean() >= _CLEAR:
         other = seen[either & ~fits[:, best]]
-        pictures = other["baseimg"].unique()
+        images = other["baseimg"].unique()
         message = (
-            f"in {fits[:, best].sum()} boxes {names[best]}, in {len(other)} of {len(pictures)} pictures the other way "
+            f"in {fits[:, best].sum()} boxes {names[best]}, in {len(other)} of {len(images)} images the other way "
             f"round, from this row on"
         )
-        mixed = finding(
-            Kind.BOXES_MIXED, folder, "annotations.csv", message, row=int(other.index[0]), picture=pictures[0]
-        )
+        mixed = finding(Kind.BOXES_MIXED, folder, "annotations.csv", message, row=int(other.index[0]), image=images[0])
         return [mixed, *_wrong_boxes(contents, seen[~either], "rows")], "mixed"
     if shares[best] < _USABLE:
         message = (

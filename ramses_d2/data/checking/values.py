@@ -9,11 +9,11 @@ import pandas as pd
 
 from .contents import FolderContents
 from .findings import Finding, Kind, finding, row_findings
-from .pictures import image_file
+from .images import image_file
 from .pixels import Facts
 
 # A resolution is far from the others if it is further than this factor from their median and than this many times their
-# spread, and only few pictures have such a one; two cameras are no outliers
+# spread, and only few images have such a one; two cameras are no outliers
 _RESOLUTION_FACTOR, _RESOLUTION_SPREADS, _FEW = 3.0, 8.0, 0.1
 _RESOLUTION_LIMITS = (0.01, 1000.0)  # px per mm: a pixel of 100 mm, and of 1 um
 _SAMPLES = 12  # of a class, for its spread to mean something
@@ -45,20 +45,18 @@ def check_classes(
 
 
 def check_resolutions(contents: FolderContents, facts: Mapping[str, Facts]) -> tuple[list[Finding], set[str]]:
-    """Resolutions that differ within a picture, are unknown, or are far from those of the other pictures.
+    """Resolutions that differ within an image, are unknown, or are far from those of the other images.
 
     Args:
         contents: the folder.
         facts: base name -> what its pixels say.
 
     Returns:
-        findings, and the base names of the pictures whose resolution is not to be trusted.
+        findings, and the base names of the images whose resolution is not to be trusted.
     """
     rows = contents.rows[contents.rows["res"].notna()]
     counts = rows.groupby(["baseimg", "res"], sort=False).size()
-    usual = pd.Series(
-        dict(counts.groupby("baseimg").idxmax().tolist()), dtype=float
-    )  # the most frequent of each picture
+    usual = pd.Series(dict(counts.groupby("baseimg").idxmax().tolist()), dtype=float)  # the most frequent of each image
     expected = rows["baseimg"].map(usual).astype(float)
     other = rows.assign(expected=expected)[~np.isclose(rows["res"], expected, rtol=1e-4)]
     findings = list(
@@ -66,7 +64,7 @@ def check_resolutions(contents: FolderContents, facts: Mapping[str, Facts]) -> t
             Kind.SEVERAL_RESOLUTIONS,
             contents.folder,
             other,
-            lambda res, expected: f"res is {res:g}, other rows of the picture say {expected:g}",
+            lambda res, expected: f"res is {res:g}, other rows of the image say {expected:g}",
             "res",
             "expected",
         )
@@ -77,17 +75,17 @@ def check_resolutions(contents: FolderContents, facts: Mapping[str, Facts]) -> t
     first = dict(zip(rows.loc[first_rows, "baseimg"], first_rows, strict=True))
     median = usual.median()
     for base in outliers:
-        message = f"res is {usual[base]:g} px/mm, the median of all pictures {median:g}"
+        message = f"res is {usual[base]:g} px/mm, the median of all images {median:g}"
         findings.append(
             finding(
-                Kind.RESOLUTION_OUTLIER, contents.folder, "annotations.csv", message, row=int(first[base]), picture=base
+                Kind.RESOLUTION_OUTLIER, contents.folder, "annotations.csv", message, row=int(first[base]), image=base
             )
         )
     return findings, {*outliers, *other["baseimg"]}
 
 
 def _check_unknown(contents: FolderContents, facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    """Empty pictures take their resolution from metadata.json, or from the rows if all have the same."""
+    """Empty images take their resolution from metadata.json, or from the rows if all have the same."""
     if contents.scan is None or contents.rows["res"].nunique() == 1:
         return
     annotated = {*contents.rows["baseimg"], *contents.unusable}
@@ -95,8 +93,8 @@ def _check_unknown(contents: FolderContents, facts: Mapping[str, Facts]) -> Iter
         _, label = facts[base]
         is_empty = label is not None and label.particles is not None and not len(label.particles)
         if is_empty and base not in annotated and base not in contents.resolutions:
-            message = "an empty picture of unknown resolution; add its file_name and res to metadata.json, under images"
-            yield finding(Kind.RESOLUTION_UNKNOWN, contents.folder, image_file(contents, base), message, picture=base)
+            message = "an empty image of unknown resolution; add its file_name and res to metadata.json, under images"
+            yield finding(Kind.RESOLUTION_UNKNOWN, contents.folder, image_file(contents, base), message, image=base)
 
 
 def _resolution_outliers(usual: pd.Series) -> list[str]:
@@ -115,8 +113,8 @@ def check_masses(contents: FolderContents, rows: pd.DataFrame, untrusted: Collec
     Args:
         contents: the folder.
         rows: from :func:`ramses_d2.data.checking.rows.check_rows`. Particles at the border, which may be cut, and label
-            images of another size than their picture are left out.
-        untrusted: base names of the pictures whose resolution is doubtful.
+            images of another size than their image are left out.
+        untrusted: base names of the images whose resolution is doubtful.
     """
     usable = rows["mass"].notna() & rows["comparable"] & ~rows["touches"] & rows["res"].notna() & (rows["class"] != "")
     rows = rows[usable & ~rows["baseimg"].isin(list(untrusted))]

@@ -11,7 +11,7 @@ Open Images V5 - V7     :func:`read_open_images`
 label images            :func:`read_label_images`
 ======================  ==================================  ========================================
 
-Pictures are read and written one at a time; only the rows of the tables are held.
+Images are read and written one at a time; only the rows of the tables are held.
 """
 
 from .coco import read_coco, write_coco
@@ -20,13 +20,13 @@ from .open_images import OpenImagesFiles, read_open_images
 from .output import Report
 from .ramses import read_ramses
 from .solov2_layout import read_solov2, write_solov2
-from .source import Picture, Source
+from .source import Source, SourceImage
 from .voc import read_voc, write_voc
 from .writer import write_ramses
 
 __all__ = [
     "OpenImagesFiles",
-    "Picture",
+    "SourceImage",
     "Report",
     "Source",
     "read_coco",

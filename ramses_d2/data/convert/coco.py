@@ -20,14 +20,14 @@ import pycocotools.mask as mask_utils
 
 from ramses_d2.data.coco_source import find_image, load_coco, posix_name
 from ramses_d2.data.dataset_uri import coco_uri
-from ramses_d2.data.folder import Record
+from ramses_d2.data.folder import DatasetDict
 from ramses_d2.data.json_file import read_json
 from ramses_d2.data.label_map import read_label_map
 from ramses_d2.errors import RamsesError
 
 from .outline import SEGMENTATIONS, coco_segmentation
-from .output import Report, new_file, new_folder, place_picture, reported, write_json
-from .source import BOX_COLUMNS, Picture, Source, unique_names
+from .output import Report, new_file, new_folder, place_image, reported, write_json
+from .source import BOX_COLUMNS, Source, SourceImage, unique_names
 
 ANNOTATIONS_NAME = "annotations.json"
 _GENERATOR = "ramses_d2 convert"
@@ -46,10 +46,10 @@ def read_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
 
     Args:
         json_path: the annotation file.
-        image_folder: where its pictures are; default: beside it, or in ``images/`` beside it.
+        image_folder: where its images are; default: beside it, or in ``images/`` beside it.
 
     Returns:
-        the pictures; an object keeps its ``label`` where every object of its picture has one of its own.
+        the images; an object keeps its ``label`` where every object of its image has one of its own.
 
     Raises:
         RamsesError: see :func:`ramses_d2.data.load_coco`.
@@ -58,22 +58,22 @@ def read_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
     content = read_json(json_path)
     if image_folder is None:
         image_folder = _default_images(json_path, content)
-    records, classes = load_coco(json_path, image_folder)
+    dataset_dicts, classes = load_coco(json_path, image_folder)
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     entries = {image["id"]: image for image in content["images"]}
-    images = [entries[record["coco_image_id"]] for record in records]
+    images = [entries[dataset_dict["coco_image_id"]] for dataset_dict in dataset_dicts]
     notes: Counter[str] = Counter()
     crowds = sum(1 for annotation in content["annotations"] if annotation.get("iscrowd", 0))
     notes["crowd annotations left out"] = crowds
-    kept = sum(len(record["annotations"]) for record in records)
+    kept = sum(len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts)
     notes["annotations without an outline left out"] = len(content["annotations"]) - crowds - kept
     return Source(
         origin=str(json_path),
         classes=classes,
-        pictures=_pictures(records, images, annotations, classes, notes),
-        count=len(records),
+        images=_images(dataset_dicts, images, annotations, classes, notes),
+        count=len(dataset_dicts),
         batches=content.get("batches") or [],
         notes=notes,
     )
@@ -92,7 +92,7 @@ def write_coco(
 
     Args:
         source: what one of the readers returned.
-        output: ``NAME.json``: the json alone, whose file names are relative to the pictures' common folder; else a
+        output: ``NAME.json``: the json alone, whose file names are relative to the images' common folder; else a
             folder to create, with annotations.json and images/.
         segmentation: "polygons", "rle", or "auto": polygons for the objects that they give back pixel for pixel, run
             lengths for the others (those with holes).
@@ -114,9 +114,9 @@ def write_coco(
         content = _Content(source, segmentation)
         paths = []
         with new_file(output, output.is_file() and _is_ours(output), force) as unfinished:
-            for picture in reported(source, report, progress):
-                paths.append(picture.path.absolute())
-                content.add(picture, picture.path.name)
+            for image_file in reported(source, report, progress):
+                paths.append(image_file.path.absolute())
+                content.add(image_file, image_file.path.name)
             common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
             for image, path in zip(content.images, paths, strict=True):
                 image["file_name"] = path.relative_to(common).as_posix()
@@ -126,8 +126,10 @@ def write_coco(
     with new_folder(output, report, force) as folder:
         (folder / "images").mkdir()
         content = _Content(source, segmentation)
-        for picture in reported(source, report, progress):
-            content.add(picture, place_picture(picture, folder / "images", images, upright=False, notes=source.notes))
+        for image_file in reported(source, report, progress):
+            content.add(
+                image_file, place_image(image_file, folder / "images", images, upright=False, notes=source.notes)
+            )
         write_json(folder / ANNOTATIONS_NAME, content.to_json(), indent=None)
     if images != "none":
         report.address = coco_uri(output / ANNOTATIONS_NAME, output / "images")
@@ -135,7 +137,7 @@ def write_coco(
 
 
 class _Content:
-    """The lists of a COCO json, filled picture by picture."""
+    """The lists of a COCO json, filled image by image."""
 
     def __init__(self, source: Source, segmentation: str) -> None:
         self.source = source
@@ -144,22 +146,22 @@ class _Content:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
-    def add(self, picture: Picture, file_name: str) -> None:
-        """Append one picture and its objects."""
+    def add(self, image_file: SourceImage, file_name: str) -> None:
+        """Append one image and its objects."""
         image_id = len(self.images) + 1
-        height, width = picture.label_map.shape
+        height, width = image_file.label_map.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-        if not math.isnan(picture.resolution):
-            image |= {"resolution": picture.resolution, "res": picture.resolution}
-        details = dict(picture.details)
+        if not math.isnan(image_file.resolution):
+            image |= {"resolution": image_file.resolution, "res": image_file.resolution}
+        details = dict(image_file.details)
         if details.get("date"):
             image["date_captured"] = details.pop("date")
         self.images.append(image | {key: value for key, value in details.items() if key not in _IMAGE_KEYS})
-        further = [name for name in picture.objects if name not in (*_ANNOTATION_KEYS, *BOX_COLUMNS, "class")]
-        for row in picture.objects.to_dict("records"):
+        further = [name for name in image_file.objects if name not in (*_ANNOTATION_KEYS, *BOX_COLUMNS, "class")]
+        for row in image_file.objects.to_dict("records"):
             self.annotations.append(
                 {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": self.category_ids[row["class"]]}
-                | self._geometry(row, picture.label_map)
+                | self._geometry(row, image_file.label_map)
                 | {"iscrowd": 0, "label": row["label"]}
                 | ({"mass": row["mass"]} if not math.isnan(row["mass"]) else {})
                 | {"gt_mass": row["gt_mass"]}
@@ -197,7 +199,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _default_images(json_path: Path, content: Any) -> Path:
-    """The json's folder, or images/ in it where the first picture is only there."""
+    """The json's folder, or images/ in it where the first image is only there."""
     beside = json_path.parent
     images = content.get("images") if isinstance(content, dict) else None
     name = images[0].get("file_name") if images and isinstance(images[0], dict) else None
@@ -206,41 +208,43 @@ def _default_images(json_path: Path, content: Any) -> Path:
     return beside
 
 
-def _pictures(
-    records: Sequence[Record],
+def _images(
+    dataset_dicts: Sequence[DatasetDict],
     images: Sequence[dict[str, Any]],
     annotations: dict[int, list[dict[str, Any]]],
     classes: Sequence[str],
     notes: Counter[str],
-) -> Iterator[Picture]:
+) -> Iterator[SourceImage]:
     names = unique_names(
         [
-            Path(posix_name(image.get("file_name") or record["file_name"]))
-            for image, record in zip(images, records, strict=True)
+            Path(posix_name(image.get("file_name") or dataset_dict["file_name"]))
+            for image, dataset_dict in zip(images, dataset_dicts, strict=True)
         ]
     )
-    for record, image, name in zip(records, images, names, strict=True):
-        label_map = read_label_map(record)
-        notes["pixels of overlapping objects given to the smaller one"] += _overlap(record, label_map)
-        rows = _rows(record, annotations[image["id"]], classes)
+    for dataset_dict, image, name in zip(dataset_dicts, images, names, strict=True):
+        label_map = read_label_map(dataset_dict)
+        notes["pixels of overlapping objects given to the smaller one"] += _overlap(dataset_dict, label_map)
+        rows = _rows(dataset_dict, annotations[image["id"]], classes)
         painted = [row.pop("painted") for row in rows]
         lookup = np.zeros(len(rows) + 1, dtype=np.int64)
         lookup[painted] = [row["label"] for row in rows]
-        yield Picture(
+        yield SourceImage(
             name=name,
-            path=Path(record["file_name"]),
+            path=Path(dataset_dict["file_name"]),
             label_map=lookup[label_map],
             objects=pd.DataFrame(rows, columns=None if rows else ["label", "class", "mass", "gt_mass"]),
-            resolution=record["resolution"],
+            resolution=dataset_dict["resolution"],
             details=_details(image),
         )
 
 
-def _rows(record: Record, annotations: Sequence[dict[str, Any]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per object: what its record has, and the further keys of its annotation."""
+def _rows(
+    dataset_dict: DatasetDict, annotations: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per object: what its dataset dict has, and the further keys of its annotation."""
     by_id = {annotation["id"]: annotation for annotation in annotations}
     rows = []
-    for entry in record["annotations"]:
+    for entry in dataset_dict["annotations"]:
         annotation = by_id[entry["coco_id"]]
         row = {"painted": entry["label"], "label": annotation.get("label"), "class": classes[entry["category_id"]]}
         row |= {"mass": entry["mass"], "gt_mass": entry["gt_mass"]}
@@ -264,11 +268,11 @@ def _details(image: dict[str, Any]) -> dict[str, Any]:
     return details | ({"date": image["date_captured"]} if image.get("date_captured") else {})
 
 
-def _overlap(record: Record, label_map: np.ndarray) -> int:
+def _overlap(dataset_dict: DatasetDict, label_map: np.ndarray) -> int:
     """Pixels that were claimed more than once: those of all outlines less those painted."""
     claimed = 0
-    for entry in record["annotations"]:
-        outline, height, width = entry["segmentation"], record["height"], record["width"]
+    for entry in dataset_dict["annotations"]:
+        outline, height, width = entry["segmentation"], dataset_dict["height"], dataset_dict["width"]
         if isinstance(outline, list) or isinstance(outline["counts"], list):
             outline = mask_utils.frPyObjects(outline, height, width)
         rle = mask_utils.merge(outline) if isinstance(outline, list) else outline

@@ -12,7 +12,7 @@ import pandas as pd
 from ramses_d2.data.json_file import read_json
 from ramses_d2.errors import RamsesError
 
-from .source import Picture, Source, index_files, label_values, read_index_image
+from .source import Source, SourceImage, index_files, label_values, read_index_image
 
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _IMAGE_COLUMNS = ("image", "baseimg", "file_name", "filename")
@@ -26,18 +26,18 @@ def read_label_images(
     class_name: str | None = None,
     label_suffix: str = "",
 ) -> Source:
-    """Read pictures with one label image each: 0 = background, every object a value of its own.
+    """Read images with one label image each: 0 = background, every object a value of its own.
 
     Args:
         label_folder: PNG, TIF or BMP of 1 to 32-bit whole numbers, or with a palette.
-        image_folder: the pictures; ``a.jpg`` belongs to the label image ``a<label_suffix>.png``.
+        image_folder: the images; ``a.jpg`` belongs to the label image ``a<label_suffix>.png``.
         class_table: CSV with the columns ``image`` (or ``baseimg``, ``file_name``; with or without extension),
             ``label`` and ``class``, or JSON ``{"a": {"1": "brick", "2": "glass"}}``.
         class_name: the class of every object that the table does not name; without a table, of all.
         label_suffix: what the label image's base name has in addition, for example "_cp_masks".
 
     Returns:
-        the pictures that have a label image; the table's classes sorted by name.
+        the images that have a label image; the table's classes sorted by name.
 
     Raises:
         RamsesError: a file missing or unreadable; an object without a class.
@@ -52,21 +52,21 @@ def read_label_images(
     if lonely or not labels:
         hint = f"{lonely[0]}.* is missing in {image_folder}" if lonely else f"none ends in {label_suffix!r}"
         raise RamsesError(
-            f"{label_folder}: every label image needs the picture of its name, but {hint}; "
+            f"{label_folder}: every label image needs the image of its name, but {hint}; "
             f"say by a label suffix what the name of a label image has in addition"
         )
     table = _class_table(Path(class_table), set(images), images) if class_table is not None else {}
     classes = sorted({name for rows in table.values() for name in rows.values()} | ({class_name} - {None}))
     notes: Counter[str] = Counter()
-    notes["pictures without a label image left out"] = len(set(images) - set(labels))
+    notes["images without a label image left out"] = len(set(images) - set(labels))
 
-    def pictures() -> Iterator[Picture]:
+    def image_files() -> Iterator[SourceImage]:
         for name, path in labels.items():
             label_map = read_index_image(path)
             rows = _classes_of(label_map, table.get(name, {}), class_name, path)
-            yield Picture(name, images[name], label_map, rows)
+            yield SourceImage(name, images[name], label_map, rows)
 
-    return Source(str(label_folder), classes, pictures(), len(labels), notes=notes)
+    return Source(str(label_folder), classes, image_files(), len(labels), notes=notes)
 
 
 def _classes_of(label_map: np.ndarray, table: dict[int, str], class_name: str | None, path: Path) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def _class_table(path: Path, names: set[str], images: dict[str, Path]) -> dict[s
             raise RamsesError(f"{where}: label {label} has no class; give the class name")
         name = image if image in names else by_file_name.get(image, Path(image).stem)
         if name not in names:
-            raise RamsesError(f"{where}: there is no picture {image!r}; correct the name or remove the row")
+            raise RamsesError(f"{where}: there is no image {image!r}; correct the name or remove the row")
         if int(label) in table.setdefault(name, {}):
             raise RamsesError(f"{where}: label {label} of {image} appears a second time; one class per object")
         table[name][int(label)] = class_name

@@ -1,6 +1,6 @@
 """Open Images V5 to V7: instance masks of their own size, one PNG an object, into label maps.
 
-The tables have millions of rows and are read in pieces; only rows of wanted classes and present pictures are kept.
+The tables have millions of rows and are read in pieces; only rows of wanted classes and present images are kept.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 
 from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES
+from ramses_d2.data.image_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
-from .source import Picture, Source, decode, stored_size
+from .source import Source, SourceImage, decode, stored_size
 
 _MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName")
 _BOX_COLUMNS = ("ImageID", "LabelName", "IsGroupOf")
 _ROWS_AT_ONCE = 200_000
-_WIDTH_TOLERANCE = 0.02  # and one pixel: mask and picture are rounded from a larger original
+_WIDTH_TOLERANCE = 0.02  # and one pixel: mask and image are rounded from a larger original
 
 
 @dataclass
@@ -33,9 +33,9 @@ class OpenImagesFiles:
     Attributes:
         masks_csv: ``train-annotations-object-segmentation.csv``.
         class_names_csv: ``class-descriptions-boxable.csv``: class id (MID) and display name.
-        mask_folder: the mask PNGs, all in it or in folders by the first character of the picture's id.
-        image_folder: the pictures, ``<ImageID>.jpg``, also in sub-folders.
-        boxes_csv: ``train-annotations-bbox.csv``; without it nobody knows whether a picture's masks are complete.
+        mask_folder: the mask PNGs, all in it or in folders by the first character of the image's id.
+        image_folder: the images, ``<ImageID>.jpg``, also in sub-folders.
+        boxes_csv: ``train-annotations-bbox.csv``; without it nobody knows whether an image's masks are complete.
     """
 
     masks_csv: Path
@@ -52,27 +52,27 @@ def read_open_images(
     images_per_class: int | None = None,
     complete_only: bool = False,
 ) -> Source:
-    """Read a part of Open Images: the pictures present in the image folder that have masks of the classes.
+    """Read a part of Open Images: the images present in the image folder that have masks of the classes.
 
-    Masks are resized to their picture; where two overlap, the smaller object is in front. Group boxes ("more than
-    five instances") have no mask by design, and many single objects have none either: pictures with fewer masks than
+    Masks are resized to their image; where two overlap, the smaller object is in front. Group boxes ("more than
+    five instances") have no mask by design, and many single objects have none either: images with fewer masks than
     boxes are findings, because a network learns that the objects without mask are background.
 
     Args:
         files: where everything is.
         classes: display names or MIDs; default: all with masks.
-        images_per_class: pictures are taken in the order of their ids as long as one of their classes is in fewer
+        images_per_class: images are taken in the order of their ids as long as one of their classes is in fewer
             than this many.
-        complete_only: leave out pictures with boxes that have no mask; needs ``boxes_csv``.
+        complete_only: leave out images with boxes that have no mask; needs ``boxes_csv``.
 
     Returns:
-        the pictures, named by their ids; their resolution is unknown.
+        the images, named by their ids; their resolution is unknown.
 
     Raises:
-        RamsesError: a file or column missing, an unknown class, no picture left.
+        RamsesError: a file or column missing, an unknown class, no image left.
     """
     if complete_only and files.boxes_csv is None:
-        raise RamsesError("complete pictures cannot be told without the table of boxes (train-annotations-bbox.csv)")
+        raise RamsesError("complete images cannot be told without the table of boxes (train-annotations-bbox.csv)")
     if images_per_class is not None and images_per_class < 1:
         raise RamsesError(f"images per class is {images_per_class}; give at least 1")
     names = _class_names(files.class_names_csv)
@@ -81,7 +81,7 @@ def read_open_images(
     notes: Counter[str] = Counter()
     masks = _read_in_pieces(files.masks_csv, _MASK_COLUMNS, wanted, images)
     if masks.empty:
-        raise RamsesError(f"{files.masks_csv}: no mask of the wanted classes for a picture in {files.image_folder}")
+        raise RamsesError(f"{files.masks_csv}: no mask of the wanted classes for an image in {files.image_folder}")
     if not wanted:
         wanted = [mid for mid in names if mid in set(masks["LabelName"])]
         unknown = sorted(set(masks["LabelName"]) - set(names))
@@ -97,15 +97,15 @@ def read_open_images(
         if complete_only:
             incomplete = {finding["image"] for finding in findings}
             masks = masks[~masks["ImageID"].isin(incomplete)]
-            notes["pictures left out because objects have no mask"], findings = len(incomplete), []
+            notes["images left out because objects have no mask"], findings = len(incomplete), []
     masks = _take(masks, images_per_class)
     if masks.empty:
-        raise RamsesError(f"{files.mask_folder}: no picture is left; see the classes, and whether the masks are there")
+        raise RamsesError(f"{files.mask_folder}: no image is left; see the classes, and whether the masks are there")
     taken = masks["ImageID"].unique()
     findings = [finding for finding in findings if finding["image"] in set(taken)]
-    notes["pictures whose masks miss objects that have boxes"] = len({finding["image"] for finding in findings})
+    notes["images whose masks miss objects that have boxes"] = len({finding["image"] for finding in findings})
 
-    def pictures() -> Iterator[Picture]:
+    def image_files() -> Iterator[SourceImage]:
         for image_id, rows in masks.groupby("ImageID"):
             label_map, kept = _paint(rows["path"].tolist(), images[image_id], notes)
             objects = pd.DataFrame(
@@ -114,10 +114,10 @@ def read_open_images(
                     "class": rows["LabelName"].iloc[kept].map(names).to_numpy(dtype=object),
                 }
             )
-            yield Picture(image_id, images[image_id], label_map, objects)
+            yield SourceImage(image_id, images[image_id], label_map, objects)
 
     class_names = [names[mid] for mid in wanted]
-    return Source(str(files.masks_csv), class_names, pictures(), len(taken), notes=notes, findings=findings)
+    return Source(str(files.masks_csv), class_names, image_files(), len(taken), notes=notes, findings=findings)
 
 
 def _class_names(path: Path) -> dict[str, str]:
@@ -163,9 +163,9 @@ def _find_mask(folder: Path, name: str) -> Path | None:
 def _read_in_pieces(
     path: Path, columns: Sequence[str], mids: Collection[str], image_ids: Collection[str]
 ) -> pd.DataFrame:
-    """Rows of a large table whose class is wanted (all where none is named) and whose picture is present.
+    """Rows of a large table whose class is wanted (all where none is named) and whose image is present.
 
-    Ids stay text: "1e10" is a picture, not a number.
+    Ids stay text: "1e10" is an image, not a number.
     """
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
@@ -184,7 +184,7 @@ def _read_in_pieces(
 
 
 def _incomplete(masks: pd.DataFrame, boxes: pd.DataFrame, names: dict[str, str]) -> list[dict[str, object]]:
-    """Pictures and classes with more boxes than masks, or with a group box."""
+    """Images and classes with more boxes than masks, or with a group box."""
     counts = pd.DataFrame(
         {
             "masks": masks.groupby(["ImageID", "LabelName"]).size(),
@@ -201,7 +201,7 @@ def _incomplete(masks: pd.DataFrame, boxes: pd.DataFrame, names: dict[str, str])
 
 
 def _take(masks: pd.DataFrame, images_per_class: int | None) -> pd.DataFrame:
-    """Rows of the first pictures, in the order of their ids, until every class is in enough of them."""
+    """Rows of the first images, in the order of their ids, until every class is in enough of them."""
     if images_per_class is None:
         return masks
     taken, counts = set(), Counter()
@@ -214,9 +214,9 @@ def _take(masks: pd.DataFrame, images_per_class: int | None) -> pd.DataFrame:
 
 
 def _paint(paths: Sequence[Path], image: Path, notes: Counter[str]) -> tuple[np.ndarray, list[int]]:
-    """Label map of one picture and, in label order, which of the masks were taken.
+    """Label map of one image and, in label order, which of the masks were taken.
 
-    Masks are kept inside their boxes, so that a crowded picture needs no stack of full-size masks.
+    Masks are kept inside their boxes, so that a crowded image needs no stack of full-size masks.
     """
     (height, width), orientation = stored_size(image)
     if orientation >= 5:
@@ -244,7 +244,7 @@ def _paint(paths: Sequence[Path], image: Path, notes: Counter[str]) -> tuple[np.
 
 
 def _fitted(path: Path, height: int, width: int) -> np.ndarray | None:
-    """A mask at its picture's size, bool (H, W); None if it has another aspect ratio."""
+    """A mask at its image's size, bool (H, W); None if it has another aspect ratio."""
     values = np.asarray(decode(path).convert("L"))
     h, w = values.shape
     if abs(w - h * width / height) > 1 + _WIDTH_TOLERANCE * w:

@@ -23,8 +23,8 @@ def coco_segmentation(
 
     Args:
         mask: bool (h, w), the content of the object's box.
-        x0, y0: left and top of the box in the picture, px.
-        shape: (H, W) of the picture.
+        x0, y0: left and top of the box in the image, px.
+        shape: (H, W) of the image.
         kind: "polygons", "rle" (compressed, as text) or "auto": polygons where they give back the same pixels.
 
     Returns:

@@ -25,9 +25,9 @@ from ramses_d2.data.upright import save_upright
 from ramses_d2.errors import RamsesError
 from ramses_d2.folder_swap import folder_swap
 
-from .source import Picture, Source, stored_size
+from .source import Source, SourceImage, stored_size
 
-PICTURE_MODES = ("copy", "link", "none")
+IMAGE_MODES = ("copy", "link", "none")
 CONVERSION = OwnFolder("converted data set", "conversion", "conversion.json", "ramses-conversion")
 
 
@@ -39,7 +39,7 @@ class Report:
         origin: what was read.
         output: the file or folder written.
         target: its format.
-        pictures: their number.
+        images: their number.
         objects: number of objects per class, unused classes included.
         notes: what was changed or left out, and how often.
         findings: per-picture remarks.
@@ -49,7 +49,7 @@ class Report:
     origin: str
     output: Path
     target: str
-    pictures: int = 0
+    images: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Report:
     def lines(self) -> list[str]:
         """The report as text, one fact a line."""
         classes = ", ".join(f"{name} {count}" for name, count in self.objects.items())
-        lines = [f"wrote {self.pictures} pictures, {sum(self.objects.values())} objects ({classes}) to {self.output}"]
+        lines = [f"wrote {self.images} images, {sum(self.objects.values())} objects ({classes}) to {self.output}"]
         lines += [f"  {count} {note}" for note, count in self.notes.items() if count]
         return lines + ([f"  use {self.address}"] if self.address else [])
 
@@ -67,22 +67,22 @@ class Report:
         return {
             "source": self.origin,
             "target": self.target,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "objects": dict(self.objects),
             "notes": {note: count for note, count in self.notes.items() if count},
             "findings": self.findings,
         }
 
 
-def reported(source: Source, report: Report, progress: bool = False) -> Iterator[Picture]:
-    """The pictures of ``source``, counted into ``report``; notes and findings follow after the last one."""
+def reported(source: Source, report: Report, progress: bool = False) -> Iterator[SourceImage]:
+    """The images of ``source``, counted into ``report``; notes and findings follow after the last one."""
     report.objects.update(dict.fromkeys(source.classes, 0))
     bar = tqdm(source, total=source.count, desc="converting", unit="picture", disable=None if progress else True)
-    for picture in bar:
-        _check_outside(picture.path, report.output)
-        report.pictures += 1
-        report.objects.update(picture.objects["class"].tolist())
-        yield picture
+    for image in bar:
+        _check_outside(image.path, report.output)
+        report.images += 1
+        report.objects.update(image.objects["class"].tolist())
+        yield image
     report.notes.update(source.notes)
     report.findings.extend(source.findings)
 
@@ -104,7 +104,7 @@ def new_folder(output: str | Path, report: Report, force: bool) -> Iterator[Path
     _check_outside(Path(report.origin), output)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / CONVERSION.record, report.to_json() | CONVERSION.entries(folder))
+        write_json(folder / CONVERSION.dataset_dict, report.to_json() | CONVERSION.entries(folder))
 
 
 @contextmanager
@@ -129,15 +129,15 @@ def new_file(output: Path, replaceable: bool, force: bool) -> Iterator[Path]:
         yield unfinished
 
 
-def place_picture(picture: Picture, folder: Path, mode: str, upright: bool, notes: Counter[str]) -> str:
-    """Copy or link a picture into ``folder`` under its base name.
+def place_image(image: SourceImage, folder: Path, mode: str, upright: bool, notes: Counter[str]) -> str:
+    """Copy or link an image into ``folder`` under its base name.
 
     Args:
-        picture: the picture.
+        image: the image.
         folder: existing folder.
         mode: "copy", "link" (a symbolic link) or "none".
-        upright: write a picture with an EXIF orientation anew, turned, for readers that ignore it.
-        notes: counts the pictures written anew.
+        upright: write an image with an EXIF orientation anew, turned, for readers that ignore it.
+        notes: counts the images written anew.
 
     Returns:
         its file name there.
@@ -145,21 +145,21 @@ def place_picture(picture: Picture, folder: Path, mode: str, upright: bool, note
     Raises:
         RamsesError: an unknown mode, or the link cannot be made.
     """
-    if mode not in PICTURE_MODES:
-        raise RamsesError(f"pictures {mode!r}: choose from {', '.join(PICTURE_MODES)}")
-    target = folder / f"{picture.name}{picture.path.suffix}"
+    if mode not in IMAGE_MODES:
+        raise RamsesError(f"images {mode!r}: choose from {', '.join(IMAGE_MODES)}")
+    target = folder / f"{image.name}{image.path.suffix}"
     if mode == "none":
         return target.name
-    if upright and stored_size(picture.path)[1] != 1:
-        save_upright(picture.path, target)
-        notes["pictures with an EXIF orientation written anew, upright"] += 1
+    if upright and stored_size(image.path)[1] != 1:
+        save_upright(image.path, target)
+        notes["images with an EXIF orientation written anew, upright"] += 1
     elif mode == "copy":
-        shutil.copyfile(picture.path, target)
+        shutil.copyfile(image.path, target)
     else:
         try:
-            target.symlink_to(picture.path.resolve())
+            target.symlink_to(image.path.resolve())
         except OSError as error:
-            raise RamsesError(f"{target}: cannot link ({error.strerror}); copy the pictures instead") from None
+            raise RamsesError(f"{target}: cannot link ({error.strerror}); copy the images instead") from None
     return target.name
 
 

@@ -13,16 +13,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ramses_d2.data.annotations_csv import BOX_COLUMNS, read_annotations
 from ramses_d2.data.batch_masses import parse_batches
 from ramses_d2.data.dataset_uri import register
-from ramses_d2.data.folder import Record, load_folder
+from ramses_d2.data.folder import DatasetDict, load_folder
 from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries, read_metadata
+from ramses_d2.data.image_names import base_names
 from ramses_d2.data.label_map import read_label_map
-from ramses_d2.data.picture_names import base_names
 from ramses_d2.errors import RamsesError
 
-from .source import Picture, Source, unique_names
+from .source import Source, SourceImage, unique_names
 
-# Columns that a record has already, or that are measured anew
-_RECORD_COLUMNS = {
+# Columns that a dataset dict has already, or that are measured anew
+_DATASET_DICT_COLUMNS = {
     *("label", "baseimg", "class", "res", "mass", "gt_mass", "area", "height", "width"),
     *BOX_COLUMNS,
     *("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd"),  # mean something else in COCO
@@ -34,11 +34,11 @@ def read_ramses(source: str | Path) -> Source:
     """Read a RAMSES data set.
 
     Args:
-        source: a folder, or an address ``ramses://FOLDER`` or ``ramses://split.json#SUBSET``. A picture that a split
+        source: a folder, or an address ``ramses://FOLDER`` or ``ramses://split.json#SUBSET``. An image that a split
             repeats is taken once.
 
     Returns:
-        the pictures with all numeric columns of annotations.csv, and of metadata.json their entries and the batches
+        the images with all numeric columns of annotations.csv, and of metadata.json their entries and the batches
         that are complete.
 
     Raises:
@@ -46,14 +46,16 @@ def read_ramses(source: str | Path) -> Source:
     """
     if str(source).startswith("ramses://"):
         name = register(str(source))
-        records, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
+        dataset_dicts, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).thing_classes
     else:
-        records, classes = load_folder(source)
-    records = list({record["image_id"]: record for record in records}.values())
-    if not records:
-        raise RamsesError(f"{source}: no picture with annotations or a label image")
-    names = unique_names([Path(record["image_name"] + Path(record["file_name"]).suffix) for record in records])
-    names = dict(zip((Path(record["file_name"]) for record in records), names, strict=True))
+        dataset_dicts, classes = load_folder(source)
+    dataset_dicts = list({dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}.values())
+    if not dataset_dicts:
+        raise RamsesError(f"{source}: no image with annotations or a label image")
+    names = unique_names(
+        [Path(dataset_dict["image_name"] + Path(dataset_dict["file_name"]).suffix) for dataset_dict in dataset_dicts]
+    )
+    names = dict(zip((Path(dataset_dict["file_name"]) for dataset_dict in dataset_dicts), names, strict=True))
     notes: Counter[str] = Counter()
     folders = list(dict.fromkeys(path.parent.parent for path in names))
     columns = {folder: _further_columns(folder, notes) for folder in folders}
@@ -61,46 +63,46 @@ def read_ramses(source: str | Path) -> Source:
     return Source(
         origin=str(source),
         classes=list(classes),
-        pictures=_pictures(records, names, classes, columns, entries),
-        count=len(records),
+        images=_images(dataset_dicts, names, classes, columns, entries),
+        count=len(dataset_dicts),
         batches=[batch for folder in folders for batch in _batches(folder, names, notes)],
         notes=notes,
     )
 
 
-def _pictures(
-    records: list[Record],
+def _images(
+    dataset_dicts: list[DatasetDict],
     names: dict[Path, str],
     classes: Sequence[str],
     columns: dict[Path, dict[str, pd.DataFrame]],
     entries: dict[Path, dict[str, dict[str, Any]]],
-) -> Iterator[Picture]:
-    for record in records:
-        path = Path(record["file_name"])
+) -> Iterator[SourceImage]:
+    for dataset_dict in dataset_dicts:
+        path = Path(dataset_dict["file_name"])
         folder = path.parent.parent
-        objects = pd.DataFrame(record["annotations"], columns=["label", "category_id", "mass", "gt_mass"])
+        objects = pd.DataFrame(dataset_dict["annotations"], columns=["label", "category_id", "mass", "gt_mass"])
         objects["class"] = [classes[index] for index in objects.pop("category_id")]
         further = columns[folder].get(path.stem)
         if further is not None:
             objects = objects.merge(further, how="left", left_on="label", right_index=True)
         entry = entries[folder].get(path.stem, {})
-        yield Picture(
+        yield SourceImage(
             name=names[path],
             path=path,
-            label_map=read_label_map(record),
+            label_map=read_label_map(dataset_dict),
             objects=objects,
-            resolution=record["resolution"],
+            resolution=dataset_dict["resolution"],
             details={key: entry[key] for key in entry if key not in _IMAGE_KEYS},
         )
 
 
 def _further_columns(folder: Path, notes: Counter[str]) -> dict[str, pd.DataFrame]:
-    """Base name -> the numeric columns of annotations.csv that a record leaves out, indexed by label."""
+    """Base name -> the numeric columns of annotations.csv that a dataset dict leaves out, indexed by label."""
     path = folder / "annotations.csv"
     if not path.is_file():
         return {}
     table = read_annotations(path)
-    further = table.drop(columns=[name for name in table if name in _RECORD_COLUMNS])
+    further = table.drop(columns=[name for name in table if name in _DATASET_DICT_COLUMNS])
     numbers = further.apply(pd.to_numeric, errors="coerce")
     blank = further.isin(["", "nan", "NaN", "NA", "None", "null"])
     is_number = (numbers.notna() | blank).all() & numbers.notna().any()
@@ -114,12 +116,12 @@ def _further_columns(folder: Path, notes: Counter[str]) -> dict[str, pd.DataFram
 
 
 def _batches(folder: Path, names: dict[Path, str], notes: Counter[str]) -> list[dict[str, Any]]:
-    """The folder's batches whose pictures are all read, under their new names: a part would not have its grams."""
+    """The folder's batches whose images are all read, under their new names: a part would not have its grams."""
     new_names = {path.stem: f"{name}{path.suffix}" for path, name in names.items() if path.parent.parent == folder}
     batches, kept = read_metadata(folder).get("batches", []), []
     for batch, parsed in zip(batches, parse_batches(batches, folder / METADATA_NAME), strict=True):
-        if all(base in new_names for base in parsed.pictures):
-            kept.append(batch | {"image_names": [new_names[base] for base in parsed.pictures]})
+        if all(base in new_names for base in parsed.images):
+            kept.append(batch | {"image_names": [new_names[base] for base in parsed.images]})
         else:
-            notes["batches left out because a picture of them is not converted"] += 1
+            notes["batches left out because an image of them is not converted"] += 1
     return kept

@@ -1,6 +1,6 @@
 """The layout of the original's SOLOv2 (jerome-lux/SOLOv2), both ways.
 
-``images/``, ``labels/`` (8 to 32-bit grey, png or bmp) and ``annotations/<name>.json``, one per picture:
+``images/``, ``labels/`` (8 to 32-bit grey, png or bmp) and ``annotations/<name>.json``, one per image:
 ``{"1": {"class": "cat", "bbox": [x0, y0, x1, y1]}}``, keyed by label. As in the original's other files x is the ROW
 and y the column, ends exclusive. Its loader takes ``class`` and ``bbox`` only, so grams and resolution ride along as
 ``mass``, ``gt_mass`` and ``res``.
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ramses_d2.data.image_names import IMAGE_SUFFIXES
 from ramses_d2.data.json_file import read_json
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
-from .output import Report, new_folder, place_picture, reported, write_json, write_label_image
-from .source import BOX_COLUMNS, Picture, Source, index_files, read_index_image
+from .output import Report, new_folder, place_image, reported, write_json, write_label_image
+from .source import BOX_COLUMNS, Source, SourceImage, index_files, read_index_image
 
 _FURTHER = ("mass", "gt_mass")
 
@@ -34,7 +34,7 @@ def read_solov2(folder: str | Path) -> Source:
         folder: holds images/, labels/ and annotations/.
 
     Returns:
-        the pictures that have a json, classes sorted by name.
+        the images that have a json, classes sorted by name.
 
     Raises:
         RamsesError: a file missing or not of this layout.
@@ -42,7 +42,7 @@ def read_solov2(folder: str | Path) -> Source:
     folder = Path(folder)
     files = index_files(folder / "annotations", (".json",))
     if not files:
-        raise RamsesError(f"{folder / 'annotations'}: no json; a SOLOv2 folder holds one per picture")
+        raise RamsesError(f"{folder / 'annotations'}: no json; a SOLOv2 folder holds one per image")
     images, labels = (index_files(folder / name, IMAGE_SUFFIXES) for name in ("images", "labels"))
     for name, path in files.items():
         for kind, found in (("picture", images), ("label image", labels)):
@@ -51,11 +51,11 @@ def read_solov2(folder: str | Path) -> Source:
     tables = {name: _objects(path) for name, path in files.items()}
     classes = sorted({name for table in tables.values() for name in table["class"]})
     notes: Counter[str] = Counter()
-    notes["pictures without a json left out"] = len(set(images) - set(files))
+    notes["images without a json left out"] = len(set(images) - set(files))
 
-    def pictures() -> Iterator[Picture]:
+    def image_files() -> Iterator[SourceImage]:
         for name, table in tables.items():
-            yield Picture(
+            yield SourceImage(
                 name=name,
                 path=images[name],
                 label_map=read_index_image(labels[name]),
@@ -63,13 +63,13 @@ def read_solov2(folder: str | Path) -> Source:
                 resolution=_resolution(table, files[name]),
             )
 
-    return Source(str(folder), classes, pictures(), len(files), notes=notes)
+    return Source(str(folder), classes, image_files(), len(files), notes=notes)
 
 
 def write_solov2(
     source: Source, output: str | Path, *, images: str = "copy", force: bool = False, progress: bool = False
 ) -> Report:
-    """Write a SOLOv2 folder. Pictures with an EXIF orientation are written anew, upright: its loader ignores EXIF.
+    """Write a SOLOv2 folder. Images with an EXIF orientation are written anew, upright: its loader ignores EXIF.
 
     Args:
         source: what one of the readers returned.
@@ -89,20 +89,20 @@ def write_solov2(
         for name in ("images", "labels", "annotations"):
             (folder / name).mkdir()
         source.notes["batches left out: the format has no place for them"] += len(source.batches)
-        for picture in reported(source, report, progress):
-            place_picture(picture, folder / "images", images, upright=True, notes=source.notes)
-            write_label_image(picture.label_map, folder / "labels" / f"{picture.name}.png")
-            write_json(folder / "annotations" / f"{picture.name}.json", _entries(picture), indent=None)
+        for image in reported(source, report, progress):
+            place_image(image, folder / "images", images, upright=True, notes=source.notes)
+            write_label_image(image.label_map, folder / "labels" / f"{image.name}.png")
+            write_json(folder / "annotations" / f"{image.name}.json", _entries(image), indent=None)
     return report
 
 
-def _entries(picture: Picture) -> dict[str, dict[str, Any]]:
+def _entries(image: SourceImage) -> dict[str, dict[str, Any]]:
     entries = {}
-    for row in picture.objects.to_dict("records"):
+    for row in image.objects.to_dict("records"):
         left, top, right, bottom = (row[name] for name in BOX_COLUMNS)
         entry = {"class": row["class"], "bbox": [top, left, bottom, right]}
-        if not math.isnan(picture.resolution):
-            entry["res"] = picture.resolution
+        if not math.isnan(image.resolution):
+            entry["res"] = image.resolution
         if not math.isnan(row["mass"]):
             entry |= {"mass": row["mass"], "gt_mass": row["gt_mass"]}
         entries[str(row["label"])] = entry
@@ -139,5 +139,5 @@ def _further(entry: dict[str, Any], label: str, path: Path) -> dict[str, Any]:
 def _resolution(table: pd.DataFrame, path: Path) -> float:
     resolutions = table["res"].dropna().unique()
     if len(resolutions) > 1:
-        raise RamsesError(f"{path}: several resolutions ({', '.join(map(str, resolutions))}); a picture has one")
+        raise RamsesError(f"{path}: several resolutions ({', '.join(map(str, resolutions))}); an image has one")
     return float(resolutions[0]) if len(resolutions) else math.nan

@@ -1,4 +1,4 @@
-"""What every format is read into and written from: labelled pictures, one at a time."""
+"""What every format is read into and written from: labelled images, one at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.io import imread
 
 from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES
+from ramses_d2.data.image_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
@@ -24,18 +24,18 @@ EXIF_ORIENTATION = 0x0112
 
 
 @dataclass
-class Picture:
-    """One picture on its way from one format to another.
+class SourceImage:
+    """One image on its way from one format to another.
 
     Attributes:
         name: base name, unique in the data set.
-        path: the picture file.
-        label_map: integer (H, W) of the upright picture, 0 = background.
+        path: the image file.
+        label_map: integer (H, W) of the upright image, 0 = background.
         objects: one row per object with ``label`` and ``class``; where known ``mass`` (g), ``gt_mass`` and further
             numeric columns. What iterating a :class:`Source` yields always has the masses (NaN, False = unknown), and
             ``area`` (px) and the box ``left top right bottom`` (px, end exclusive), sorted by label.
         resolution: px/mm, NaN = unknown.
-        details: further entries of the picture, as in metadata.json (camera, date, tag ...).
+        details: further entries of the image, as in metadata.json (camera, date, tag ...).
     """
 
     name: str
@@ -48,42 +48,42 @@ class Picture:
 
 @dataclass
 class Source:
-    """A data set that is being read; iterating it yields checked pictures and fills the notes.
+    """A data set that is being read; iterating it yields checked images and fills the notes.
 
     Attributes:
         origin: what is read, for messages.
         classes: class names in their order.
-        pictures: the pictures as their format gives them, read when asked for.
+        images: the images as their format gives them, read when asked for.
         count: how many there are.
         batches: as in metadata.json: ``image_names`` (files) and ``mass`` (g per class).
-        notes: what was changed or left out, and how often; complete when all pictures are read.
+        notes: what was changed or left out, and how often; complete when all images are read.
         findings: per-picture remarks for the report.
-        resolution: px/mm of pictures whose format does not say it, NaN = unknown.
+        resolution: px/mm of images whose format does not say it, NaN = unknown.
     """
 
     origin: str
     classes: list[str]
-    pictures: Iterable[Picture]
+    images: Iterable[SourceImage]
     count: int
     batches: list[dict[str, Any]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
     resolution: float = np.nan
 
-    def __iter__(self) -> Iterator[Picture]:
-        for picture in self.pictures:
-            resolution = self.resolution if np.isnan(picture.resolution) else picture.resolution
-            yield _checked(replace(picture, resolution=resolution), self.notes)
+    def __iter__(self) -> Iterator[SourceImage]:
+        for image in self.images:
+            resolution = self.resolution if np.isnan(image.resolution) else image.resolution
+            yield _checked(replace(image, resolution=resolution), self.notes)
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Base names for pictures of one flat folder: the file's, with its folders in front where that is ambiguous.
+    """Base names for images of one flat folder: the file's, with its folders in front where that is ambiguous.
 
     Args:
         paths: relative to the data set.
 
     Raises:
-        RamsesError: two pictures differ in their extension only.
+        RamsesError: two images differ in their extension only.
     """
     stems = Counter(path.stem for path in paths)
     names = [
@@ -92,7 +92,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     for name, count in Counter(names).items():
         if count > 1:
             twice = [str(path) for path, other in zip(paths, names, strict=True) if other == name]
-            raise RamsesError(f"pictures {' and '.join(twice)} would both become {name!r}; rename one")
+            raise RamsesError(f"images {' and '.join(twice)} would both become {name!r}; rename one")
     return names
 
 
@@ -114,7 +114,7 @@ def index_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[
 
 
 def read_index_image(path: Path) -> np.ndarray:
-    """Read a label image whose pixels are numbers or, in a palette picture, palette indices.
+    """Read a label image whose pixels are numbers or, in a palette image, palette indices.
 
     Returns:
         int64 (H, W), values >= 0.
@@ -157,49 +157,49 @@ def label_values(label_map: np.ndarray) -> np.ndarray:
 
 
 def decode(path: Path) -> Image.Image:
-    """Open and fully decode a picture file, as it is stored.
+    """Open and fully decode an image file, as it is stored.
 
     Raises:
         RamsesError: missing or unreadable.
     """
-    with _opened(path) as picture:
-        picture.load()
-        return picture.copy()
+    with _opened(path) as image:
+        image.load()
+        return image.copy()
 
 
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
-    """(H, W) of a picture as stored, and its EXIF orientation (1 = upright), from the file's header.
+    """(H, W) of an image as stored, and its EXIF orientation (1 = upright), from the file's header.
 
     Raises:
         RamsesError: missing or unreadable.
     """
-    with _opened(path) as picture:
-        return (picture.height, picture.width), picture.getexif().get(EXIF_ORIENTATION, 1)
+    with _opened(path) as image:
+        return (image.height, image.width), image.getexif().get(EXIF_ORIENTATION, 1)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture; whatever is wrong with it, also inside the block, is a RamsesError."""
+    """The image; whatever is wrong with it, also inside the block, is a RamsesError."""
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
     try:
-        with Image.open(path) as picture:
-            yield picture
+        with Image.open(path) as image:
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RamsesError(f"{path}: the picture cannot be read ({type(error).__name__}); replace the file") from None
+        raise RamsesError(f"{path}: the image cannot be read ({type(error).__name__}); replace the file") from None
 
 
-def _checked(picture: Picture, notes: Counter[str]) -> Picture:
-    """The picture with an upright label map of 16-bit values, exactly one row per object, areas and boxes."""
-    label_map = _upright(picture.label_map, picture.path, notes)
-    objects = picture.objects.sort_values("label", ignore_index=True)
+def _checked(image: SourceImage, notes: Counter[str]) -> SourceImage:
+    """The image with an upright label map of 16-bit values, exactly one row per object, areas and boxes."""
+    label_map = _upright(image.label_map, image.path, notes)
+    objects = image.objects.sort_values("label", ignore_index=True)
     for name, unknown in (("mass", np.nan), ("gt_mass", False)):
         if name not in objects:
             objects[name] = unknown
     objects = objects.astype({"mass": float, "gt_mass": bool})
     wrong = objects["mass"][(objects["mass"] <= 0) | np.isinf(objects["mass"])]
     if len(wrong):
-        raise RamsesError(f"{picture.path}: a mass of {wrong.iloc[0]:g} g; masses are above 0, or unknown")
+        raise RamsesError(f"{image.path}: a mass of {wrong.iloc[0]:g} g; masses are above 0, or unknown")
     present = label_values(label_map)
     labels = objects["label"].to_numpy(dtype=np.int64)
     seen = np.isin(labels, present)
@@ -207,32 +207,32 @@ def _checked(picture: Picture, notes: Counter[str]) -> Picture:
         notes["objects without a pixel left out"] += int((~seen).sum())
         objects, labels = objects[seen].reset_index(drop=True), labels[seen]
     if len(labels) > MAX_LABEL:
-        raise RamsesError(f"{picture.path}: {len(labels)} objects; a 16-bit label image holds at most {MAX_LABEL}")
+        raise RamsesError(f"{image.path}: {len(labels)} objects; a 16-bit label image holds at most {MAX_LABEL}")
     new_labels = labels
     if labels.max(initial=0) > MAX_LABEL:
         new_labels = np.arange(1, len(labels) + 1)
-        notes[f"pictures renumbered because of labels above {MAX_LABEL}"] += 1
+        notes[f"images renumbered because of labels above {MAX_LABEL}"] += 1
     unnamed = ~np.isin(present, labels)
     if unnamed.any():
         notes["label values without a class turned into background"] += int(unnamed.sum())
     if unnamed.any() or new_labels is not labels:
         label_map = _renumber(label_map, present, labels, new_labels)
     objects = objects.assign(label=new_labels)
-    return replace(picture, label_map=label_map.astype(np.int32), objects=_measured(objects, label_map))
+    return replace(image, label_map=label_map.astype(np.int32), objects=_measured(objects, label_map))
 
 
 def _upright(label_map: np.ndarray, path: Path, notes: Counter[str]) -> np.ndarray:
-    """Turn a label map that was drawn on the unturned pixels of a picture with an EXIF orientation.
+    """Turn a label map that was drawn on the unturned pixels of an image with an EXIF orientation.
 
     Where both sizes agree (orientation 180 degrees, mirrored, square) nothing tells what it was drawn on: upright,
-    as annotation programs show pictures.
+    as annotation programs show images.
     """
     stored, orientation = stored_size(path)
     shown = stored[::-1] if orientation >= 5 else stored
     if label_map.shape == shown:
         return label_map
     if label_map.shape == stored:
-        notes["label maps turned as the EXIF orientation of their picture says"] += 1
+        notes["label maps turned as the EXIF orientation of their image says"] += 1
         turned = Image.fromarray(label_map.astype(np.int32))
         turned.getexif()[EXIF_ORIENTATION] = orientation
         return np.asarray(ImageOps.exif_transpose(turned))

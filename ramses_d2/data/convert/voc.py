@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES
+from ramses_d2.data.image_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
-from .output import Report, new_folder, place_picture, reported
-from .source import BOX_COLUMNS, Picture, Source, index_files, label_values
+from .output import Report, new_folder, place_image, reported
+from .source import BOX_COLUMNS, Source, SourceImage, index_files, label_values
 from .voc_classes import (
     STANDARD_CLASSES,
     VOID,
+    XmlImage,
     XmlObject,
-    XmlPicture,
     class_lines,
     read_class_colours,
     read_class_image,
@@ -50,7 +50,7 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
         image_set: a list of ImageSets/Segmentation, for example "train"; default: all of SegmentationObject.
 
     Returns:
-        the pictures; void is background.
+        the images; void is background.
 
     Raises:
         RamsesError: a file missing or not understood; an object without a class.
@@ -62,9 +62,9 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
     for name in names:
         if name not in objects or name not in images:
             place = "SegmentationObject" if name not in objects else "JPEGImages"
-            raise RamsesError(f"{folder / place / name}.* is missing; add it or leave the picture out of the image set")
+            raise RamsesError(f"{folder / place / name}.* is missing; add it or leave the image out of the image set")
     if not names:
-        raise RamsesError(f"{folder / 'SegmentationObject'}: no PNG; VOC keeps the instances of a picture there")
+        raise RamsesError(f"{folder / 'SegmentationObject'}: no PNG; VOC keeps the instances of an image there")
     xmls = {name: folder / "Annotations" / f"{name}.xml" for name in names}
     annotations = {name: read_xml(path) for name, path in xmls.items() if path.is_file()}
     colours = read_class_colours(folder)
@@ -76,10 +76,10 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
         classes = [*STANDARD_CLASSES, *sorted(found - set(STANDARD_CLASSES))] if is_standard else sorted(found)
     notes: Counter[str] = Counter()
 
-    def pictures() -> Iterator[Picture]:
+    def image_files() -> Iterator[SourceImage]:
         for name in names:
             indices = read_object_image(objects[name])
-            annotation = annotations.get(name, XmlPicture())
+            annotation = annotations.get(name, XmlImage())
             present = label_values(indices).tolist()
             class_image = folder / "SegmentationClass" / f"{name}.png"
             if colours is None and present and len(annotation.objects) >= present[-1]:
@@ -87,9 +87,9 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
                 notes[_OUTSIDE] += _outside(indices, annotation, present)
             else:
                 found = _classes_by_colour(indices, class_image, colours or standard_colours())
-            yield _picture(name, images[name], indices, present, found, annotation)
+            yield _image(name, images[name], indices, present, found, annotation)
 
-    return Source(str(folder), classes, pictures(), len(names), notes=notes)
+    return Source(str(folder), classes, image_files(), len(names), notes=notes)
 
 
 def write_voc(
@@ -97,7 +97,7 @@ def write_voc(
 ) -> Report:
     """Write a VOC folder with labelmap.txt; objects are numbered from 1, so that the xml's order is theirs.
 
-    Pictures with an EXIF orientation are written anew, upright. Grams, labels and resolution are further elements
+    Images with an EXIF orientation are written anew, upright. Grams, labels and resolution are further elements
     of the xml. No void border is drawn: every pixel keeps its object.
 
     Args:
@@ -111,7 +111,7 @@ def write_voc(
         what was written.
 
     Raises:
-        RamsesError: something wrong in the source; a picture with more than 254 objects; a class name that labelmap.txt
+        RamsesError: something wrong in the source; an image with more than 254 objects; a class name that labelmap.txt
             cannot hold; ``output`` exists.
     """
     if len(source.classes) >= VOID:
@@ -123,14 +123,14 @@ def write_voc(
         for name in ("JPEGImages", "SegmentationObject", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
             (folder / name).mkdir(parents=True)
         source.notes["batches left out: the format has no place for them"] += len(source.batches)
-        for picture in reported(source, report, progress):
-            if len(picture.objects) >= VOID:
+        for image in reported(source, report, progress):
+            if len(image.objects) >= VOID:
                 raise RamsesError(
-                    f"{picture.path}: {len(picture.objects)} objects; a VOC picture holds {VOID - 1}, COCO any number"
+                    f"{image.path}: {len(image.objects)} objects; a VOC image holds {VOID - 1}, COCO any number"
                 )
-            file_name = place_picture(picture, folder / "JPEGImages", images, upright=True, notes=source.notes)
-            _write_picture(picture, folder, Path(output).resolve().name, file_name, source.classes)
-            names.append(picture.name)
+            file_name = place_image(image, folder / "JPEGImages", images, upright=True, notes=source.notes)
+            _write_image(image, folder, Path(output).resolve().name, file_name, source.classes)
+            names.append(image.name)
         (folder / "ImageSets/Segmentation/default.txt").write_text(
             "".join(f"{name}\n" for name in names), encoding="utf-8"
         )
@@ -151,7 +151,7 @@ def _classes_by_colour(indices: np.ndarray, path: Path, colours: dict[int, str])
     """The class of every object present, by the commonest colour that is a class."""
     codes = read_class_image(path)
     if codes.shape != indices.shape:
-        raise RamsesError(f"{path}: of another size than the picture of that name in SegmentationObject")
+        raise RamsesError(f"{path}: of another size than the image of that name in SegmentationObject")
     inside = (indices > 0) & np.isin(codes, list(colours))
     pairs, counts = np.unique(indices[inside] << 24 | codes[inside], return_counts=True)
     commonest: dict[int, tuple[int, int]] = {}
@@ -167,7 +167,7 @@ def _classes_by_colour(indices: np.ndarray, path: Path, colours: dict[int, str])
     return [colours[commonest[index][1]] for index in sorted(commonest)]
 
 
-def _outside(indices: np.ndarray, annotation: XmlPicture, present: list[int]) -> int:
+def _outside(indices: np.ndarray, annotation: XmlImage, present: list[int]) -> int:
     """Number of objects whose centre lies outside their box: the order of the xml may be another one."""
     outside = 0
     for index in present:
@@ -179,9 +179,9 @@ def _outside(indices: np.ndarray, annotation: XmlPicture, present: list[int]) ->
     return outside
 
 
-def _picture(
-    name: str, path: Path, indices: np.ndarray, present: list[int], classes: list[str], annotation: XmlPicture
-) -> Picture:
+def _image(
+    name: str, path: Path, indices: np.ndarray, present: list[int], classes: list[str], annotation: XmlImage
+) -> SourceImage:
     """Objects with what the xml adds; their own labels where it gives every object one."""
     listed = annotation.objects
     extra = [listed[index - 1] if index <= len(listed) else XmlObject("", None) for index in present]
@@ -198,20 +198,20 @@ def _picture(
             "gt_mass": np.array([each.gt_mass for each in extra], dtype=bool),
         }
     )
-    return Picture(name, path, lookup[indices], objects, annotation.resolution)
+    return SourceImage(name, path, lookup[indices], objects, annotation.resolution)
 
 
-def _write_picture(picture: Picture, folder: Path, folder_name: str, file_name: str, classes: list[str]) -> None:
-    rows = picture.objects.to_dict("records")
-    to_index = np.zeros(picture.label_map.max(initial=0) + 1, dtype=np.uint8)
+def _write_image(image: SourceImage, folder: Path, folder_name: str, file_name: str, classes: list[str]) -> None:
+    rows = image.objects.to_dict("records")
+    to_index = np.zeros(image.label_map.max(initial=0) + 1, dtype=np.uint8)
     to_class = np.zeros(len(rows) + 1, dtype=np.uint8)
     for index, row in enumerate(rows, start=1):
         to_index[row["label"]] = index
         to_class[index] = classes.index(row["class"]) + 1
-    indices = to_index[picture.label_map]
-    save_palette_image(indices, folder / "SegmentationObject" / f"{picture.name}.png")
-    save_palette_image(to_class[indices], folder / "SegmentationClass" / f"{picture.name}.png")
-    content = XmlPicture(
+    indices = to_index[image.label_map]
+    save_palette_image(indices, folder / "SegmentationObject" / f"{image.name}.png")
+    save_palette_image(to_class[indices], folder / "SegmentationClass" / f"{image.name}.png")
+    content = XmlImage(
         [
             XmlObject(
                 name=row["class"],
@@ -222,9 +222,9 @@ def _write_picture(picture: Picture, folder: Path, folder_name: str, file_name: 
             )
             for row in rows
         ],
-        picture.resolution,
+        image.resolution,
     )
-    with Image.open(picture.path) as stored:
+    with Image.open(image.path) as stored:
         depth = len(stored.getbands())
-    path = folder / "Annotations" / f"{picture.name}.xml"
-    write_xml(path, folder_name, file_name, picture.label_map.shape, depth, content)
+    path = folder / "Annotations" / f"{image.name}.xml"
+    write_xml(path, folder_name, file_name, image.label_map.shape, depth, content)

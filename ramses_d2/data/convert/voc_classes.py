@@ -28,7 +28,7 @@ _CLASS_LINE = re.compile(r"(?P<name>.+?):(?P<colour>\s*\d+\s*,\s*\d+\s*,\s*\d+\s
 
 @dataclass
 class XmlObject:
-    """One ``<object>``; the n-th belongs to index n of the picture's SegmentationObject image.
+    """One ``<object>``; the n-th belongs to index n of the image's SegmentationObject image.
 
     ``label``, ``mass`` (g) and ``gt_mass`` are not part of VOC.
     """
@@ -41,7 +41,7 @@ class XmlObject:
 
 
 @dataclass
-class XmlPicture:
+class XmlImage:
     """What an Annotations/<name>.xml says; ``resolution`` (px/mm) is not part of VOC."""
 
     objects: list[XmlObject] = field(default_factory=list)
@@ -125,10 +125,10 @@ def colour_codes(colours: np.ndarray) -> np.ndarray:
 
 def read_class_image(path: Path) -> np.ndarray:
     """Colour codes (H, W) of a SegmentationClass image; a grey one holds indices of VOC's palette."""
-    picture = decode(path)
-    if picture.mode == "L":
-        return colour_codes(palette())[np.asarray(picture)]
-    return colour_codes(np.asarray(picture.convert("RGB")))
+    image = decode(path)
+    if image.mode == "L":
+        return colour_codes(palette())[np.asarray(image)]
+    return colour_codes(np.asarray(image.convert("RGB")))
 
 
 def read_object_image(path: Path) -> np.ndarray:
@@ -137,29 +137,29 @@ def read_object_image(path: Path) -> np.ndarray:
     Raises:
         RamsesError: unreadable, or a colour that is not VOC's.
     """
-    picture = decode(path)
-    if picture.mode in ("P", "L"):
-        indices = np.asarray(picture).astype(np.int64)
+    image = decode(path)
+    if image.mode in ("P", "L"):
+        indices = np.asarray(image).astype(np.int64)
     else:
-        codes = colour_codes(np.asarray(picture.convert("RGB")))
+        codes = colour_codes(np.asarray(image.convert("RGB")))
         known = colour_codes(palette())
         order = np.argsort(known)
         place = order[np.searchsorted(known[order], codes).clip(0, 255)]
         if (known[place] != codes).any():
             code = int(codes[known[place] != codes][0])
-            raise RamsesError(f"{path}: colour #{code:06x} is not in VOC's palette; save it as palette picture")
+            raise RamsesError(f"{path}: colour #{code:06x} is not in VOC's palette; save it as palette image")
         indices = place
     return np.where(indices == VOID, 0, indices)
 
 
 def save_palette_image(indices: np.ndarray, path: Path) -> None:
     """Write indices (H, W) as a PNG with VOC's palette."""
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette(palette().ravel().tolist())
-    picture.save(path)
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(palette().ravel().tolist())
+    image.save(path)
 
 
-def read_xml(path: Path) -> XmlPicture:
+def read_xml(path: Path) -> XmlImage:
     """Read an Annotations/<name>.xml.
 
     Raises:
@@ -168,13 +168,13 @@ def read_xml(path: Path) -> XmlPicture:
     try:
         root = ElementTree.parse(path).getroot()
         objects = [_xml_object(element) for element in root.iter("object")]
-        return XmlPicture(objects, float(root.findtext("resolution", "nan")))
+        return XmlImage(objects, float(root.findtext("resolution", "nan")))
     except (ElementTree.ParseError, ValueError) as error:
         raise RamsesError(f"{path}: not a VOC annotation ({error})") from None
 
 
 def write_xml(
-    path: Path, folder_name: str, file_name: str, shape: tuple[int, int], depth: int, content: XmlPicture
+    path: Path, folder_name: str, file_name: str, shape: tuple[int, int], depth: int, content: XmlImage
 ) -> None:
     """Write an Annotations/<name>.xml; boxes count pixels from 1, both ends included."""
     root = ElementTree.Element("annotation")

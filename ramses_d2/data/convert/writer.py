@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.picture_names import IMAGE_SUFFIXES
+from ramses_d2.data.image_names import IMAGE_SUFFIXES
 from ramses_d2.errors import RamsesError
 
-from .output import Report, new_folder, place_picture, reported, write_json, write_label_image
-from .source import BOX_COLUMNS, Picture, Source
+from .output import Report, new_folder, place_image, reported, write_json, write_label_image
+from .source import BOX_COLUMNS, Source, SourceImage
 
 # Column order of the original's annotations.csv; x0 and x1 are ROWS there
 _COLUMNS = (
@@ -30,7 +30,7 @@ def write_ramses(
     Args:
         source: what one of the readers returned.
         output: folder to create.
-        images: "copy", "link" or "none" (the pictures are then to be put there by hand).
+        images: "copy", "link" or "none" (the images are then to be put there by hand).
         force: replace the folder if a conversion wrote it.
         progress: show a progress bar.
 
@@ -38,23 +38,23 @@ def write_ramses(
         what was written.
 
     Raises:
-        RamsesError: something wrong in the source; objects in a picture of unknown resolution; ``output`` exists.
+        RamsesError: something wrong in the source; objects in an image of unknown resolution; ``output`` exists.
     """
     report = Report(source.origin, Path(output), "ramses")
     tables, entries = [], []
     with new_folder(output, report, force) as folder:
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
-        for picture in reported(source, report, progress):
-            if picture.path.suffix.lower() not in IMAGE_SUFFIXES:
-                raise RamsesError(f"{picture.path}: not a picture that RAMSES reads ({' '.join(IMAGE_SUFFIXES)})")
-            _check_resolution(picture)
-            file_name = place_picture(picture, folder / "images", images, upright=False, notes=source.notes)
-            write_label_image(picture.label_map, folder / "labels" / f"{picture.name}.png")
-            tables.append(_rows(picture))
-            entries.append(_metadata_entry(picture, file_name))
+        for image in reported(source, report, progress):
+            if image.path.suffix.lower() not in IMAGE_SUFFIXES:
+                raise RamsesError(f"{image.path}: not an image that RAMSES reads ({' '.join(IMAGE_SUFFIXES)})")
+            _check_resolution(image)
+            file_name = place_image(image, folder / "images", images, upright=False, notes=source.notes)
+            write_label_image(image.label_map, folder / "labels" / f"{image.name}.png")
+            tables.append(_rows(image))
+            entries.append(_metadata_entry(image, file_name))
         annotations = _joined(tables)
-        _check_empty_pictures(entries, annotations)
+        _check_empty_images(entries, annotations)
         annotations.to_csv(folder / "annotations.csv", index=False, na_rep="NaN")
         write_json(folder / "metadata.json", {"images": entries, "batches": source.batches})
         write_json(folder / "classes.json", {name: index for index, name in enumerate(source.classes, start=1)})
@@ -63,33 +63,33 @@ def write_ramses(
     return report
 
 
-def _check_resolution(picture: Picture) -> None:
-    if len(picture.objects) and not 0 < picture.resolution < np.inf:
+def _check_resolution(image: SourceImage) -> None:
+    if len(image.objects) and not 0 < image.resolution < np.inf:
         raise RamsesError(
-            f"{picture.path}: its resolution is not known, and a RAMSES folder needs one; give --resolution PX_PER_MM, "
+            f"{image.path}: its resolution is not known, and a RAMSES folder needs one; give --resolution PX_PER_MM, "
             f"or use a COCO json instead, which RAMSES reads without (no grams then)"
         )
 
 
-def _check_empty_pictures(entries: list[dict[str, Any]], annotations: pd.DataFrame) -> None:
-    """A picture without objects has no rows to say its resolution; the rows of the others must then agree."""
+def _check_empty_images(entries: list[dict[str, Any]], annotations: pd.DataFrame) -> None:
+    """An image without objects has no rows to say its resolution; the rows of the others must then agree."""
     unknown = [entry["file_name"] for entry in entries if "res" not in entry]
     if unknown and annotations["res"].nunique() != 1:
-        raise RamsesError(f"{unknown[0]}: a picture without objects, of unknown resolution; give --resolution")
+        raise RamsesError(f"{unknown[0]}: an image without objects, of unknown resolution; give --resolution")
 
 
-def _rows(picture: Picture) -> pd.DataFrame:
-    """The picture's rows of annotations.csv."""
-    objects = picture.objects
+def _rows(image: SourceImage) -> pd.DataFrame:
+    """The image's rows of annotations.csv."""
+    objects = image.objects
     left, top, right, bottom = (objects[name] for name in BOX_COLUMNS)
-    height, width = picture.label_map.shape
+    height, width = image.label_map.shape
     return objects.drop(columns=list(BOX_COLUMNS)).assign(
-        baseimg=picture.name,
+        baseimg=image.name,
         x0=top,
         y0=left,
         x1=bottom,
         y1=right,
-        res=picture.resolution,
+        res=image.resolution,
         height=height,
         width=width,
     )
@@ -104,9 +104,9 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return annotations[order + [name for name in annotations if name not in order]]
 
 
-def _metadata_entry(picture: Picture, file_name: str) -> dict[str, Any]:
-    height, width = picture.label_map.shape
-    resolution = {"res": picture.resolution} if 0 < picture.resolution < np.inf else {}
+def _metadata_entry(image: SourceImage, file_name: str) -> dict[str, Any]:
+    height, width = image.label_map.shape
+    resolution = {"res": image.resolution} if 0 < image.resolution < np.inf else {}
     defaults = {"camera": "", "date": "", "tag": ""}
     own = {"file_name": file_name, **resolution, "height": height, "width": width}
-    return own | defaults | {key: value for key, value in picture.details.items() if key not in (*own, "res")}
+    return own | defaults | {key: value for key, value in image.details.items() if key not in (*own, "res")}

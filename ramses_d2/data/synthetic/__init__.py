@@ -1,4 +1,4 @@
-"""Synthetic pictures of crushed recycled aggregates on a belt, with true outlines, classes and grams.
+"""Synthetic images of crushed recycled aggregates on a belt, with true outlines, classes and grams.
 
 A stone is a height field on the belt (:mod:`.stones`) made of a material (:mod:`.materials`). Stones are
 packed until they touch (:mod:`.packing`), lit by one sun with cast shadows (:mod:`.lighting`), photographed

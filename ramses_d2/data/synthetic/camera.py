@@ -1,6 +1,6 @@
 """The belt under the stones and the camera above them.
 
-Shapes: H W = the supersampled picture; it leaves the camera reduced by ``SUPERSAMPLE``.
+Shapes: H W = the supersampled image; it leaves the camera reduced by ``SUPERSAMPLE``.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def paint_belt(shape: tuple[int, int], pixels_per_mm: float, rng: np.random.Gene
 def photograph(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Reduce, blur, expose and add sensor noise: (H, W, 3) linear -> (H / 2, W / 2, 3) uint8, gamma 2.2."""
     height, width = (side // SUPERSAMPLE for side in radiance.shape[:2])
-    picture = cv2.resize(radiance, (width, height), interpolation=cv2.INTER_AREA)
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.35, 0.55))
+    image = cv2.resize(radiance, (width, height), interpolation=cv2.INTER_AREA)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.55))
     row, column = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
     tilt_row, tilt_column = rng.normal(0, 0.05, 2).astype(np.float32)
     illumination = (1 + tilt_row * row)[:, None] * (1 + tilt_column * column)
     exposure = np.float32(np.exp(rng.normal(0, 0.06))) * np.exp(rng.normal(0, 0.015, 3)).astype(np.float32)
-    picture = np.clip(picture * illumination[..., None] * exposure, 0, 1) ** np.float32(1 / 2.2)
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(1.0, 2.5))
-    return np.clip(np.rint(picture * 255 + noise), 0, 255).astype(np.uint8)
+    image = np.clip(image * illumination[..., None] * exposure, 0, 1) ** np.float32(1 / 2.2)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(1.0, 2.5))
+    return np.clip(np.rint(image * 255 + noise), 0, 255).astype(np.uint8)
 
 
 def majority_label(labels: np.ndarray) -> np.ndarray:

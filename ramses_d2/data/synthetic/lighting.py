@@ -1,6 +1,6 @@
 """Light on a height field: Lambert shading, cast shadows, ambient occlusion, highlights.
 
-Shapes: H W = the supersampled picture. Heights are in pixels of that grid, so slopes are true.
+Shapes: H W = the supersampled image. Heights are in pixels of that grid, so slopes are true.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Packer:
     Args:
         labels: contiguous grid of the stones placed so far, 0 = free; the caller paints stones into it.
         rng: random generator.
-        overhang: width of a frame round the picture that the grid holds; a stone may reach into it as long as
+        overhang: width of a frame round the image that the grid holds; a stone may reach into it as long as
             its centre does not, so it must be wider than any stone's radius. 0 keeps stones whole.
     """
 

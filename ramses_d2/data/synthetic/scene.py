@@ -1,6 +1,6 @@
-"""One synthetic picture: stones drawn, packed, lit and photographed.
+"""One synthetic image: stones drawn, packed, lit and photographed.
 
-Shapes: H W = the picture, K = stones.
+Shapes: H W = the image, K = stones.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What a picture may look like; every pair is a range that is drawn from per picture or per stone.
+    """What an image may look like; every pair is a range that is drawn from per image or per stone.
 
     Attributes:
-        height: picture rows (px).
-        width: picture columns (px).
-        stones: number of stones; a picture without room for all has fewer, never less than the first number.
+        height: image rows (px).
+        width: image columns (px).
+        stones: number of stones; an image without room for all has fewer, never less than the first number.
         classes: material names.
-        resolution: px/mm of the picture, log-uniform.
+        resolution: px/mm of the image, log-uniform.
         diameter_mm: sieve size (smallest width seen from above), mm.
         thickness: height over half the sieve size, log-uniform, independent of everything else.
-        border: let the picture's edge cut stones; the mass of a cut stone is NaN.
+        border: let the image's edge cut stones; the mass of a cut stone is NaN.
     """
 
     height: int = 128
@@ -76,13 +76,13 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with its truth; stone k has label k + 1.
+    """An image with its truth; stone k has label k + 1.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint16, 0 = belt.
         classes: K names.
-        masses: (K,) g, NaN for a stone cut by the picture's edge.
+        masses: (K,) g, NaN for a stone cut by the image's edge.
         resolution: px/mm.
         height_mm: (H, W) float32, the height field.
         widths_mm: (K,) sieve sizes.
@@ -107,7 +107,7 @@ def _draw_stones(config: SceneConfig, rng: np.random.Generator) -> list[Stone]:
     """Draw the stones, largest first (they need the room); every class comes before any comes twice."""
     count = int(rng.integers(config.stones[0], config.stones[1] + 1))
     low, high = config.diameter_mm
-    fineness = rng.uniform(0.8, 1.8)  # the picture's grading: above 1 = more small stones
+    fineness = rng.uniform(0.8, 1.8)  # the image's grading: above 1 = more small stones
     widths = np.sort(low * (high / low) ** (rng.random(count) ** fineness))[::-1]
     factors = _log_uniform(config.thickness, rng, count)
     shares = rng.dirichlet(np.full(len(config.classes), 5.0))
@@ -120,7 +120,7 @@ def _draw_stones(config: SceneConfig, rng: np.random.Generator) -> list[Stone]:
 
 
 def render_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
-    """Draw one picture.
+    """Draw one image.
 
     Raises:
         RamsesError: there is no room for the smallest number of stones.
@@ -140,7 +140,7 @@ def _try_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     pixels_per_mm = resolution * SUPERSAMPLE
     stones = _draw_stones(config, rng)
     reach = max(stone.radii.max() for stone in stones) * pixels_per_mm
-    # Stones may lie half outside: the scene is rendered wider than the picture and cut.
+    # Stones may lie half outside: the scene is rendered wider than the image and cut.
     pad = SUPERSAMPLE * int(np.ceil(reach / SUPERSAMPLE + 1)) if config.border else 0
     shape = (config.height * SUPERSAMPLE + 2 * pad, config.width * SUPERSAMPLE + 2 * pad)
     canvas = Canvas(shape, pixels_per_mm, rng)

@@ -1,8 +1,8 @@
 """A synthetic data set in the RAMSES folder format (reference section 6).
 
 ``images/*.jpg``, ``labels/*.png`` (uint16), ``annotations.csv`` (one row per stone, x = ROW, y = column,
-half-open boxes), ``metadata.json`` (one batch per picture), ``split.json`` and ``synthetic.json`` (checksums).
-Picture i is drawn from the seed pair (seed, i), so it does not depend on how many pictures or processes there are.
+half-open boxes), ``metadata.json`` (one batch per image), ``split.json`` and ``synthetic.json`` (checksums).
+Image i is drawn from the seed pair (seed, i), so it does not depend on how many images or processes there are.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def write_dataset(
 
     Args:
         output: folder to create.
-        config: what the pictures look like.
-        counts: number of pictures of every subset of ``split.json``, e.g. ``{"train": 360, "valid": 40}``.
+        config: what the images look like.
+        counts: number of images of every subset of ``split.json``, e.g. ``{"train": 360, "valid": 40}``.
         seed: same seed, same bytes.
         workers: processes.
         overwrite: replace an existing data set that was rendered, and that nobody changed since.
@@ -59,17 +59,17 @@ def write_dataset(
         setting.
     """
     if min(counts.values(), default=0) < 0 or sum(counts.values()) < 1:
-        raise RamsesError(f"picture counts {dict(counts)}: give at least one picture and no negative number")
+        raise RamsesError(f"image counts {dict(counts)}: give at least one image and no negative number")
     if workers < 1 or seed < 0:
         raise RamsesError(f"workers {workers}, seed {seed}: workers must be at least 1 and the seed not negative")
     with new_folder(Path(output), overwrite) as folder:
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         total = sum(counts.values())
-        write = partial(_write_picture, folder, config, seed)
+        write = partial(_write_image, folder, config, seed)
         with _pool_map(workers) as pool_map:
-            pictures = pool_map(write, range(total))
-            tables = list(tqdm(pictures, total=total, desc="rendering", unit="picture", disable=not progress))
+            images = pool_map(write, range(total))
+            tables = list(tqdm(images, total=total, desc="rendering", unit="picture", disable=not progress))
         annotations = pd.concat(tables, ignore_index=True)
         annotations.to_csv(folder / "annotations.csv", index=False, na_rep="nan", float_format="%.6g")
         write_json(folder / "metadata.json", _metadata(annotations))
@@ -95,13 +95,13 @@ def class_ids(config: SceneConfig) -> dict[str, int]:
     return {name: number for number, name in enumerate(config.classes, start=1)}
 
 
-def picture_name(index: int) -> str:
-    """Base name of picture ``index``."""
+def image_name(index: int) -> str:
+    """Base name of image ``index``."""
     return f"scene_{index + 1:05d}"
 
 
 def annotate(scene: Scene, name: str) -> pd.DataFrame:
-    """The rows of ``annotations.csv`` of one picture: columns as in reference section 6.2, px and g."""
+    """The rows of ``annotations.csv`` of one image: columns as in reference section 6.2, px and g."""
     height, width = scene.labels.shape
     rows = []
     for label, box in enumerate(ndimage.find_objects(scene.labels), start=1):
@@ -136,9 +136,9 @@ def _feret(mask: np.ndarray) -> float:
     return float(np.linalg.norm(hull[:, None] - hull, axis=-1).max())
 
 
-def _write_picture(folder: Path, config: SceneConfig, seed: int, index: int) -> pd.DataFrame:
+def _write_image(folder: Path, config: SceneConfig, seed: int, index: int) -> pd.DataFrame:
     scene = render_scene(config, np.random.default_rng([seed, index]))
-    name = picture_name(index)
+    name = image_name(index)
     image = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
     write_image(folder / "images" / f"{name}.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     write_image(folder / "labels" / f"{name}.png", scene.labels, [])
@@ -152,7 +152,7 @@ def write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
 
 
 def _metadata(annotations: pd.DataFrame) -> dict:
-    """``metadata.json``: every picture and, as its batch, its grams per class."""
+    """``metadata.json``: every image and, as its batch, its grams per class."""
     images, batches = [], []
     for index, (name, stones) in enumerate(annotations.groupby("baseimg", sort=False), start=1):
         first = stones.iloc[0]
@@ -174,10 +174,10 @@ def _metadata(annotations: pd.DataFrame) -> dict:
 
 
 def _split(key: str, config: SceneConfig, counts: Mapping[str, int]) -> dict:
-    """``split.json`` of folder ``key``: the subsets take consecutive pictures, in the order of ``counts``."""
+    """``split.json`` of folder ``key``: the subsets take consecutive images, in the order of ``counts``."""
     subsets, start = {}, 0
     for subset, count in counts.items():
-        subsets[subset] = [f"{key}/{picture_name(index)}" for index in range(start, start + count)]
+        subsets[subset] = [f"{key}/{image_name(index)}" for index in range(start, start + count)]
         start += count
     return {
         "format": "ramses-split",
@@ -207,4 +207,4 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     SYNTHETIC.check_replaceable(output, overwrite)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / SYNTHETIC.record, SYNTHETIC.entries(folder))
+        write_json(folder / SYNTHETIC.dataset_dict, SYNTHETIC.entries(folder))

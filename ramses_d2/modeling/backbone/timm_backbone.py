@@ -21,7 +21,7 @@ from torch import nn
 from ...errors import RamsesError
 
 NORMS = ("", "FrozenBN", "SyncBN")
-# The trial picture: no square, so that rows, columns and channels cannot be taken for one another
+# The trial image: no square, so that rows, columns and channels cannot be taken for one another
 _TRIAL_SIZE = (128, 192)
 
 
@@ -38,7 +38,7 @@ class TimmBackbone(Backbone):
 
     Raises:
         RamsesError: no such network, index, norm or feature; maps that make no pyramid (one stride twice, a stride
-            that is no power of two); a network that does not take pictures of every size.
+            that is no power of two); a network that does not take images of every size.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TimmBackbone(Backbone):
         }
 
     def _try_out(self) -> bool:
-        """Run a small blank picture, because some networks only take one size or give other maps than they state.
+        """Run a small blank image, because some networks only take one size or give other maps than they state.
 
         Returns:
             whether the network gives (N, H, W, C) instead of (N, C, H, W).
@@ -88,7 +88,7 @@ class TimmBackbone(Backbone):
         except Exception as error:  # third-party code, which can fail in any way on a size it was not made for
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RamsesError(
-                f"MODEL.TIMM.NAME: {self.timm_name} cannot take pictures of any size ({reason}), use another network"
+                f"MODEL.TIMM.NAME: {self.timm_name} cannot take images of any size ({reason}), use another network"
             ) from error
         self.network.train(training)
         found = [tuple(feature_map.shape[1:]) for feature_map in maps]
@@ -132,7 +132,7 @@ def _check_name(name: str) -> None:
 
 
 def _size_arguments(name: str) -> dict[str, Any]:
-    """What makes networks of a fixed picture size (Swin) take any."""
+    """What makes networks of a fixed image size (Swin) take any."""
     parameters = inspect.signature(type(whole_network(name, {})).__init__).parameters
     return {"strict_img_size": False} if "strict_img_size" in parameters else {}
 

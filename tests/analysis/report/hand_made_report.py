@@ -25,7 +25,7 @@ OPTIONS = ReportOptions(
 
 
 def make_report(folder: Path) -> Report:
-    """``folder/run``, its pictures and metadata.json, and ``folder/report.html`` with its JSON and CSV files."""
+    """``folder/run``, its images and metadata.json, and ``folder/report.html`` with its JSON and CSV files."""
     make_run(folder)
     grams = {"Rc": 22.0, "Ru01": 10.0, "Rb01": None}
     names = [f"belt_{index:03d}.png" for index in range(4)]

@@ -1,4 +1,4 @@
-"""A run folder whose every particle is known: what tools/predict.py would have written of four small pictures."""
+"""A run folder whose every particle is known: what tools/predict.py would have written of four small images."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ GREY, COLORS = 60, {"Rc": 200, "Ru01": 180, "Ru02": 170, "Rb01": 150, "X01": 130
 
 
 def make_run(
-    folder: Path, *, pictures: int = 4, coin: bool = True, run_json: bool = True, columns: list[str] | None = None
+    folder: Path, *, image_files: int = 4, coin: bool = True, run_json: bool = True, columns: list[str] | None = None
 ) -> Path:
-    """Write ``folder/run`` (returned) and ``folder/data/images``; the last picture has no particle.
+    """Write ``folder/run`` (returned) and ``folder/data/images``; the last image has no particle.
 
-    Particle k of picture p is a rectangle of class ``CLASSES[k]``; the first of each picture touches the left edge, and
-    the first of the first picture has an unknown mass. Picture 1 holds a coin. Scores fall from 0.99 by 0.01.
+    Particle k of image p is a rectangle of class ``CLASSES[k]``; the first of each image touches the left edge, and
+    the first of the first image has an unknown mass. Image 1 holds a coin. Scores fall from 0.99 by 0.01.
 
     Args:
         folder: an empty folder.
-        pictures: how many.
+        images: how many.
         coin: whether there is one.
-        run_json: write run.json, and pictures that it leads to.
+        run_json: write run.json, and images that it leads to.
         columns: of annotations.csv; default all.
     """
     run, images = folder / "run", folder / "data/images"
     for path in (run / "labels", images):
         path.mkdir(parents=True)
     rows, entries = [], []
-    for index in range(pictures):
-        labels, found = _picture(index, pictures, coin)
+    for index in range(image_files):
+        labels, found = _image(index, image_files, coin)
         name = f"belt_{index:03d}"
         for row in found:
             row["score"] = 0.99 - 0.01 * (len(rows) + found.index(row))
@@ -76,18 +76,18 @@ def make_run(
 
 
 def write_batches(folder: Path, batches: list[dict[str, Any]], **images: Any) -> Path:
-    """``folder/data/metadata.json``, with ``images`` as further keys of every picture."""
+    """``folder/data/metadata.json``, with ``images`` as further keys of every image."""
     entries = [{"file_name": path.name, **images} for path in sorted((folder / "data/images").iterdir())]
     path = folder / "data/metadata.json"
     path.write_text(json.dumps({"images": entries, "batches": batches}))
     return path
 
 
-def _picture(index: int, pictures: int, coin: bool) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Label image and rows of a picture."""
+def _image(index: int, images: int, coin: bool) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Label image and rows of an image."""
     labels = np.zeros((HEIGHT, WIDTH), np.uint16)
     rows = []
-    if index == pictures - 1:
+    if index == images - 1:
         return labels, rows
     for k, name in enumerate(CLASSES):
         height, width = 12 + 2 * k + index, 18 + 2 * k

@@ -32,7 +32,7 @@ NO_BATCHES = WeighedBatches(None, [])
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    """A folder with a run, its pictures, a weighed batch and the report of it, and the report's figures."""
+    """A folder with a run, its images, a weighed batch and the report of it, and the report's figures."""
     folder = tmp_path_factory.mktemp("report")
     return folder, make_report(folder)
 
@@ -77,7 +77,7 @@ def test_figures_are_those_of_the_composition_and_grading_functions(made: tuple[
 def test_masses_by_hand(made: tuple[Path, Report]) -> None:
     """The coin and the particle of unknown mass are in no share, and are listed."""
     folder, report = made
-    # Rc, label 1: (12 + p) x 18 px in pictures 0 to 2, unknown in picture 0; label 5: (20 + p) x 26, not in picture 1
+    # Rc, label 1: (12 + p) x 18 px in images 0 to 2, unknown in image 0; label 5: (20 + p) x 26, not in image 1
     grams = 0.01 * (13 * 18 + 14 * 18 + 20 * 26 + 22 * 26)
     csv = pd.read_csv(folder / "report_composition.csv", index_col="constituent")
     assert csv.loc["Rc", "mass_g"] == pytest.approx(grams) and csv.loc["Rc", "particles"] == 4
@@ -85,11 +85,11 @@ def test_masses_by_hand(made: tuple[Path, Report]) -> None:
     assert left_out.loc["scale object", ["class", "particles", "mass_g"]].tolist() == ["Coin", 1, 9.0]
     assert left_out.loc["unknown mass", ["class", "particles"]].tolist() == ["Rc", 1]
     assert report.mass_g == pytest.approx(csv["mass_g"].sum())
-    pictures = pd.read_csv(folder / "report_pictures.csv", index_col="picture")
-    assert pictures["particles"].tolist() == [6, 4, 6, 0] and pictures["edge_cut"].tolist() == [2, 2, 2, 0]
-    assert pictures["scale_objects"].tolist() == [0, 1, 0, 0]
-    assert pictures["mass_g"].sum() == pytest.approx(report.mass_g)  # without the coin's 9 g
-    assert pictures["unknown_mass"].tolist() == [1, 0, 0, 0] and set(pictures["camera"]) == {"line <scan>"}
+    images = pd.read_csv(folder / "report_pictures.csv", index_col="picture")
+    assert images["particles"].tolist() == [6, 4, 6, 0] and images["edge_cut"].tolist() == [2, 2, 2, 0]
+    assert images["scale_objects"].tolist() == [0, 1, 0, 0]
+    assert images["mass_g"].sum() == pytest.approx(report.mass_g)  # without the coin's 9 g
+    assert images["unknown_mass"].tolist() == [1, 0, 0, 0] and set(images["camera"]) == {"line <scan>"}
 
 
 def test_comparison_with_a_weighed_batch(made: tuple[Path, Report]) -> None:
@@ -118,7 +118,7 @@ def test_resolution_that_metadata_contradicts(tmp_path: Path) -> None:
     write_batches(tmp_path, [], res=2.2)
     read = read_run(run)
     report = build_report(read, OPTIONS, find_batches(read))
-    assert any("4 pictures predicted with another resolution" in warning for warning in report.warnings)
+    assert any("4 images predicted with another resolution" in warning for warning in report.warnings)
     assert "no weighed batches" in report.no_comparison
     write_batches(tmp_path, [], res=2.001)
     assert not any("another resolution" in w for w in build_report(read_run(run), OPTIONS, find_batches(read)).warnings)
@@ -146,8 +146,8 @@ def test_particles_are_counted_without_coins(made: tuple[Path, Report]) -> None:
     figures = json.loads((folder / "report.json").read_text())
     assert (figures["particles"], figures["scale_objects"]) == (16, 1)
     particles, mass = key_figures(report)[:2]
-    assert particles[:3] == ("Particles", "16", "in 4 pictures, without coins") and mass.note == "without coins"
-    cut = "6 particles cut by the edge of the picture (37.5\u00a0% of the number"  # 6 of 16
+    assert particles[:3] == ("Particles", "16", "in 4 images, without coins") and mass.note == "without coins"
+    cut = "6 particles cut by the edge of the image (37.5\u00a0% of the number"  # 6 of 16
     assert cut in "\n".join(report.warnings)
     run = read_run(folder / "run")
     run.table.loc[run.table["class"] == "Coin", ["edge", "mass"]] = ["left", np.nan]
@@ -205,12 +205,12 @@ def test_coins_are_judged_by_uncorrected_grams(made: tuple[Path, Report]) -> Non
     assert report.coins[0].mass_ratio == made[1].coins[0].mass_ratio == pytest.approx(9 / 3.92)
 
 
-def test_pictures_of_two_folders_with_one_name_and_other_resolutions(tmp_path: Path) -> None:
+def test_images_of_two_folders_with_one_name_and_other_resolutions(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path))
     other = run.table[run.table["class"] != "Coin"].assign(res=3.0)
     report = build_report(replace(run, table=pd.concat([run.table, other], ignore_index=True)), OPTIONS, NO_BATCHES)
-    # The coin lies in the picture of 2 px/mm and says 2.1
-    assert [(coin.picture, coin.given, coin.coins) for coin in report.coins] == [("belt_001.png", 2.0, 1)]
+    # The coin lies in the image of 2 px/mm and says 2.1
+    assert [(coin.image, coin.given, coin.coins) for coin in report.coins] == [("belt_001.png", 2.0, 1)]
     assert report.coins[0].deviation == pytest.approx(0.05)
     write_report(report, tmp_path / "report.html")
     assert len(Page(tmp_path / "report.html").tables["table-coins"]) == 2
@@ -223,8 +223,8 @@ def test_edges_that_came_back_as_nan(made: tuple[Path, Report], tmp_path: Path, 
     report = build_report(run, OPTIONS, find_batches(run))
     assert report.warnings == made[1].warnings and report.coins == made[1].coins
     write_report(report, tmp_path / "report.html")
-    pictures = pd.read_csv(tmp_path / "report_pictures.csv")
-    assert pictures["edge_cut"].tolist() == [2, 2, 2, 0]
+    images = pd.read_csv(tmp_path / "report_pictures.csv")
+    assert images["edge_cut"].tolist() == [2, 2, 2, 0]
     run.table["edge"] = np.nan
     warnings = build_report(run, OPTIONS, find_batches(run)).warnings
     assert not any("cut by the edge" in warning for warning in warnings)
@@ -234,7 +234,7 @@ def test_edges_that_came_back_as_nan(made: tuple[Path, Report], tmp_path: Path, 
 
 
 def test_few_columns(tmp_path: Path) -> None:
-    """What predict.py wrote before it measured: no sizes, no edges, no run.json, pictures not found."""
+    """What predict.py wrote before it measured: no sizes, no edges, no run.json, images not found."""
     run = make_run(tmp_path, columns=MINIMAL, run_json=False)
     read = read_run(run)
     report = build_report(read, OPTIONS, find_batches(read))
@@ -244,16 +244,16 @@ def test_few_columns(tmp_path: Path) -> None:
     assert report_tables(report)["pictures"].data["edge_cut"].isna().all()  # unknown is not 0
     assert "No check of the resolution with coins: annotations.csv has no axis_major_length" in content
     assert "no metadata.json with weighed batches was given or found" in content
-    assert "3 of 3 cannot be shown: their picture or label image was not found" in content
+    assert "3 of 3 cannot be shown: their image or label image was not found" in content
     assert "No column edge in annotations.csv tells them" in content
     assert "unknown: the run has no run.json" in content
     assert not (tmp_path / "report_grading.csv").exists()
-    assert [picture.file_name for picture in read.pictures] == [f"belt_{i:03d}.png" for i in range(3)] + ["belt_003"]
+    assert [image.file_name for image in read.images] == [f"belt_{i:03d}.png" for i in range(3)] + ["belt_003"]
 
 
 @pytest.mark.parametrize("with_run_json", [True, False])
 def test_run_without_particles(tmp_path: Path, with_run_json: bool) -> None:
-    make_run(tmp_path, pictures=2, run_json=with_run_json)
+    make_run(tmp_path, images=2, run_json=with_run_json)
     run = tmp_path / "run"
     lines = (run / "annotations.csv").read_text().splitlines()
     (run / "annotations.csv").write_text(lines[0] + "\n")
@@ -263,7 +263,7 @@ def test_run_without_particles(tmp_path: Path, with_run_json: bool) -> None:
     content = Page(tmp_path / "report.html").text
     assert report.warnings == ["No particle was found: there are no figures."]
     assert "Left out: there are no particles" in content and "No chart: there is no particle" in content
-    assert len(read.pictures) == 2
+    assert len(read.images) == 2
     assert json.loads((tmp_path / "report.json").read_text())["particles"] == 0
 
 
@@ -276,11 +276,11 @@ def test_run_without_masses_and_resolution(tmp_path: Path) -> None:
     read = read_run(run)
     report = build_report(read, OPTIONS, find_batches(read))
     write_report(report, tmp_path / "report.html")
-    pictures = report_tables(report)["pictures"].data.set_index("picture")["mass_g"]
-    assert pictures.isna().tolist() == [True, True, True, False] and pictures["belt_003.png"] == 0  # it shows nothing
-    assert "3 pictures of unknown resolution" in " ".join(report.warnings)
+    images = report_tables(report)["pictures"].data.set_index("picture")["mass_g"]
+    assert images.isna().tolist() == [True, True, True, False] and images["belt_003.png"] == 0  # it shows nothing
+    assert "3 images of unknown resolution" in " ".join(report.warnings)
     assert "16 particles of unknown mass (100.0\u00a0% of all)" in " ".join(report.warnings)
-    assert report.no_grading == "no particle has a size in mm, because the resolution of the pictures is unknown"
+    assert report.no_grading == "no particle has a size in mm, because the resolution of the images is unknown"
     assert report.no_comparison.startswith("no metadata.json")
 
 
@@ -301,7 +301,7 @@ def test_run_that_is_not_finished(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(record))
     read = read_run(run)
     warnings = " ".join(build_report(read, OPTIONS, find_batches(read)).warnings)
-    assert "had not finished" in warnings and "1 picture could not be predicted: x/broken.jpg: truncated" in warnings
+    assert "had not finished" in warnings and "1 image could not be predicted: x/broken.jpg: truncated" in warnings
 
 
 def test_wrong_options_are_errors_and_no_missing_part(made: tuple[Path, Report]) -> None:

@@ -31,7 +31,7 @@ def test_broken_annotations(tmp_path: Path, content: str | None, message: str) -
 
 
 def test_text_columns_stay_text(tmp_path: Path) -> None:
-    """pandas would read the class NA and the picture 007 as something else."""
+    """pandas would read the class NA and the image 007 as something else."""
     (tmp_path / "annotations.csv").write_text(
         "baseimg,label,class,edge,mass\n007,1,NA,,nan\n007,2,None,left,2\nb,1,X,nan,\n"
     )
@@ -41,11 +41,11 @@ def test_text_columns_stay_text(tmp_path: Path) -> None:
     assert table["mass"].isna().tolist() == [True, False, True] and table["mass"][1] == 2
 
 
-def test_pictures_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
+def test_images_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (tmp_path / "data/images").rename(tmp_path / "elsewhere")
-    assert not any(picture.path for picture in read_run(run).pictures)
-    assert all(picture.path for picture in read_run(run, tmp_path / "elsewhere").pictures)
+    assert not any(image.path for image in read_run(run).images)
+    assert all(image.path for image in read_run(run, tmp_path / "elsewhere").images)
     with pytest.raises(RamsesError, match="no such folder of pictures"):
         read_run(run, tmp_path / "nowhere")
 
@@ -62,7 +62,7 @@ def test_a_listed_resolution_that_is_none(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     images = [{"file_name": "belt_000.png", "res": 0}, {"file_name": "belt_001.png", "res": 2.5}]
     (tmp_path / "data/metadata.json").write_text(json.dumps({"images": images}))
-    listed = [picture.listed_resolution for picture in read_run(run).pictures]
+    listed = [image.listed_resolution for image in read_run(run).images]
     assert np.isnan(listed[0]) and listed[1] == 2.5
 
 
@@ -79,5 +79,5 @@ def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
     assert find_batches(found).several
     report = build_report(found, ReportOptions(), find_batches(found))
     assert report.no_comparison == (
-        "several metadata.json lie beside the pictures: name the one that is meant with --batch"
+        "several metadata.json lie beside the images: name the one that is meant with --batch"
     )

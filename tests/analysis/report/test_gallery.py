@@ -59,20 +59,20 @@ def test_cut_out_shows_the_particle(size: tuple[int, int], scale: int) -> None:
     image = np.where(labels == 5, 200, np.where(labels == 4, 250, 20)).astype(np.uint8)
     image = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
     row = pd.Series({"label": 5.0, "x0": size[0], "x1": 2 * size[0], "y0": 0, "y1": size[1]})
-    picture = decoded(cut_out(np.dstack([image] * 3), labels, row))
-    assert max(picture.shape) == 440 and picture.shape[0] == picture.shape[1]
-    inside = np.abs(picture.astype(int) - 200).max(axis=2) < 8
+    image_file = decoded(cut_out(np.dstack([image] * 3), labels, row))
+    assert max(image_file.shape) == 440 and image_file.shape[0] == image_file.shape[1]
+    inside = np.abs(image_file.astype(int) - 200).max(axis=2) < 8
     side = round(1.5 * size[1])
     assert inside.mean() == pytest.approx(size[0] * size[1] / side**2, rel=0.15)  # less the outline
     assert inside[:, :20].any() and not inside[:, -20:].any()  # it lies at the left edge
-    dark = np.abs(picture.astype(int) - (20 + 255) // 2).max(axis=2) < 8
+    dark = np.abs(image_file.astype(int) - (20 + 255) // 2).max(axis=2) < 8
     assert dark.mean() > 0.3  # the surroundings are bleached by half
-    yellow = (picture[:, :, 0].astype(int) - picture[:, :, 2]) > 60
+    yellow = (image_file[:, :, 0].astype(int) - image_file[:, :, 2]) > 60
     assert yellow.mean() > 0.002
     assert cut_out(np.dstack([image] * 3), labels, row.replace(5.0, 6.0)) is None  # not what the label image holds
 
 
-def test_overlay_stands_in_for_a_lost_picture(tmp_path: Path) -> None:
+def test_overlay_stands_in_for_a_lost_image(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run / "overlays").mkdir()
     for path in (tmp_path / "data/images").iterdir():

@@ -21,7 +21,7 @@ from .page import Page
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    """A folder with a run, its pictures, a weighed batch and the report of it, and the report's figures."""
+    """A folder with a run, its images, a weighed batch and the report of it, and the report's figures."""
     folder = tmp_path_factory.mktemp("report")
     return folder, make_report(folder)
 

@@ -1,4 +1,4 @@
-"""Belts whose every particle is known. Their pictures are label images: a window shows what its pixels say."""
+"""Belts whose every particle is known. Their images are label images: a window shows what its pixels say."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Belt(NamedTuple):
     classes: np.ndarray
     scores: np.ndarray
 
-    def predict(self, picture: np.ndarray) -> FrameInstances:
-        """What a perfect network would say of a picture of labels: a part has its share of the mass."""
-        parts = np.bincount(picture.ravel(), minlength=len(self.areas))
+    def predict(self, image: np.ndarray) -> FrameInstances:
+        """What a perfect network would say of an image of labels: a part has its share of the mass."""
+        parts = np.bincount(image.ravel(), minlength=len(self.areas))
         seen = np.flatnonzero(parts[1:]) + 1
         renumber = np.zeros(len(parts), np.int32)
         renumber[seen] = np.arange(1, len(seen) + 1)
         masses = self.masses[seen] * parts[seen] / self.areas[seen]
-        return instances_from_labels(renumber[picture], self.classes[seen], masses, self.scores[seen])
+        return instances_from_labels(renumber[image], self.classes[seen], masses, self.scores[seen])
 
 
 @cache

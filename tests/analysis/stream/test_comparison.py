@@ -16,7 +16,7 @@ from .belts import cut, make_belt
 def test_a_perfect_network_agrees_with_itself(axis: str, direction: str) -> None:
     belt = make_belt(300, 700, 220)
     orientation = BeltOrientation(axis, direction)
-    frames = [orientation.to_picture(belt.labels[rows]) for rows in cut(700, (60, 110), 7)]
+    frames = [orientation.to_image(belt.labels[rows]) for rows in cut(700, (60, 110), 7)]
     same = compare_with_uncut(frames, belt.predict, overlap=7, axis=axis, direction=direction)
     assert same.count == 300
     assert same.uncut_count == pytest.approx(300)
@@ -29,9 +29,9 @@ def test_what_the_stream_misses_shows() -> None:
     belt = make_belt(300, 700, 220)
     seen = belt.classes[1:] < 4
 
-    def half_blind(picture: np.ndarray) -> FrameInstances:
-        limit = 4 if picture.flags.writeable else 3
-        return belt.predict(np.where(belt.classes[picture] < limit, picture, 0))
+    def half_blind(image: np.ndarray) -> FrameInstances:
+        limit = 4 if image.flags.writeable else 3
+        return belt.predict(np.where(belt.classes[image] < limit, image, 0))
 
     found = compare_with_uncut([belt.labels[rows] for rows in cut(700, (60, 110), 7)], half_blind, overlap=7)
     assert found.uncut_count == pytest.approx(seen.sum())

@@ -48,8 +48,8 @@ def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) ->
     frames = cut(2400, (40, 200), overlap)
     longest = max(box[0].stop - box[0].start for box in find_boxes(belt.labels))
     assert longest > 3 * np.mean([rows.stop - rows.start for rows in frames])  # spans three frames and more
-    pictures = (belt.labels[rows].copy() for rows in frames)
-    found = list(stream_particles(pictures, belt.predict, overlap=overlap))
+    images = (belt.labels[rows].copy() for rows in frames)
+    found = list(stream_particles(images, belt.predict, overlap=overlap))
     assert_every_particle_once(found, belt, BeltOrientation())
 
 
@@ -58,26 +58,26 @@ def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) ->
 def test_axes_and_directions(axis: str, direction: str, overlap: int, settings: dict) -> None:
     belt = make_belt(300, 700, 220, long=4)
     orientation = BeltOrientation(axis, direction)
-    pictures = [orientation.to_picture(belt.labels[rows]).copy() for rows in cut(700, (25, 110), overlap)]
+    images = [orientation.to_image(belt.labels[rows]).copy() for rows in cut(700, (25, 110), overlap)]
     options = {"axis": axis, "direction": direction, "overlap": overlap, **settings}
-    found = list(stream_particles(pictures, belt.predict, **options))
+    found = list(stream_particles(images, belt.predict, **options))
     assert_every_particle_once(found, belt, orientation)
     for particle in found:
-        picture = pictures[particle.frame]
+        image = images[particle.frame]
         label = belt.labels[slice(*particle.belt_rows), slice(*particle.belt_columns)][
             orientation.to_belt(particle.mask)
         ][0]
         x0, y0, x1, y1 = particle.box
-        height, width = picture.shape
+        height, width = image.shape
         assert particle.mask.shape == (y1 - y0, x1 - x0)
         inside = np.s_[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
         shown = particle.mask[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0]
         assert shown.any()  # it starts in this frame
-        assert np.array_equal(picture[inside] == label, shown)
+        assert np.array_equal(image[inside] == label, shown)
 
 
 @pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
-def test_the_network_sees_pictures_as_the_camera_took_them(axis: str, direction: str) -> None:
+def test_the_network_sees_images_as_the_camera_took_them(axis: str, direction: str) -> None:
     """A network may know where the light comes from, so a window must not be turned or mirrored."""
     shape = (30, 40)
     rows, columns = np.indices((90, 120))
@@ -87,8 +87,8 @@ def test_the_network_sees_pictures_as_the_camera_took_them(axis: str, direction:
     frames = np.split(whole, whole.shape[0] // step if axis == "rows" else whole.shape[1] // step, axis=axis != "rows")
     windows = []
 
-    def predict(picture: np.ndarray) -> FrameInstances:
-        windows.append(picture.copy())
+    def predict(image: np.ndarray) -> FrameInstances:
+        windows.append(image.copy())
         return no_instances()
 
     ordered = frames if direction == "forward" else frames[::-1]
@@ -142,11 +142,11 @@ def test_a_single_frame() -> None:
         ("columns", "backward", ("right", "left", "top", "bottom")),
     ],
 )
-def test_edges_are_named_as_in_the_picture(axis: str, direction: str, names: tuple[str, ...]) -> None:
+def test_edges_are_named_as_in_the_image(axis: str, direction: str, names: tuple[str, ...]) -> None:
     belt = paint((60, 40), (0, 9, 12, 19), (52, 60, 10, 20), (30, 38, 0, 4), (30, 38, 36, 40))
     orientation = BeltOrientation(axis, direction)
-    pictures = [orientation.to_picture(frame) for frame in frames_of(belt, 20)]
-    found = stream_particles(pictures, belt.predict, axis=axis, direction=direction)
+    images = [orientation.to_image(frame) for frame in frames_of(belt, 20)]
+    found = stream_particles(images, belt.predict, axis=axis, direction=direction)
     edges = {particle.class_id: particle.edges for particle in found}
     assert edges == {label: (name,) for label, name in enumerate(names, start=1)}
 
@@ -175,7 +175,7 @@ def test_overlap_is_not_expected_behind_a_gap() -> None:
 
 
 def test_particles_come_as_soon_as_they_are_complete() -> None:
-    """One picture at a time: what ends in a frame is known when the next one has been seen."""
+    """One image at a time: what ends in a frame is known when the next one has been seen."""
     belt = make_belt(300, 700, 220)
     stream = ParticleStream(belt.predict)
     height, known, settled = 70, 0, 0
@@ -205,7 +205,7 @@ def test_settled_row_waits_for_a_long_particle() -> None:
 def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
     """The last window begins above the announced row, to be as large as the others."""
     windows = iter([no_instances(), no_instances(), blocks((5, 20, 3, 9))])
-    stream = ParticleStream(lambda picture: next(windows))
+    stream = ParticleStream(lambda image: next(windows))
     for _ in range(2):
         stream.push(np.zeros((20, 30)))
     settled = stream.settled_row
@@ -221,12 +221,12 @@ def test_a_short_frame_between_gaps_is_seen_in_a_window_of_the_usual_size(axis: 
     orientation = BeltOrientation(axis, direction)
     heights = []
 
-    def predict(picture: np.ndarray) -> FrameInstances:
-        heights.append(len(orientation.to_belt(picture)))
-        return belt.predict(picture)
+    def predict(image: np.ndarray) -> FrameInstances:
+        heights.append(len(orientation.to_belt(image)))
+        return belt.predict(image)
 
     cuts = [slice(0, 20), slice(20, 40), None, slice(40, 52), None, slice(52, 72)]
-    frames = [rows and orientation.to_picture(belt.labels[rows]) for rows in cuts]
+    frames = [rows and orientation.to_image(belt.labels[rows]) for rows in cuts]
     found = list(stream_particles(frames, predict, axis=axis, direction=direction))
     assert set(heights) == {20}
     assert sorted((p.class_id, p.belt_rows, p.frame, p.cut, p.mass) for p in found) == [
@@ -241,7 +241,7 @@ def test_a_short_frame_between_gaps_is_seen_in_a_window_of_the_usual_size(axis: 
 
 
 def test_settled_row_behind_a_gap() -> None:
-    stream = ParticleStream(lambda picture: no_instances())
+    stream = ParticleStream(lambda image: no_instances())
     for length in (30, 30):
         stream.push(np.zeros((length, 20)))
     stream.cut()
@@ -274,7 +274,7 @@ def test_two_frames_of_pixels_at_the_most() -> None:
         alive.append(weakref.ref(frame))
         return frame
 
-    def predict(picture: np.ndarray) -> FrameInstances:
+    def predict(image: np.ndarray) -> FrameInstances:
         held.append(sum(reference() is not None for reference in alive))
         pixels.append(tracemalloc.get_traced_memory()[0] / frame_bytes)
         # One particle that the end of the window cuts: the next one begins with it
@@ -291,13 +291,13 @@ def test_two_frames_of_pixels_at_the_most() -> None:
 
 @pytest.mark.parametrize("long", [0, 4])
 def test_windows_keep_the_size_of_a_frame(long: int) -> None:
-    """A network sees particles at another scale in a picture of another height."""
+    """A network sees particles at another scale in an image of another height."""
     belt = make_belt(300, 700, 220, long=long)
     heights = []
 
-    def predict(picture: np.ndarray) -> FrameInstances:
-        heights.append(len(picture))
-        return belt.predict(picture)
+    def predict(image: np.ndarray) -> FrameInstances:
+        heights.append(len(image))
+        return belt.predict(image)
 
     found = list(stream_particles(frames_of(belt, 90), predict))
     assert_every_particle_once(found, belt, BeltOrientation())
@@ -327,14 +327,14 @@ def test_frames_must_fit_each_other() -> None:
     with pytest.raises(RamsesError, match="same width"):
         list(stream_particles([np.zeros((20, 40), int), np.zeros((20, 41), int)], predict))
     with pytest.raises(ValueError, match="box outside"):
-        list(stream_particles([np.zeros((20, 40), int)], lambda picture: blocks((0, 21, 0, 10))))
+        list(stream_particles([np.zeros((20, 40), int)], lambda image: blocks((0, 21, 0, 10))))
 
 
 def test_loose_boxes_are_tightened() -> None:
     mask = np.zeros((8, 9), bool)
     mask[2:5, 3:7] = True
     found = FrameInstances([mask, mask & False], [[10, 4, 19, 12], [0, 0, 9, 8]], [1, 2], [1, 1], [2.5, 1])
-    (particle,) = stream_particles([np.zeros((20, 30))], lambda picture: found)
+    (particle,) = stream_particles([np.zeros((20, 30))], lambda image: found)
     assert particle.box == (13, 6, 17, 9)
     assert particle.mask.all()
 

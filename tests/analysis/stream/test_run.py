@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from ramses_d2 import RamsesError
+from ramses_d2.analysis.images import ImageFile
 from ramses_d2.analysis.particles import COLUMNS
-from ramses_d2.analysis.pictures import Picture
 from ramses_d2.analysis.run_folder import RunFolder
 from ramses_d2.analysis.stream.geometry import BeltOrientation
 from ramses_d2.analysis.stream.run import BELT_COLUMNS, StreamRun, StreamSettings
@@ -37,29 +37,29 @@ class Camera:
         self.settings = settings or StreamSettings(overlap=overlap, overlays=False)
         self.orientation = BeltOrientation(self.settings.axis, self.settings.direction)
         self.rows = [(max(a - overlap, 0), b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-        self.pictures = [Picture(Path(f"belt/frame_{i}.png"), f"frame_{i}", 2.0) for i in range(len(self.rows))]
+        self.images = [ImageFile(Path(f"belt/frame_{i}.png"), f"frame_{i}", 2.0) for i in range(len(self.rows))]
         self.broken: set[int] = set()
         self.warnings: list[str] = []
 
-    def read(self, picture: Picture) -> np.ndarray:
-        number = int(picture.name.removeprefix("frame_"))
+    def read(self, image: ImageFile) -> np.ndarray:
+        number = int(image.name.removeprefix("frame_"))
         if number in self.broken:
-            raise RamsesError(f"{picture.path}: truncated")
+            raise RamsesError(f"{image.path}: truncated")
         start, end = self.rows[number]
-        return self.orientation.to_picture(self.belt.labels[start:end])
+        return self.orientation.to_image(self.belt.labels[start:end])
 
-    def predict(self, picture: np.ndarray) -> Any:
+    def predict(self, image: np.ndarray) -> Any:
         self.asked += 1
         if self.asked == self.dies_at:
             raise KilledError
-        return self.belt.predict(np.ascontiguousarray(picture))
+        return self.belt.predict(np.ascontiguousarray(image))
 
     def run(
-        self, folder: Path, pictures: list[Picture] | None = None, weights: str = "old", force: bool = False
+        self, folder: Path, images: list[ImageFile] | None = None, weights: str = "old", force: bool = False
     ) -> tuple[pd.DataFrame, StreamRun]:
         run = RunFolder(str(folder), CLASSES, {"weights": weights}, force=force)
         stream = StreamRun(run, self.predict, self.read, 2.0, self.settings, self.warnings.append)
-        list(stream.frames(self.pictures if pictures is None else pictures))
+        list(stream.frames(self.images if images is None else images))
         return stream.finish(), stream
 
 
@@ -96,7 +96,7 @@ def test_every_particle_once_and_all_its_pixels(axis: str, direction: str, tmp_p
 
 
 def _a_pixel(camera: Camera, folder: Path, row: Any) -> tuple[int, int]:
-    """Belt row and column of one pixel of a row of the table, by its picture, its box and its label."""
+    """Belt row and column of one pixel of a row of the table, by its image, its box and its label."""
     number = int(Path(row.baseimg).stem.removeprefix("frame_"))
     labels = labels_of(folder, number)
     ys, xs = np.nonzero(labels == row.label)
@@ -146,7 +146,7 @@ def test_a_forced_run_uses_nothing_of_the_one_before(tmp_path: Path) -> None:
     assert table["mass"].sum() == pytest.approx(heavier.belt.masses[heavier.belt.areas > 0].sum())
 
 
-def test_a_frame_that_is_mended_before_a_resume_is_looked_at(tmp_path: Path) -> None:
+def test_a_frame_that_is_repaired_before_a_resume_is_looked_at(tmp_path: Path) -> None:
     belt = paint((150, 40), (20, 40, 5, 15), (50, 60, 20, 30), (80, 100, 5, 15), (130, 140, 5, 15))
     edges = [0, 30, 60, 90, 120, 150]
     camera = Camera(belt, edges)
@@ -170,8 +170,8 @@ def test_names_without_a_counter_are_told(tmp_path: Path) -> None:
     camera = Camera(paint((60, 40), (20, 40, 5, 15)), [0, 30, 60])
     names = ["morning", "noon"]
     read = camera.read
-    camera.read = lambda picture: read(camera.pictures[names.index(picture.name)])
-    camera.run(tmp_path / "run", [Picture(Path(f"belt/{name}.png"), name, 2.0) for name in names])
+    camera.read = lambda image: read(camera.images[names.index(image.name)])
+    camera.run(tmp_path / "run", [ImageFile(Path(f"belt/{name}.png"), name, 2.0) for name in names])
     assert camera.warnings == ["the file names have no counter: a missing frame cannot be noticed"]
 
 
@@ -179,9 +179,9 @@ def test_a_stored_window_that_cannot_be_read_is_predicted_again(tmp_path: Path) 
     belt = make_belt(20, 100, 80)
     asked = []
 
-    def predict(picture: np.ndarray) -> Any:
+    def predict(image: np.ndarray) -> Any:
         asked.append(1)
-        return belt.predict(picture)
+        return belt.predict(image)
 
     first = WindowStore(tmp_path / "w", predict)(belt.labels)
     stored = next((tmp_path / "w").iterdir())
@@ -192,7 +192,7 @@ def test_a_stored_window_that_cannot_be_read_is_predicted_again(tmp_path: Path) 
     assert all(np.array_equal(a, b) for a, b in zip(same.masks, first.masks, strict=True))
     stored.write_bytes(stored.read_bytes()[:200])
     WindowStore(tmp_path / "w", predict)(belt.labels)
-    WindowStore(tmp_path / "w", predict)(belt.labels[:50])  # another picture
+    WindowStore(tmp_path / "w", predict)(belt.labels[:50])  # another image
     assert len(asked) == 3
 
 
@@ -206,7 +206,7 @@ def test_broken_and_missing_frames_cut_the_belt(tmp_path: Path) -> None:
     assert table["baseimg"].tolist() == ["frame_0.png", "frame_0.png", "frame_2.png"]
 
     camera = Camera(belt, [0, 30, 60, 90, 120])
-    table, _ = camera.run(tmp_path / "missing", [camera.pictures[i] for i in (0, 1, 3)])
+    table, _ = camera.run(tmp_path / "missing", [camera.images[i] for i in (0, 1, 3)])
     assert camera.warnings == ["frame_3.png does not continue frame_1.png: the frame number usually changes by +1, "
                                "here by +2: the belt is cut there"] or "missing" in camera.warnings[0]  # fmt: skip
     assert table["mass"].tolist() == [100, 100, 50] and table["edge"].tolist() == ["", "", "top"]
@@ -246,8 +246,8 @@ def test_stray_parts_of_particles(axis: str, direction: str, tmp_path: Path) -> 
 def test_overlays_show_what_lies_in_each_frame(tmp_path: Path) -> None:
     belt = paint((60, 60), (20, 40, 5, 25))
     camera = Camera(belt, [0, 30, 60], settings=StreamSettings())
-    plain, camera.read = camera.read, lambda picture: np.repeat(plain(picture).astype(np.uint8)[..., None], 3, axis=2)
-    camera.predict = lambda picture: belt.predict(np.ascontiguousarray(picture[..., 0]))
+    plain, camera.read = camera.read, lambda image: np.repeat(plain(image).astype(np.uint8)[..., None], 3, axis=2)
+    camera.predict = lambda image: belt.predict(np.ascontiguousarray(image[..., 0]))
     camera.run(tmp_path / "run")
     for number, rows in enumerate((slice(20, 30), slice(0, 10))):
         overlay = Image.open(tmp_path / f"run/overlays/frame_{number}.jpg")

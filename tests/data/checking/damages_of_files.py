@@ -25,7 +25,7 @@ def label_image_missing(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.IMAGE_MISSING)
-def picture_and_label_image_missing(data: DataSet) -> list[Where]:
+def image_and_label_image_missing(data: DataSet) -> list[Where]:
     data.image(A).unlink()
     data.label(A).unlink()
     return [(f"images/{A}.*", data.row(A, 1), None)]
@@ -38,7 +38,7 @@ def orphan_label_image(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.IMAGE_UNREADABLE)
-def picture_truncated(data: DataSet) -> list[Where]:
+def image_truncated(data: DataSet) -> list[Where]:
     data.image(A).write_bytes(data.image(A).read_bytes()[:-900])
     return [(f"images/{A}.jpg", None, None)]
 
@@ -56,7 +56,7 @@ def label_image_is_text(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.SAME_BASE_NAME)
-def two_pictures_of_one_name(data: DataSet) -> list[Where]:
+def two_images_of_one_name(data: DataSet) -> list[Where]:
     Image.open(data.image(A)).save(data.image(A).with_suffix(".png"))
     return [(f"images/{A}.png", None, None)]
 
@@ -68,7 +68,7 @@ def label_image_of_another_size(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.SIZE_DIFFERS)
-def picture_of_another_size(data: DataSet) -> list[Where]:
+def image_of_another_size(data: DataSet) -> list[Where]:
     Image.open(data.image(A)).resize((200, 150)).save(data.image(A))
     return [(f"labels/{A}.png", None, None)]
 
@@ -80,18 +80,18 @@ def size_in_csv_wrong(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.EXIF_ROTATED)
-def picture_turned_by_exif(data: DataSet) -> list[Where]:
-    picture = Image.open(data.image(A)).transpose(Image.Transpose.ROTATE_90)
-    picture.getexif()[0x0112] = 6
-    picture.save(data.image(A), exif=picture.getexif())
+def image_turned_by_exif(data: DataSet) -> list[Where]:
+    image = Image.open(data.image(A)).transpose(Image.Transpose.ROTATE_90)
+    image.getexif()[0x0112] = 6
+    image.save(data.image(A), exif=image.getexif())
     return [(f"images/{A}.jpg", None, None)]
 
 
 @damage(Kind.LABEL_NOT_UPRIGHT)
-def label_image_not_turned_with_its_picture(data: DataSet) -> list[Where]:
-    picture = Image.open(data.image(A))
-    picture.getexif()[0x0112] = 8
-    picture.save(data.image(A), exif=picture.getexif())
+def label_image_not_turned_with_its_image(data: DataSet) -> list[Where]:
+    image = Image.open(data.image(A))
+    image.getexif()[0x0112] = 8
+    image.save(data.image(A), exif=image.getexif())
     return [(f"labels/{A}.png", None, None)]
 
 
@@ -109,9 +109,9 @@ def label_image_with_three_channels(data: DataSet) -> list[Where]:
 
 @damage(Kind.NOT_UINT16)
 def label_image_with_palette(data: DataSet) -> list[Where]:
-    picture = Image.fromarray(data.labels(A).astype(np.uint8))
-    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
-    picture.save(data.label(A))
+    image = Image.fromarray(data.labels(A).astype(np.uint8))
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    image.save(data.label(A))
     return [(f"labels/{A}.png", None, None)]
 
 
@@ -123,7 +123,7 @@ def label_image_coloured(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.RESOLUTION_UNKNOWN)
-def resolution_of_an_empty_picture_unknown(data: DataSet) -> list[Where]:
+def resolution_of_an_empty_image_unknown(data: DataSet) -> list[Where]:
     shutil.copy(data.image(A), data.image("empty"))
     Image.fromarray(255 - np.asarray(Image.open(data.image(A)))).save(data.image("empty"))
     data.save_labels("empty", np.zeros_like(data.labels(A)))
@@ -131,33 +131,33 @@ def resolution_of_an_empty_picture_unknown(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.IN_TWO_SUBSETS)
-def picture_in_training_and_validation(data: DataSet) -> list[Where]:
+def image_in_training_and_validation(data: DataSet) -> list[Where]:
     data.add_to_split("valid", f"data/{A}")
     return [("split.json", None, None)]
 
 
 @damage(Kind.COPY_IN_TWO_SUBSETS)
 def copy_in_training_and_validation(data: DataSet) -> list[Where]:
-    data.copy_picture(A, "a_copy")
+    data.copy_image(A, "a_copy")
     data.add_to_split("valid", "data/a_copy")
     return [("images/a_copy.png", None, None)]
 
 
-@damage(Kind.DUPLICATE_PICTURE)
+@damage(Kind.DUPLICATE_IMAGE)
 def copy_in_training(data: DataSet) -> list[Where]:
-    data.copy_picture(A, "z_copy")
+    data.copy_image(A, "z_copy")
     data.add_to_split("train", "data/z_copy")
     return [("images/z_copy.png", None, None)]
 
 
-@damage(Kind.SPLIT_PICTURE_MISSING)
-def split_names_a_picture_that_is_not_there(data: DataSet) -> list[Where]:
+@damage(Kind.SPLIT_IMAGE_MISSING)
+def split_names_a_image_that_is_not_there(data: DataSet) -> list[Where]:
     data.add_to_split("train", "data/nowhere")
     return [("split.json", None, None)]
 
 
 @damage(Kind.NOT_ANNOTATED)
-def picture_not_annotated(data: DataSet) -> list[Where]:
+def image_not_annotated(data: DataSet) -> list[Where]:
     data.write(data.table.query("baseimg != @A"))
     data.label(A).unlink()
     return [(f"images/{A}.jpg", None, None)]

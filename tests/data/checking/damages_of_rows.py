@@ -98,7 +98,7 @@ def box_of_one_row_swapped(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.BOXES_MIXED)
-def boxes_of_some_pictures_swapped(data: DataSet) -> list[Where]:
+def boxes_of_some_images_swapped(data: DataSet) -> list[Where]:
     table = data.table
     swapped = table["baseimg"] >= "scene_00005"
     table.loc[swapped, ["x0", "y0", "x1", "y1"]] = table.loc[swapped, ["y0", "x0", "y1", "x1"]].to_numpy()
@@ -140,7 +140,7 @@ def resolution_nan(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.BAD_RESOLUTION)
-def resolution_0_of_a_picture(data: DataSet) -> list[Where]:
+def resolution_0_of_a_image(data: DataSet) -> list[Where]:
     table = data.table
     table.loc[table["baseimg"] == A, "res"] = "0"
     data.write(table)
@@ -155,7 +155,7 @@ def resolution_of_one_row_different(data: DataSet) -> list[Where]:
 
 
 @damage(Kind.RESOLUTION_OUTLIER)
-def resolution_of_a_picture_in_px_per_cm(data: DataSet) -> list[Where]:
+def resolution_of_a_image_in_px_per_cm(data: DataSet) -> list[Where]:
     table = data.table
     own = table["baseimg"] == A
     table.loc[own, "res"] = (table.loc[own, "res"].astype(float) * 10).astype(str)

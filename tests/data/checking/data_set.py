@@ -17,7 +17,7 @@ from ramses_d2.data.synthetic import SceneConfig
 CONFIG = SceneConfig(height=96, width=144, stones=(10, 14), classes=("Ra", "Rb", "Rc"))
 
 
-A = "scene_00002"  # the picture that is damaged
+A = "scene_00002"  # the image that is damaged
 Where = tuple  # file, row and label of a finding
 DAMAGES: dict[str, tuple[Kind, Callable[[DataSet], list[Where]]]] = {}
 
@@ -35,7 +35,7 @@ def damage(kind: Kind) -> Callable:
 class DataSet:
     """A copy of the good set, ``data``, with the means to damage it.
 
-    Pictures are ``scene_00001`` ... ``scene_00006``; the last two are for validation. Row numbers are those of a text
+    Images are ``scene_00001`` ... ``scene_00006``; the last two are for validation. Row numbers are those of a text
     editor.
     """
 
@@ -74,7 +74,7 @@ class DataSet:
         return int(table.index[(table["baseimg"] == base) & (table["label"] == str(label))][0])
 
     def image(self, base: str) -> Path:
-        """A picture."""
+        """An image."""
         return self.folder / "images" / f"{base}.jpg"
 
     def label(self, base: str) -> Path:
@@ -98,15 +98,15 @@ class DataSet:
                     return np.s_[y : y + height, x : x + width]
         raise AssertionError("no background left")
 
-    def copy_picture(self, base: str, name: str) -> None:
-        """The same picture under another name, saved without loss, with its label image and rows."""
+    def copy_image(self, base: str, name: str) -> None:
+        """The same image under another name, saved without loss, with its label image and rows."""
         Image.open(self.image(base)).save(self.image(name).with_suffix(".png"))
         shutil.copy(self.label(base), self.label(name))
         table = self.table
         self.write(pd.concat([table, table[table["baseimg"] == base].assign(baseimg=name)]))
 
     def add_to_split(self, subset: str, name: str) -> None:
-        """Add a picture to a subset of split.json."""
+        """Add an image to a subset of split.json."""
         path = self.folder / "split.json"
         split = json.loads(path.read_text())
         split["subsets"][subset].append(name)

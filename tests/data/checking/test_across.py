@@ -1,4 +1,4 @@
-"""The same picture on both sides of a split, and in several folders."""
+"""The same image on both sides of a split, and in several folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def summary(folders: list[Path], split: Path | None = None) -> list[tuple]:
         (("train", "test"), True),
         (("val", "Test"), True),
         (("fold0-train", "fold0-valid"), True),
-        (("fold0-train", "fold1-valid"), False),  # every picture is trained on in all folds but one
+        (("fold0-train", "fold1-valid"), False),  # every image is trained on in all folds but one
         (("fold0-train", "test"), True),
         (("fold0-train", "fold1-train"), False),
         (("training", "validation"), True),
@@ -58,16 +58,16 @@ def test_which_subsets_must_be_apart(data: DataSet, subsets: tuple[str, str], le
 
 
 def test_a_copy_is_named_where_it_is_not_trained_on(data: DataSet) -> None:
-    data.copy_picture(A, "z_copy")
+    data.copy_image(A, "z_copy")
     for valid, train in ((A, "z_copy"), ("z_copy", A)):
         write_split(data.folder / "split.json", {"k": "."}, {"valid": [f"k/{valid}"], "train": [f"k/{train}"]})
         (leak,) = check_folders([data.folder]).findings
-        assert (leak.kind, leak.picture) == (Kind.COPY_IN_TWO_SUBSETS, valid)
+        assert (leak.kind, leak.image) == (Kind.COPY_IN_TWO_SUBSETS, valid)
         assert leak.message.startswith("in valid, has the same pixels as images/")
         assert leak.message.endswith(" in train")
 
 
-def test_folders_that_share_pictures(data: DataSet, another: Callable[[str], DataSet], tmp_path: Path) -> None:
+def test_folders_that_share_images(data: DataSet, another: Callable[[str], DataSet], tmp_path: Path) -> None:
     other = another("other")
     for base in ("scene_00001", "scene_00003", "scene_00004", "scene_00005", "scene_00006"):
         other.image(base).unlink()
@@ -75,7 +75,7 @@ def test_folders_that_share_pictures(data: DataSet, another: Callable[[str], Dat
     other.write(other.table.query("baseimg == @A"))
     (other.folder / "split.json").unlink()
     folders = [data.folder, other.folder]
-    assert summary(folders) == [(Kind.DUPLICATE_PICTURE, "other", f"images/{A}.jpg")]
+    assert summary(folders) == [(Kind.DUPLICATE_IMAGE, "other", f"images/{A}.jpg")]
     assert summary(folders[:1] * 2) == []  # the same folder twice is one folder
     split = write_split(tmp_path / "both.json", {"d": "data", "o": "other"}, {"train": [f"d/{A}"], "valid": [f"o/{A}"]})
     assert summary(folders, split) == [(Kind.COPY_IN_TWO_SUBSETS, "other", f"images/{A}.jpg")]
@@ -83,7 +83,7 @@ def test_folders_that_share_pictures(data: DataSet, another: Callable[[str], Dat
     assert summary(folders[:1], split) == []
 
 
-def test_the_same_name_for_two_pictures_is_no_copy(data: DataSet, another: Callable[[str], DataSet]) -> None:
+def test_the_same_name_for_two_images_is_no_copy(data: DataSet, another: Callable[[str], DataSet]) -> None:
     other = another("other")
     for path in (other.folder / "images").iterdir():
         Image.open(path).point(lambda value: 255 - value).save(path)
@@ -95,7 +95,7 @@ def test_a_copy_with_other_metadata_and_compression_is_found(data: DataSet) -> N
     shutil.copy(data.label(A), data.label("z"))
     data.write(data.table.query("baseimg != 'z'"))
     kinds = [each.kind for each in check_folders([data.folder]).findings]
-    assert Kind.DUPLICATE_PICTURE in kinds
+    assert Kind.DUPLICATE_IMAGE in kinds
 
 
 def test_a_split_of_the_original(data: DataSet, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_split_of_the_original(data: DataSet, tmp_path: Path) -> None:
     content = {"cls_to_idx": {"Ra": 1, "Rb": 2, "Rc": 3}, "train": [A, A, "scene_00001"], "valid": [A]}
     path.write_text(json.dumps(content))
     (finding,) = check_folders([data.folder], split=path).findings
-    assert (finding.kind, finding.picture, finding.file) == (Kind.IN_TWO_SUBSETS, A, str(path))
+    assert (finding.kind, finding.image, finding.file) == (Kind.IN_TWO_SUBSETS, A, str(path))
 
 
 def test_class_lists(data: DataSet) -> None:
@@ -111,15 +111,15 @@ def test_class_lists(data: DataSet) -> None:
     report = check_folders([data.folder], class_names=["Ra", "Rb"])
     assert {each.row for each in report.findings} == rows
     assert report.findings[0].message == "class 'Rc' is not in the class list (Ra, Rb)"
-    # Only the pictures that a split names must fit its list
+    # Only the images that a split names must fit its list
     split = json.loads((data.folder / "split.json").read_text()) | {"classes": ["Ra", "Rb"]}
     split["subsets"] = {"train": [f"data/{A}"]}
     (data.folder / "split.json").write_text(json.dumps(split))
     findings = check_folders([data.folder]).findings
-    assert {each.kind for each in findings} == {Kind.UNKNOWN_CLASS} and {each.picture for each in findings} == {A}
+    assert {each.kind for each in findings} == {Kind.UNKNOWN_CLASS} and {each.image for each in findings} == {A}
 
 
-def test_a_picture_that_a_split_wants_must_be_annotated(data: DataSet) -> None:
+def test_a_image_that_a_split_wants_must_be_annotated(data: DataSet) -> None:
     data.write(data.table.query("baseimg != @A"))
     data.label(A).unlink()
     assert [each.severity for each in check_folders([data.folder]).findings] == ["error"]

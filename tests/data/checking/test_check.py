@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ramses_d2.data.checking import Kind, check_folders, report_json, report_text, write_report
-from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_pictures
+from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_images
 from ramses_d2.errors import RamsesError
 
 from . import damages_of_rows  # noqa: F401  they register themselves
@@ -40,7 +40,7 @@ def test_messages_say_what_is_there_and_what_should_be(data: DataSet) -> None:
     data.set(data.row(A, 2), y1=7, area=8, height=9)
     data.set(data.row(A, 3), height=9)
     assert messages(data) == [
-        "height x width is 9 x 144 (in 2 rows), the picture is 96 x 144 px (height x width)",
+        "height x width is 9 x 144 (in 2 rows), the image is 96 x 144 px (height x width)",
         f"x0, y0, x1, y1 are {x0}, {y0}, {x1}, 7; the pixels say {x0}, {y0}, {x1}, {y1}",
         f"area is 8 px, the label image has {row['area']} px",
     ]
@@ -109,8 +109,8 @@ def test_every_border(tiny_folder: Callable[..., Path], corner: tuple[int, int])
 
 def test_two_cameras_are_no_outliers(data: DataSet) -> None:
     table = data.table.assign(mass="nan")
-    for pictures, outliers in ((1, 1), (2, 0)):  # of six
-        own = table["baseimg"] <= f"scene_0000{pictures}"
+    for images, outliers in ((1, 1), (2, 0)):  # of six
+        own = table["baseimg"] <= f"scene_0000{images}"
         data.write(table.assign(res=np.where(own, 28.7, 2.0)))
         kinds = [each.kind for each in check_folders([data.folder]).findings]
         assert kinds == [Kind.RESOLUTION_OUTLIER] * outliers
@@ -130,7 +130,7 @@ def test_base_names_with_extension(data: DataSet) -> None:
     data.write(data.table.assign(baseimg=lambda table: table["baseimg"] + ".jpg"))
     assert check_folders([data.folder]).findings == []
     data.image(A).unlink()
-    assert [(each.kind, each.picture) for each in check_folders([data.folder]).findings] == [(Kind.IMAGE_MISSING, A)]
+    assert [(each.kind, each.image) for each in check_folders([data.folder]).findings] == [(Kind.IMAGE_MISSING, A)]
 
 
 def test_metadata_resolutions(data: DataSet) -> None:
@@ -160,11 +160,11 @@ def test_folders_with_next_to_nothing(tiny_folder: Callable[..., Path], tmp_path
 def test_one_cause_is_one_finding(data: DataSet) -> None:
     (data.folder / "metadata.json").unlink()
     table = data.table
-    data.save_labels(A, np.zeros_like(data.labels(A)))  # not an empty picture of unknown resolution
+    data.save_labels(A, np.zeros_like(data.labels(A)))  # not an empty image of unknown resolution
     findings = check_folders([data.folder]).findings
     assert [each.kind for each in findings] == [Kind.ROW_WITHOUT_PIXELS] * (table["baseimg"] == A).sum()
     data.label(A).unlink()
-    data.write(table.assign(label=table["label"].mask(table["baseimg"] == A, "?")))  # not a picture without rows
+    data.write(table.assign(label=table["label"].mask(table["baseimg"] == A, "?")))  # not an image without rows
     assert {each.kind for each in check_folders([data.folder]).findings} == {Kind.BAD_VALUE}
 
 
@@ -175,7 +175,7 @@ def test_the_mass_of_a_cut_particle_is_not_judged_by_what_is_seen_of_it(data: Da
     assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.TOUCHES_BORDER]
 
 
-def test_pictures_of_one_colour_and_different_shape_are_no_copies(tmp_path: Path) -> None:
+def test_images_of_one_colour_and_different_shape_are_no_copies(tmp_path: Path) -> None:
     for name, shape in (("a", (4, 9)), ("b", (9, 4)), ("c", (4, 9))):
         Image.new("RGB", shape).save(tmp_path / f"{name}.png")
     digests = [image_facts(tmp_path / f"{name}.png").digest for name in "abc"]
@@ -185,14 +185,14 @@ def test_pictures_of_one_colour_and_different_shape_are_no_copies(tmp_path: Path
 def test_label_images_of_every_mode(tmp_path: Path) -> None:
     label_map = np.zeros((6, 8), np.uint8)
     label_map[1:4, 2:6] = 1
-    pictures = {
+    images = {
         "1": Image.fromarray(label_map.astype(bool)),
         "LA": Image.fromarray(np.dstack([label_map, label_map * 0 + 255])),
         "RGBA": Image.fromarray(np.dstack([label_map] * 3 + [label_map * 0 + 255])),
         "I;16": Image.fromarray(label_map.astype(np.uint16)),
     }
-    for mode, picture in pictures.items():
-        picture.save(tmp_path / "a.png")
+    for mode, image in images.items():
+        image.save(tmp_path / "a.png")
         facts = label_facts(tmp_path / "a.png")
         assert (facts.mode, facts.size, facts.particles[:, :6].tolist()) == (mode, (6, 8), [[1, 12, 2, 1, 6, 4]])
         assert facts.is_uint16 == (mode == "I;16")
@@ -203,19 +203,19 @@ def test_label_images_of_every_mode(tmp_path: Path) -> None:
 
 def test_the_number_of_workers_changes_nothing(data: DataSet) -> None:
     files = {base: (data.image(base), data.label(base)) for base in data.table["baseimg"].unique()}
-    one, many = (measure_pictures(files, workers) for workers in (1, 5))
+    one, many = (measure_images(files, workers) for workers in (1, 5))
     assert list(one) == list(many) == list(files)
     for base in files:
         assert one[base][0] == many[base][0]
         np.testing.assert_array_equal(one[base][1].particles, many[base][1].particles)
     with pytest.raises(RamsesError, match="workers 0"):
-        measure_pictures(files, 0)
+        measure_images(files, 0)
 
 
 def test_text_and_json(data: DataSet) -> None:
     report = check_folders([data.folder])
     assert report_text(report).splitlines() == [
-        f"{data.folder}: 6 pictures, {len(data.table)} rows, boxes: x0, x1 are rows, y0, y1 are columns",
+        f"{data.folder}: 6 images, {len(data.table)} rows, boxes: x0, x1 are rows, y0, y1 are columns",
         "nothing to complain about",
     ]
     table = data.table

@@ -101,5 +101,5 @@ def test_touching_at_a_corner_is_connected_and_rows_do_not_wrap() -> None:
     assert measured(label_map)[3]["parts"] == 2
 
 
-def test_an_empty_picture() -> None:
+def test_an_empty_image() -> None:
     assert measure_particles(find_parts(np.zeros((3, 4), np.uint16))).shape == (0, len(COLUMNS))

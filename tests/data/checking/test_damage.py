@@ -30,7 +30,7 @@ def test_exactly_the_damage_is_found(data: DataSet, name: str) -> None:
     for each in report.findings:
         assert each.folder == str(data.folder) and str(data.folder / each.file) in str(each)
         assert each.message and "\n" not in str(each)
-        assert each.picture is None or each.picture in str(each)
+        assert each.image is None or each.image in str(each)
     if not report.errors:  # then training does not stop at the data either
         load_folder(data.folder)
         load_split(data.folder / "split.json", "train")

@@ -24,19 +24,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def mend(data: DataSet) -> tuple[DataSet, list[Change]]:
+def repair(data: DataSet) -> tuple[DataSet, list[Change]]:
     """Write a mended copy beside a data set."""
     output = data.folder.parent / "mended"
     changes = repair_folder(check_folders([data.folder]).folders[0], output)
     return DataSet(output), changes
 
 
-MENDABLE = [name for name, (kind, _) in DAMAGES.items() if kind.mendable]
+MENDABLE = [name for name, (kind, _) in DAMAGES.items() if kind.repairable]
 OTHERS = ["image_missing", "label_image_truncated", "label_image_of_another_size", "row_with_decimal_comma", "mass_0"]
 
 
 @pytest.mark.parametrize("name", [*MENDABLE, *OTHERS])
-def test_what_can_be_mended_is(data: DataSet, name: str) -> None:
+def test_what_can_be_repaired_is(data: DataSet, name: str) -> None:
     kind, inflict = DAMAGES[name]
     inflict(data)
     before, found = contents(data.folder), check_folders([data.folder])
@@ -44,11 +44,11 @@ def test_what_can_be_mended_is(data: DataSet, name: str) -> None:
     changes = repair_folder(found.folders[0], output)
     assert contents(data.folder) == before
     left = [each.kind for each in check_folders([output]).findings]
-    assert left == ([] if kind.mendable else [each.kind for each in found.findings])
-    assert bool(changes) or not kind.mendable
+    assert left == ([] if kind.repairable else [each.kind for each in found.findings])
+    assert bool(changes) or not kind.repairable
     log = pd.read_csv(output / "fixes.csv", keep_default_na=False)
     assert len(log) == len(changes) and log.columns.tolist() == ["file", "row", "label", "what", "from", "to"]
-    if kind.mendable:
+    if kind.repairable:
         load_folder(output)
         load_split(output / "split.json", "train")
 
@@ -56,8 +56,8 @@ def test_what_can_be_mended_is(data: DataSet, name: str) -> None:
 def test_a_good_set_is_copied_byte_for_byte(data: DataSet) -> None:
     for name in ("LICENSE", "images/notes.txt", "labels/colours.csv"):
         (data.folder / name).write_text("kept")
-    mended, changes = mend(data)
-    after = contents(mended.folder)
+    repaired, changes = repair(data)
+    after = contents(repaired.folder)
     assert changes == [] and after.pop("fixes.csv") == b"file,row,label,what,from,to\n"
     assert json.loads(after.pop("fixes.json"))["contents"].keys() == {"fixes.csv", *after}
     assert after == contents(data.folder)
@@ -69,9 +69,9 @@ def test_only_the_wrong_cells_change(data: DataSet) -> None:
     row = data.row(A, 2)
     true = table.loc[row]
     data.set(row, y1=3, area=7, width=9)
-    mended, changes = mend(data)
+    repaired, changes = repair(data)
     expected = table.assign(remark="sch\u00f6n, rund")
-    pd.testing.assert_frame_equal(mended.table, expected)
+    pd.testing.assert_frame_equal(repaired.table, expected)
     box = ", ".join(true[["x0", "y0", "x1"]])
     assert changes == [
         Change("annotations.csv", "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}", row, 2),
@@ -90,8 +90,8 @@ def test_columns_first_becomes_rows_first(data: DataSet) -> None:
     report = check_folders([data.folder])
     assert [each.kind for each in report.findings] == [Kind.LABEL_IMAGE_MISSING]
     assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
-    mended, changes = mend(data)
-    pd.testing.assert_frame_equal(mended.table, table)
+    repaired, changes = repair(data)
+    pd.testing.assert_frame_equal(repaired.table, table)
     assert (
         len(changes)
         == (table["x0"] != table["y0"]).sum() + ((table["x0"] == table["y0"]) & (table["x1"] != table["y1"])).sum()
@@ -101,8 +101,8 @@ def test_columns_first_becomes_rows_first(data: DataSet) -> None:
 def test_columns_that_are_missing_are_added(data: DataSet) -> None:
     table = data.table
     data.write(table.drop(columns=["x0", "y0", "x1", "y1", "area", "height"]))
-    mended, changes = mend(data)
-    pd.testing.assert_frame_equal(mended.table[table.columns], table)
+    repaired, changes = repair(data)
+    pd.testing.assert_frame_equal(repaired.table[table.columns], table)
     assert [change.what for change in changes] == [
         "column x0, y0, x1, y1 added",
         "column area added",
@@ -117,9 +117,9 @@ def test_stray_pixels_and_nameless_particles_become_background(data: DataSet) ->
     data.save_labels(A, dirty)
     dirty[data.background(A, 4, 5)] = 77
     data.save_labels(A, dirty)
-    mended, changes = mend(data)
-    np.testing.assert_array_equal(mended.labels(A), label_map)
-    assert Image.open(mended.label(A)).mode == "I;16"
+    repaired, changes = repair(data)
+    np.testing.assert_array_equal(repaired.labels(A), label_map)
+    assert Image.open(repaired.label(A)).mode == "I;16"
     assert [(change.what, change.label, change.old, change.new) for change in changes] == [
         ("pixels without row", 77, "20 px", "background"),
         ("specks", 3, "2 px", "background"),
@@ -130,22 +130,22 @@ def test_stray_pixels_and_nameless_particles_become_background(data: DataSet) ->
 def test_no_pixels_are_lost_to_another_form_of_the_name(data: DataSet, form: str) -> None:
     data.write(data.table.assign(baseimg=data.table["baseimg"].map(form.format)))
     assert check_folders([data.folder]).findings == []
-    mended, changes = mend(data)
-    assert changes == [] and mended.label(A).read_bytes() == data.label(A).read_bytes()
+    repaired, changes = repair(data)
+    assert changes == [] and repaired.label(A).read_bytes() == data.label(A).read_bytes()
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_no_pixels_are_lost_to_a_mistyped_name(data: DataSet, share: float) -> None:
-    """All or a part of the rows: which picture they are of is for the user to say."""
+    """All or a part of the rows: which image they are of is for the user to say."""
     own = data.table.index[data.table["baseimg"] == A]
     for row in own[: int(share * len(own))]:
         data.set(row, baseimg=A.upper())
     report = check_folders([data.folder])
     assert {each.kind for each in report.findings} >= {Kind.IMAGE_MISSING, Kind.PIXELS_WITHOUT_ROW}
     (message,) = [each.message for each in report.findings if each.kind is Kind.PIXELS_WITHOUT_ROW]
-    assert message.endswith(f"perhaps those of {A.upper()!r}, which is no picture: correct baseimg")
-    mended, _ = mend(data)
-    assert mended.label(A).read_bytes() == data.label(A).read_bytes()
+    assert message.endswith(f"perhaps those of {A.upper()!r}, which is no image: correct baseimg")
+    repaired, _ = repair(data)
+    assert repaired.label(A).read_bytes() == data.label(A).read_bytes()
     # Pixels that are not theirs go as before
     other = "scene_00001"
     label_map = data.labels(other)
@@ -160,65 +160,65 @@ def test_a_label_image_of_another_size_is_left_alone(data: DataSet) -> None:
     label_map[data.background(A, 1, 2)] = 3
     data.save_labels(A, label_map[:, :-9])
     data.write(data.table.drop(index=data.row(A, 2)))
-    mended, changes = mend(data)
-    assert changes == [] and mended.label(A).read_bytes() == data.label(A).read_bytes()
+    repaired, changes = repair(data)
+    assert changes == [] and repaired.label(A).read_bytes() == data.label(A).read_bytes()
 
 
 @pytest.mark.parametrize(("suffix", "orientation"), [(".jpg", tag) for tag in range(2, 9)] + [(".png", 6), (".tif", 8)])
-def test_turned_pictures_are_saved_upright(data: DataSet, suffix: str, orientation: int) -> None:
-    with Image.open(data.image(A)) as picture:
-        picture.getexif()[0x0112] = orientation
-        picture.getexif()[0x0110] = "camera"
-        picture.save(data.image(A).with_suffix(suffix), exif=picture.getexif(), quality=95)
+def test_turned_images_are_saved_upright(data: DataSet, suffix: str, orientation: int) -> None:
+    with Image.open(data.image(A)) as image:
+        image.getexif()[0x0112] = orientation
+        image.getexif()[0x0110] = "camera"
+        image.save(data.image(A).with_suffix(suffix), exif=image.getexif(), quality=95)
     if suffix != ".jpg":
         data.image(A).unlink()
     path = data.image(A).with_suffix(suffix)
     stored = data.labels(A)
     shown = read_image(path)
-    mended, _ = mend(data)
-    after = Image.open(mended.image(A).with_suffix(suffix))
+    repaired, _ = repair(data)
+    after = Image.open(repaired.image(A).with_suffix(suffix))
     assert after.getexif().get(0x0112, 1) == 1
     assert after.getexif().get(0x0110) == "camera" or suffix == ".tif"
     assert np.abs(np.asarray(after, float) - shown).mean() < (3 if suffix == ".jpg" else 1e-9)
     if orientation < 5:  # of the same size: there is no telling how the label image lies
-        np.testing.assert_array_equal(mended.labels(A), stored)
+        np.testing.assert_array_equal(repaired.labels(A), stored)
     else:
-        picture = Image.fromarray(stored.astype(np.int32))
-        picture.getexif()[0x0112] = orientation
-        np.testing.assert_array_equal(mended.labels(A), np.asarray(ImageOps.exif_transpose(picture)))
-        assert check_folders([mended.folder]).findings == []
+        image = Image.fromarray(stored.astype(np.int32))
+        image.getexif()[0x0112] = orientation
+        np.testing.assert_array_equal(repaired.labels(A), np.asarray(ImageOps.exif_transpose(image)))
+        assert check_folders([repaired.folder]).findings == []
 
 
 def test_a_stereo_photograph_keeps_the_quality_of_a_photograph(data: DataSet) -> None:
-    """A .jpg of some cameras is an MPO file, of two pictures."""
-    with Image.open(data.image(A)) as picture:
-        picture.getexif()[0x0112] = 3
-        options = {"exif": picture.getexif(), "quality": 95}
-        picture.save(data.image(A), format="MPO", save_all=True, append_images=[picture.copy()], **options)
-    mended, _ = mend(data)
-    with Image.open(mended.image(A)) as after:
+    """A .jpg of some cameras is an MPO file, of two images."""
+    with Image.open(data.image(A)) as image:
+        image.getexif()[0x0112] = 3
+        options = {"exif": image.getexif(), "quality": 95}
+        image.save(data.image(A), format="MPO", save_all=True, append_images=[image.copy()], **options)
+    repaired, _ = repair(data)
+    with Image.open(repaired.image(A)) as after:
         assert after.format == "JPEG" and max(after.quantization[0]) <= 12  # 121 at Pillow's own quality of 75
 
 
-def test_a_folder_that_is_named_like_a_picture_is_reported_and_not_copied(data: DataSet) -> None:
+def test_a_folder_that_is_named_like_a_image_is_reported_and_not_copied(data: DataSet) -> None:
     for kind in ("images", "labels"):
         (data.folder / kind / "x.png").mkdir()
-    mended, changes = mend(data)
-    assert changes == [] and not list(mended.folder.glob("*/x.png"))
+    repaired, changes = repair(data)
+    assert changes == [] and not list(repaired.folder.glob("*/x.png"))
     found = [(each.kind, each.file) for each in check_folders([data.folder]).findings]
     assert (Kind.IMAGE_UNREADABLE, "images/x.png") in found
 
 
 def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their_boxes(data: DataSet) -> None:
-    with Image.open(data.image(A)) as picture:
-        picture.getexif()[0x0112] = 6
-        picture.save(data.image(A), exif=picture.getexif())
+    with Image.open(data.image(A)) as image:
+        image.getexif()[0x0112] = 6
+        image.save(data.image(A), exif=image.getexif())
     data.set(data.row(A, 3), x0=70)  # where it will be is not where it is
     data.write(data.table.drop(index=data.row(A, 2)))
     kinds = [each.kind for each in check_folders([data.folder]).findings]
     assert kinds == [Kind.LABEL_NOT_UPRIGHT, Kind.PIXELS_WITHOUT_ROW]
-    mended, _ = mend(data)
-    assert check_folders([mended.folder]).findings == []
+    repaired, _ = repair(data)
+    assert check_folders([repaired.folder]).findings == []
 
 
 def test_rows_that_cannot_be_read_stay_in_their_place(data: DataSet) -> None:
@@ -227,9 +227,9 @@ def test_rows_that_cannot_be_read_stay_in_their_place(data: DataSet) -> None:
     lines = (data.folder / "annotations.csv").read_text().splitlines()
     lines[row] += ",surplus"
     (data.folder / "annotations.csv").write_text("\n".join(lines) + "\n")
-    mended, changes = mend(data)
+    repaired, changes = repair(data)
     assert changes == []
-    assert (mended.folder / "annotations.csv").read_text() == (data.folder / "annotations.csv").read_text()
+    assert (repaired.folder / "annotations.csv").read_text() == (data.folder / "annotations.csv").read_text()
 
 
 def test_a_split_over_several_folders_still_finds_them(data: DataSet, tmp_path: Path) -> None:

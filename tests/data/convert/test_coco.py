@@ -1,4 +1,4 @@
-"""COCO jsons of other programs, and what their pictures may be like."""
+"""COCO jsons of other programs, and what their images may be like."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from ramses_d2.data import load_folder, read_label_map
-from ramses_d2.data.convert import Picture, Source, read_coco, write_coco, write_ramses
+from ramses_d2.data.convert import Source, SourceImage, read_coco, write_coco, write_ramses
 from ramses_d2.errors import RamsesError
 
-from .pictures import read_labels, save_picture
+from .images import read_labels, save_image
 
 # As on cocodataset.org/#format-data: info, licenses, polygons, an uncompressed RLE of a crowd, a compressed RLE
 SPECIFICATION = """
@@ -40,15 +40,15 @@ SPECIFICATION = """
 
 
 def write_specification(folder: Path) -> Path:
-    save_picture(folder / "b.png", 8, 10)
-    save_picture(folder / "a.png", 4, 6)
+    save_image(folder / "b.png", 8, 10)
+    save_image(folder / "a.png", 4, 6)
     (folder / "instances.json").write_text(SPECIFICATION)
     return folder / "instances.json"
 
 
 def test_a_file_of_the_specification(tmp_path):
     source = read_coco(write_specification(tmp_path))
-    source.resolution = 9.0  # only for the picture that does not say its own
+    source.resolution = 9.0  # only for the image that does not say its own
     report = write_ramses(source, tmp_path / "out")
     assert report.objects == {"car": 1, "dog": 2}
     assert +report.notes == {
@@ -74,8 +74,8 @@ def test_a_file_of_the_specification(tmp_path):
     assert table["score"].tolist()[1] == 0.75
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())["images"]
     assert metadata[0]["camera"] == "phone" and metadata[1]["date"] == "2013-11-14 17:02:52"
-    records, classes = load_folder(tmp_path / "out")
-    assert classes == ["car", "dog"] and [len(record["annotations"]) for record in records] == [1, 2]
+    dataset_dicts, classes = load_folder(tmp_path / "out")
+    assert classes == ["car", "dog"] and [len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts] == [1, 2]
 
 
 def test_without_a_resolution_there_is_no_folder_but_a_json(tmp_path):
@@ -100,9 +100,9 @@ def rectangle(number: int, x: int, y: int, w: int, h: int, image_id: int = 1, **
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_turned_by_exif(tmp_path, orientation):
-    """Outlines are on the upright picture; a json whose size is the stored one has them on the unturned pixels."""
-    save_picture(tmp_path / "images/a.jpg", 40, 60, orientation)
+def test_images_turned_by_exif(tmp_path, orientation):
+    """Outlines are on the upright image; a json whose size is the stored one has them on the unturned pixels."""
+    save_image(tmp_path / "images/a.jpg", 40, 60, orientation)
     height, width = (60, 40) if orientation >= 5 else (40, 60)
     annotations = [rectangle(1, 3, 5, 10, 7)]
     json_path = coco(
@@ -113,8 +113,8 @@ def test_pictures_turned_by_exif(tmp_path, orientation):
     expected[5:12, 3:13] = 1
     np.testing.assert_array_equal(read_labels(tmp_path / "upright", "a"), expected)
     assert not +report.notes
-    (record,), _ = load_folder(tmp_path / "upright")
-    read_label_map(record)
+    (dataset_dict,), _ = load_folder(tmp_path / "upright")
+    read_label_map(dataset_dict)
     if orientation < 5:
         return
     json_path = coco(tmp_path, [{"id": 1, "file_name": "a.jpg", "height": 40, "width": 60, "res": 2}], annotations)
@@ -125,40 +125,40 @@ def test_pictures_turned_by_exif(tmp_path, orientation):
     marked.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(marked))
     np.testing.assert_array_equal(read_labels(tmp_path / "stored", "a"), expected)
-    assert +report.notes == {"label maps turned as the EXIF orientation of their picture says": 1}
+    assert +report.notes == {"label maps turned as the EXIF orientation of their image says": 1}
 
 
-def test_a_json_of_another_size_than_its_picture(tmp_path):
-    save_picture(tmp_path / "a.png", 40, 60)
+def test_a_json_of_another_size_than_its_image(tmp_path):
+    save_image(tmp_path / "a.png", 40, 60)
     json_path = coco(tmp_path, [{"id": 1, "file_name": "a.png", "height": 20, "width": 30, "res": 2}], [])
     with pytest.raises(RamsesError, match=r"a\.png: is 40 x 60 px .* its annotations are for 20 x 30"):
         write_ramses(read_coco(json_path), tmp_path / "out")
 
 
-def test_pictures_in_sub_folders(tmp_path):
+def test_images_in_sub_folders(tmp_path):
     files = ["day1/a.png", "day2/a.png", "day2/b.png"]
     images = []
     for index, name in enumerate(files, start=1):
-        save_picture(tmp_path / name, 8, 10)
+        save_image(tmp_path / name, 8, 10)
         images.append({"id": index, "file_name": name, "height": 8, "width": 10, "res": 1})
     report = write_ramses(read_coco(coco(tmp_path, images, [rectangle(1, 1, 1, 3, 2, image_id=2)])), tmp_path / "out")
-    assert report.pictures == 3
+    assert report.images == 3
     assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == ["b.png", "day1_a.png", "day2_a.png"]
-    records, _ = load_folder(tmp_path / "out")
-    assert [len(record["annotations"]) for record in records] == [0, 0, 1]
+    dataset_dicts, _ = load_folder(tmp_path / "out")
+    assert [len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts] == [0, 0, 1]
 
 
 def test_names_that_were_written_on_windows(tmp_path):
     images = []
     for index, name in enumerate(["day1\\a.png", "day2\\a.png", "day2\\b.png"], start=1):
-        save_picture(tmp_path / "images" / name.replace("\\", "/"), 8, 10)
+        save_image(tmp_path / "images" / name.replace("\\", "/"), 8, 10)
         images.append({"id": index, "file_name": name, "height": 8, "width": 10, "res": 1})
-    assert write_ramses(read_coco(coco(tmp_path, images, [])), tmp_path / "out").pictures == 3
+    assert write_ramses(read_coco(coco(tmp_path, images, [])), tmp_path / "out").images == 3
     assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == ["b.png", "day1_a.png", "day2_a.png"]
 
 
 def test_labels_survive_where_they_are_usable(tmp_path):
-    save_picture(tmp_path / "a.png", 20, 20)
+    save_image(tmp_path / "a.png", 20, 20)
     image = {"id": 1, "file_name": "a.png", "height": 20, "width": 20, "res": 1}
     twins = [rectangle(1, 1, 1, 3, 3, label=9), rectangle(2, 9, 9, 3, 3, label=70000, feret=1.5)]
     cases = {
@@ -170,13 +170,13 @@ def test_labels_survive_where_they_are_usable(tmp_path):
     }
     for case, expected in cases.items():
         annotations = [annotation | {"label": label} for annotation, label in zip(twins, case, strict=True)]
-        (picture,) = read_coco(coco(tmp_path, [image], annotations))
-        assert (picture.label_map[2, 2], picture.label_map[10, 10]) == expected, case
-        assert picture.objects.set_index("label").loc[expected[1], "feret"] == 1.5
+        (image_file,) = read_coco(coco(tmp_path, [image], annotations))
+        assert (image_file.label_map[2, 2], image_file.label_map[10, 10]) == expected, case
+        assert image_file.objects.set_index("label").loc[expected[1], "feret"] == 1.5
 
 
 def test_annotations_of_the_same_box_and_area_keep_their_own_grams(tmp_path):
-    save_picture(tmp_path / "a.png", 20, 20)
+    save_image(tmp_path / "a.png", 20, 20)
     image = {"id": 1, "file_name": "a.png", "height": 20, "width": 20, "res": 1}
     upper, lower = [[1, 1, 9, 1, 1, 9]], [[9, 1, 9, 9, 1, 9]]
     annotations = [
@@ -184,13 +184,13 @@ def test_annotations_of_the_same_box_and_area_keep_their_own_grams(tmp_path):
         rectangle(2, 1, 1, 8, 8, area=32, segmentation=upper, label=9, feret=2.0, mass=0.2),
         rectangle(3, 1, 1, 8, 8, area=32, segmentation=lower, label=5, feret=3.0, mass=0.3),
     ]
-    (picture,) = read_coco(coco(tmp_path, [image], annotations))
-    assert (picture.label_map[2, 2], picture.label_map[7, 7]) == (9, 5)
-    assert picture.objects[["label", "feret", "mass"]].to_numpy().tolist() == [[5, 3.0, 0.3], [9, 2.0, 0.2]]
+    (image_file,) = read_coco(coco(tmp_path, [image], annotations))
+    assert (image_file.label_map[2, 2], image_file.label_map[7, 7]) == (9, 5)
+    assert image_file.objects[["label", "feret", "mass"]].to_numpy().tolist() == [[5, 3.0, 0.3], [9, 2.0, 0.2]]
 
 
 def test_hidden_objects_are_left_out(tmp_path):
-    save_picture(tmp_path / "a.png", 20, 20)
+    save_image(tmp_path / "a.png", 20, 20)
     image = {"id": 1, "file_name": "a.png", "height": 20, "width": 20, "res": 1}
     annotations = [rectangle(1, 1, 1, 5, 5), rectangle(2, 1, 1, 5, 5), rectangle(3, 10, 10, 2, 2)]
     report = write_ramses(read_coco(coco(tmp_path, [image], annotations)), tmp_path / "out")
@@ -202,26 +202,26 @@ def test_hidden_objects_are_left_out(tmp_path):
 
 
 def test_more_objects_than_a_label_image_holds(tmp_path):
-    path = save_picture(tmp_path / "a.png", 256, 257)
+    path = save_image(tmp_path / "a.png", 256, 257)
     label_map = np.arange(256 * 257).reshape(256, 257)
     objects = pd.DataFrame({"label": np.arange(1, 256 * 257), "class": "stone"})
-    source = Source("many", ["stone"], [Picture("a", path, label_map, objects, 1.0)], 1)
+    source = Source("many", ["stone"], [SourceImage("a", path, label_map, objects, 1.0)], 1)
     with pytest.raises(RamsesError, match=r"a\.png: 65791 objects; a 16-bit label image holds at most 65535"):
         write_ramses(source, tmp_path / "out")
 
 
 def test_a_mass_of_nothing_is_refused(tmp_path):
-    path = save_picture(tmp_path / "a.png", 4, 4)
+    path = save_image(tmp_path / "a.png", 4, 4)
     objects = pd.DataFrame({"label": [1], "class": "stone", "mass": [0.0]})
-    source = Source("s", ["stone"], [Picture("a", path, np.ones((4, 4), int), objects, 1.0)], 1)
+    source = Source("s", ["stone"], [SourceImage("a", path, np.ones((4, 4), int), objects, 1.0)], 1)
     with pytest.raises(RamsesError, match=r"a\.png: a mass of 0 g"):
         write_ramses(source, tmp_path / "out")
 
 
 def test_an_image_folder_is_found(tmp_path):
-    save_picture(tmp_path / "images/a.png", 20, 20)
+    save_image(tmp_path / "images/a.png", 20, 20)
     path = coco(tmp_path, [{"id": 1, "file_name": "a.png", "height": 20, "width": 20}], [])
-    assert [picture.path for picture in read_coco(path)] == [tmp_path / "images/a.png"]
+    assert [image.path for image in read_coco(path)] == [tmp_path / "images/a.png"]
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     with pytest.raises(RamsesError, match="is missing"):
         read_coco(path)

@@ -13,7 +13,7 @@ from skimage.io import imsave
 from ramses_d2.data.convert import read_label_images, write_ramses
 from ramses_d2.errors import RamsesError
 
-from .pictures import read_labels, save_picture
+from .images import read_labels, save_image
 
 
 def label_map() -> np.ndarray:
@@ -26,9 +26,9 @@ def label_map() -> np.ndarray:
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two pictures; ``a`` has a label image."""
-    save_picture(tmp_path / "pictures/a.jpg", 20, 30)
-    save_picture(tmp_path / "pictures/b.jpg", 20, 30)
+    """Two images; ``a`` has a label image."""
+    save_image(tmp_path / "pictures/a.jpg", 20, 30)
+    save_image(tmp_path / "pictures/b.jpg", 20, 30)
     (tmp_path / "masks").mkdir()
     Image.fromarray(label_map().astype(np.uint16)).save(tmp_path / "masks/a.png")
     return tmp_path / "masks", tmp_path / "pictures"
@@ -40,7 +40,7 @@ def test_a_class_table_as_csv(folders, tmp_path):
     source.resolution = 2.5
     report = write_ramses(source, tmp_path / "out")
     assert report.objects == {"Ra": 2, "Rb": 1, "Rc": 0}
-    assert +report.notes == {"pictures without a label image left out": 1, "objects without a pixel left out": 1}
+    assert +report.notes == {"images without a label image left out": 1, "objects without a pixel left out": 1}
     np.testing.assert_array_equal(read_labels(tmp_path / "out", "a"), label_map())
     table = pd.read_csv(tmp_path / "out/annotations.csv")
     assert table[["label", "class", "area", "x0", "y0", "x1", "y1", "res"]].to_numpy().tolist() == [
@@ -53,8 +53,8 @@ def test_a_class_table_as_csv(folders, tmp_path):
 
 def test_a_class_table_as_json_and_a_class_for_the_rest(folders, tmp_path):
     (tmp_path / "table.json").write_text(json.dumps({"a": {"2": "Rb"}}))
-    (picture,) = read_label_images(*folders, class_table=tmp_path / "table.json", class_name="stone")
-    assert dict(zip(picture.objects["label"], picture.objects["class"], strict=True)) == {
+    (image,) = read_label_images(*folders, class_table=tmp_path / "table.json", class_name="stone")
+    assert dict(zip(image.objects["label"], image.objects["class"], strict=True)) == {
         1: "stone",
         2: "Rb",
         200: "stone",
@@ -69,38 +69,38 @@ def test_a_class_table_as_json_and_a_class_for_the_rest(folders, tmp_path):
     ],
 )
 def test_whole_numbers_of_any_depth(folders, kind, suffix):
-    masks, pictures = folders
+    masks, images = folders
     (masks / "a.png").unlink()
     values = label_map()
-    picture = Image.fromarray((values > 0) if kind == "bool" else values.astype("uint8" if kind == "palette" else kind))
+    image = Image.fromarray((values > 0) if kind == "bool" else values.astype("uint8" if kind == "palette" else kind))
     if kind == "palette":
-        picture.putpalette(list(range(256)) * 3)
-    picture.save(masks / f"a_cp_masks.{suffix}")
-    (read,) = read_label_images(masks, pictures, class_name="cell", label_suffix="_cp_masks")
+        image.putpalette(list(range(256)) * 3)
+    image.save(masks / f"a_cp_masks.{suffix}")
+    (read,) = read_label_images(masks, images, class_name="cell", label_suffix="_cp_masks")
     np.testing.assert_array_equal(read.label_map, values > 0 if kind == "bool" else values)
 
 
 def test_tiffs_of_64_bits(folders):
-    masks, pictures = folders
+    masks, images = folders
     (masks / "a.png").unlink()
     imsave(masks / "a.tif", label_map(), check_contrast=False)
-    (read,) = read_label_images(masks, pictures, class_name="cell")
+    (read,) = read_label_images(masks, images, class_name="cell")
     np.testing.assert_array_equal(read.label_map, label_map())
     (masks / "a.tif").write_bytes(b"no picture")
-    with pytest.raises(RamsesError, match=r"a\.tif: the picture cannot be read"):
-        list(read_label_images(masks, pictures, class_name="cell"))
+    with pytest.raises(RamsesError, match=r"a\.tif: the image cannot be read"):
+        list(read_label_images(masks, images, class_name="cell"))
 
 
 def test_labels_above_16_bits_are_renumbered(folders, tmp_path):
-    masks, pictures = folders
+    masks, images = folders
     (masks / "a.png").unlink()
     Image.fromarray((label_map() * 1_000_003).astype(np.int32)).save(masks / "a.tif")
     (tmp_path / "table.json").write_text(json.dumps({"a": {"2000006": "Rb"}}))
-    source = read_label_images(masks, pictures, class_table=tmp_path / "table.json", class_name="Ra")
-    (picture,) = source
-    assert picture.objects[["label", "class"]].to_numpy().tolist() == [[1, "Ra"], [2, "Rb"], [3, "Ra"]]
-    np.testing.assert_array_equal(picture.label_map, np.searchsorted([0, 1, 2, 200], label_map()))
-    assert source.notes["pictures renumbered because of labels above 65535"] == 1
+    source = read_label_images(masks, images, class_table=tmp_path / "table.json", class_name="Ra")
+    (image,) = source
+    assert image.objects[["label", "class"]].to_numpy().tolist() == [[1, "Ra"], [2, "Rb"], [3, "Ra"]]
+    np.testing.assert_array_equal(image.label_map, np.searchsorted([0, 1, 2, 200], label_map()))
+    assert source.notes["images renumbered because of labels above 65535"] == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_labels_above_16_bits_are_renumbered(folders, tmp_path):
         ("image,label\na,1\n", r"t\.csv: columns image, label and class are needed \(found: image, label\)"),
         ("image,label,class\na,1.5,Ra\n", r"t\.csv, row 2: label is '1.5'"),
         ("image,label,class\na,1,Ra\na,0,Ra\n", r"t\.csv, row 3: label is '0'"),
-        ("image,label,class\na,1,Ra\n\n\nc,1,Ra\n", r"t\.csv, row 5: there is no picture 'c'"),
+        ("image,label,class\na,1,Ra\n\n\nc,1,Ra\n", r"t\.csv, row 5: there is no image 'c'"),
         ("image,label,class\na,1,Ra\na.jpg,1,Rb\n", r"t\.csv, row 3: label 1 of a\.jpg appears a second time"),
         ("image,label,class\na,1,\n", r"t\.csv, row 2: label 1 has no class"),
         ("image,label,class\na,1,Ra\na,2,Ra\n", r"a\.png: label 200 \(1 of 3\) has no class"),
@@ -123,14 +123,14 @@ def test_a_wrong_table_is_named(folders, tmp_path, table, message):
 
 
 def test_wrong_files_are_named(folders, tmp_path):
-    masks, pictures = folders
+    masks, images = folders
     with pytest.raises(RamsesError, match="masks: label images do not say classes"):
-        read_label_images(masks, pictures)
+        read_label_images(masks, images)
     with pytest.raises(RamsesError, match="none ends in '_seg'"):
-        read_label_images(masks, pictures, class_name="cell", label_suffix="_seg")
+        read_label_images(masks, images, class_name="cell", label_suffix="_seg")
     Image.fromarray(label_map().astype(np.float32)).save(masks / "b.tif")
     with pytest.raises(RamsesError, match=r"b\.tif: a label image has one channel of whole numbers"):
-        list(read_label_images(masks, pictures, class_name="cell"))
+        list(read_label_images(masks, images, class_name="cell"))
     Image.fromarray(label_map().astype(np.uint8)).save(masks / "c.png")
     with pytest.raises(RamsesError, match=r"c\.\* is missing in"):
-        read_label_images(masks, pictures, class_name="cell")
+        read_label_images(masks, images, class_name="cell")

@@ -13,7 +13,7 @@ from ramses_d2.data import load_folder
 from ramses_d2.data.convert import OpenImagesFiles, open_images, read_open_images, write_ramses
 from ramses_d2.errors import RamsesError
 
-from .pictures import read_labels, save_picture
+from .images import read_labels, save_image
 
 # Ids that a table reader takes for numbers: a float, an integer with leading zeros, infinity
 FLOAT_ID, INTEGER_ID, LETTERS_ID = "12345678901234e5", "0001234567890123", "00inf00000000abc"
@@ -69,17 +69,17 @@ def rectangle(shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int,
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three pictures of 40 x 60; masks of 1.5 times that size (as 1600 to 1024 px), of half of it, and of its own."""
+    """Three images of 40 x 60; masks of 1.5 times that size (as 1600 to 1024 px), of half of it, and of its own."""
     folder = Folder(tmp_path)
     for image_id in (FLOAT_ID, INTEGER_ID, LETTERS_ID):
-        save_picture(tmp_path / f"images/{image_id}.jpg", 40, 60)
+        save_image(tmp_path / f"images/{image_id}.jpg", 40, 60)
     folder.add(FLOAT_ID, ORANGE, "9a041d52", rectangle((60, 90), (15, 45), (15, 75)))  # large, listed first
     folder.add(FLOAT_ID, LEMON, "b1115fd0", rectangle((20, 30), (10, 12), (15, 20)), part="1")  # small, in front
     eight_bit = rectangle((40, 60), (0, 40), (0, 30)).astype(np.uint8) * 255
     folder.add(INTEGER_ID, ORANGE, "05580497", eight_bit, part="train-masks-0")
     folder.add(INTEGER_ID, PERSON, "05580498", rectangle((40, 60), (0, 40), (30, 60)))
     folder.add(LETTERS_ID, LEMON, "05580499", rectangle((40, 60), (3, 9), (4, 6)))
-    folder.add("ffffffffffffffff", LEMON, "05580490", None)  # its picture was not downloaded
+    folder.add("ffffffffffffffff", LEMON, "05580490", None)  # its image was not downloaded
     return folder
 
 
@@ -104,8 +104,8 @@ def test_all_classes(folder, tmp_path):
         [FLOAT_ID, 1, "Orange", 760, 10, 10, 30, 50],
         [FLOAT_ID, 2, "Lemon", 40, 20, 30, 24, 40],
     ]
-    records, classes = load_folder(tmp_path / "out")
-    assert classes == ["Orange", "Lemon", "Person, all"] and len(records) == 3
+    dataset_dicts, classes = load_folder(tmp_path / "out")
+    assert classes == ["Orange", "Lemon", "Person, all"] and len(dataset_dicts) == 3
 
 
 @pytest.mark.parametrize("names", [["Lemon", "Orange"], [LEMON, "orange"]])
@@ -114,8 +114,8 @@ def test_classes_by_name_or_id_in_their_order(folder, tmp_path, names):
     assert list(report.objects) == ["Lemon", "Orange"] and len(table) == 4
 
 
-def test_pictures_per_class(folder, tmp_path):
-    """The first ids first; a picture with two classes counts for both."""
+def test_images_per_class(folder, tmp_path):
+    """The first ids first; an image with two classes counts for both."""
     _, table = convert(read_open_images(folder.files(), ["Lemon", "Orange"], images_per_class=1), tmp_path)
     assert set(table["baseimg"]) == {INTEGER_ID, LETTERS_ID}
     _, table = convert(read_open_images(folder.files(), ["Lemon", "Orange"], images_per_class=2), tmp_path)
@@ -137,12 +137,12 @@ def test_missing_masks_are_reported(folder, tmp_path):
         {"image": LETTERS_ID, "class": "Person, all", "masks": 0, "boxes": 1, "group_boxes": 0},
         {"image": LETTERS_ID, "class": "Lemon", "masks": 1, "boxes": 1, "group_boxes": 1},
     ]
-    assert report.notes["pictures whose masks miss objects that have boxes"] == 2
+    assert report.notes["images whose masks miss objects that have boxes"] == 2
     report, table = convert(read_open_images(folder.files(boxes=True), ["Lemon", "Orange"]), tmp_path)
     assert [finding["image"] for finding in report.findings] == [LETTERS_ID]
     report, table = convert(read_open_images(folder.files(boxes=True), complete_only=True), tmp_path)
     assert set(table["baseimg"]) == {FLOAT_ID} and not report.findings
-    assert report.notes["pictures left out because objects have no mask"] == 2
+    assert report.notes["images left out because objects have no mask"] == 2
 
 
 def test_masks_that_cannot_be_used(folder, tmp_path):
@@ -155,7 +155,7 @@ def test_masks_that_cannot_be_used(folder, tmp_path):
         "masks left out because their PNG is missing": 1,
         "masks left out because they have another shape than their picture": 1,
         "masks left out because they are empty": 1,
-        "pictures whose masks miss objects that have boxes": 1,
+        "images whose masks miss objects that have boxes": 1,
         "pixels of overlapping objects given to the smaller one": 40,
     }
     assert table.loc[table["baseimg"] == LETTERS_ID, "class"].tolist() == ["Lemon", "Person, all"]
@@ -178,12 +178,12 @@ def test_version_7_has_a_header_in_its_class_names(folder, tmp_path):
 @pytest.mark.parametrize("size", [(40, 60), (60, 90), (53, 80), (107, 160), (13, 20), (20, 30)])
 def test_a_resized_disc_keeps_its_place_and_area(tmp_path, size):
     folder = Folder(tmp_path)
-    save_picture(tmp_path / "images/a.jpg", 40, 60)
+    save_image(tmp_path / "images/a.jpg", 40, 60)
     y, x = ((np.arange(n) + 0.5) / n for n in size)
     disc = ((y[:, None] * 40 - 22) ** 2 + (x * 60 - 33) ** 2) < 15**2
     folder.add("a", LEMON, "1", disc)
-    (picture,) = read_open_images(folder.files())
-    rows, columns = np.nonzero(picture.label_map)
+    (image,) = read_open_images(folder.files())
+    rows, columns = np.nonzero(image.label_map)
     assert abs(len(rows) / (np.pi * 15**2) - 1) < 0.03
     assert abs(rows.mean() + 0.5 - 22) < 0.25 and abs(columns.mean() + 0.5 - 33) < 0.25
 
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_named(folder, tmp_path):
     files = folder.files(boxes=True)
     with pytest.raises(RamsesError, match=r"boxable\.csv: no class 'Pear'"):
         read_open_images(files, ["Pear"])
-    with pytest.raises(RamsesError, match="complete pictures cannot be told"):
+    with pytest.raises(RamsesError, match="complete images cannot be told"):
         read_open_images(folder.files(), complete_only=True)
     with pytest.raises(RamsesError, match="images per class is 0"):
         read_open_images(files, images_per_class=0)
@@ -202,6 +202,6 @@ def test_what_is_wrong_is_named(folder, tmp_path):
     (tmp_path / "images").rename(tmp_path / "other")
     with pytest.raises(RamsesError, match="images: no such folder"):
         read_open_images(files)
-    save_picture(tmp_path / "images/unknown.jpg", 40, 60)
-    with pytest.raises(RamsesError, match=r"seg\.csv: no mask of the wanted classes for a picture in"):
+    save_image(tmp_path / "images/unknown.jpg", 40, 60)
+    with pytest.raises(RamsesError, match=r"seg\.csv: no mask of the wanted classes for an image in"):
         read_open_images(files)

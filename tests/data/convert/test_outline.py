@@ -17,9 +17,9 @@ SHAPE = (40, 50)
 
 
 def full(mask: np.ndarray, x0: int, y0: int) -> np.ndarray:
-    picture = np.zeros(SHAPE, dtype=bool)
-    picture[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
-    return picture
+    image = np.zeros(SHAPE, dtype=bool)
+    image[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+    return image
 
 
 def decoded(segmentation: object) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_holes_need_run_lengths():
 
 
 @pytest.mark.parametrize(("x0", "y0"), [(0, 0), (44, 0), (0, 35), (44, 35)])
-def test_a_rectangle_at_the_border_is_one_polygon_inside_the_picture(x0, y0):
+def test_a_rectangle_at_the_border_is_one_polygon_inside_the_image(x0, y0):
     polygons, exact = coco_segmentation(np.ones((5, 6), dtype=bool), x0, y0, SHAPE)
     assert exact and len(polygons) == 1
     x, y = np.reshape(polygons[0], (-1, 2)).T

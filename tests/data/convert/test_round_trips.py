@@ -28,7 +28,7 @@ REAL = Path(__file__).parents[4] / "shared/data"
 
 @pytest.fixture
 def rich_folder(tiny_folder) -> Path:
-    """Three pictures, one empty: a hole, two parts, a speck, touching objects, gaps in the labels, every column."""
+    """Three images, one empty: a hole, two parts, a speck, touching objects, gaps in the labels, every column."""
     folder = tiny_folder(sizes=((64, 96), (96, 64), (40, 40)), count=(6, 6, 0), resolution=(2.0, 28.7, 3.3))
     label_map = np.array(Image.open(folder / "labels/img0.png"))
     rows, columns = np.nonzero(label_map == 1)
@@ -65,16 +65,16 @@ def rich_folder(tiny_folder) -> Path:
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """The same records, pixel for pixel and gram for gram, and the same rows."""
-    (records, classes), (others, other_classes) = load_folder(folder), load_folder(other)
+    """The same dataset dicts, pixel for pixel and gram for gram, and the same rows."""
+    (dataset_dicts, classes), (others, other_classes) = load_folder(folder), load_folder(other)
     assert classes == other_classes
-    assert len(records) == len(others)
-    for record, copy in zip(records, others, strict=True):
-        assert Path(record["file_name"]).read_bytes() == Path(copy["file_name"]).read_bytes()
-        np.testing.assert_array_equal(read_label_map(record), read_label_map(copy))
+    assert len(dataset_dicts) == len(others)
+    for dataset_dict, copy in zip(dataset_dicts, others, strict=True):
+        assert Path(dataset_dict["file_name"]).read_bytes() == Path(copy["file_name"]).read_bytes()
+        np.testing.assert_array_equal(read_label_map(dataset_dict), read_label_map(copy))
         for key in ("height", "width", "resolution", "image_id"):
-            assert record[key] == copy[key]
-        assert repr(record["annotations"]) == repr(copy["annotations"])  # all digits, and NaN equals NaN
+            assert dataset_dict[key] == copy[key]
+        assert repr(dataset_dict["annotations"]) == repr(copy["annotations"])  # all digits, and NaN equals NaN
 
 
 def test_coco_and_back_is_the_same_folder(rich_folder, tmp_path):
@@ -121,10 +121,12 @@ def test_training_reads_the_export_as_it_reads_the_folder(rich_folder, tmp_path)
     report = write_coco(read_ramses(rich_folder), tmp_path / "deep/a.json")
     images = rich_folder / "images"
     assert report.address == f"coco://{tmp_path / 'deep/a.json'}?images={images}"
-    for record, other in zip(load_folder(rich_folder)[0], load_coco(tmp_path / "deep/a.json", images)[0], strict=True):
-        assert (record["resolution"], record["height"]) == (other["resolution"], other["height"])
-        np.testing.assert_array_equal(read_label_map(record) > 0, read_label_map(other) > 0)
-        masses = ({a["mass"] for a in r["annotations"] if a["gt_mass"]} for r in (record, other))
+    for dataset_dict, other in zip(
+        load_folder(rich_folder)[0], load_coco(tmp_path / "deep/a.json", images)[0], strict=True
+    ):
+        assert (dataset_dict["resolution"], dataset_dict["height"]) == (other["resolution"], other["height"])
+        np.testing.assert_array_equal(read_label_map(dataset_dict) > 0, read_label_map(other) > 0)
+        masses = ({a["mass"] for a in r["annotations"] if a["gt_mass"]} for r in (dataset_dict, other))
         assert next(masses) == next(masses)
 
 
@@ -133,7 +135,7 @@ def test_other_formats_and_back(rich_folder, tmp_path, read, write):
     report = write(read_ramses(rich_folder), tmp_path / "there")
     assert report.notes["batches left out: the format has no place for them"] == 1
     source = read(tmp_path / "there")
-    source.resolution = 3.3  # of the empty picture, where its format cannot say it
+    source.resolution = 3.3  # of the empty image, where its format cannot say it
     write_ramses(source, tmp_path / "back")
     table = pd.read_csv(tmp_path / "back/annotations.csv")
     assert list(table) == [
@@ -155,15 +157,15 @@ def test_a_subset_of_a_split_and_its_whole_batches(rich_folder, tmp_path):
     (tmp_path / "split.json").write_text(json.dumps(split))
     source = read_ramses(f"ramses://{tmp_path / 'split.json'}#train")
     assert source.count == 2 and source.batches == [] and source.classes == ["glass", "brick", "concrete"]
-    assert source.notes["batches left out because a picture of them is not converted"] == 1
-    assert [picture.name for picture in source] == ["img1", "img2"]
+    assert source.notes["batches left out because an image of them is not converted"] == 1
+    assert [image.name for image in source] == ["img1", "img2"]
     source = read_ramses(f"ramses://{tmp_path / 'split.json'}#all")
     assert [batch["image_names"] for batch in source.batches] == [["img0.png", "img1.png"]]
 
 
 @pytest.mark.parametrize("form", ["{}", "images/{}.png", "{}.PNG"])
 def test_names_without_extension_or_with_a_folder(rich_folder, form):
-    """The further columns, the entries and the batches of a picture are found under any form of its name."""
+    """The further columns, the entries and the batches of an image are found under any form of its name."""
     table = pd.read_csv(rich_folder / "annotations.csv")
     table.assign(baseimg=table["baseimg"].map(form.format)).to_csv(rich_folder / "annotations.csv", index=False)
     metadata = json.loads((rich_folder / "metadata.json").read_text())
@@ -172,9 +174,9 @@ def test_names_without_extension_or_with_a_folder(rich_folder, form):
     metadata["batches"][0]["image_names"] = [form.format("img0"), form.format("img1")]
     (rich_folder / "metadata.json").write_text(json.dumps(metadata))
     source = read_ramses(rich_folder)
-    assert [picture.details["camera"] for picture in source] == ["line scan"] * 3
-    assert [picture.details["tag"] for picture in read_ramses(rich_folder)] == ["belt", "", "empty"]
-    assert all("feret" in picture.objects for picture in list(read_ramses(rich_folder))[:2])
+    assert [image.details["camera"] for image in source] == ["line scan"] * 3
+    assert [image.details["tag"] for image in read_ramses(rich_folder)] == ["belt", "", "empty"]
+    assert all("feret" in image.objects for image in list(read_ramses(rich_folder))[:2])
     assert source.batches == [{"image_names": ["img0.png", "img1.png"], "mass": {"brick": 1.25, "glass": None}}]
     assert set(source.notes) == {"column of text left out: operator"}
 
@@ -198,7 +200,7 @@ def test_folders_with_the_same_names_stay_apart(tiny_folder, tmp_path):
     names = [image["file_name"] for image in content["images"]]
     assert names == ["a/images/img0.png", "b/images/img0.png", "b/images/img1.png"]
     back = read_coco(tmp_path / "out.json", report.address.partition("=")[2])
-    assert [len(picture.objects) for picture in back] == [2, 4, 5]
+    assert [len(image_file.objects) for image_file in back] == [2, 4, 5]
 
 
 def test_real_coins_there_and_back(tmp_path):

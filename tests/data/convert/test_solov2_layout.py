@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert import Picture, Source, read_solov2, write_ramses, write_solov2
+from ramses_d2.data.convert import Source, SourceImage, read_solov2, write_ramses, write_solov2
 from ramses_d2.errors import RamsesError
 
-from .pictures import read_labels, save_picture
+from .images import read_labels, save_image
 
 
 @pytest.fixture
 def layout(tmp_path):
-    """A picture as the readme describes it, with a 32-bit label image."""
+    """An image as the readme describes it, with a 32-bit label image."""
     folder = tmp_path / "solov2"
-    save_picture(folder / "images/a.jpg", 30, 50)
-    save_picture(folder / "images/unlabelled.jpg", 30, 50)
+    save_image(folder / "images/a.jpg", 30, 50)
+    save_image(folder / "images/unlabelled.jpg", 30, 50)
     label_map = np.zeros((30, 50), dtype=np.int32)
     label_map[2:8, 10:30] = 1
     label_map[20:30, 0:5] = 7
@@ -40,7 +40,7 @@ def test_a_folder_of_the_readme(layout, tmp_path):
     source.resolution = 4.0
     report = write_ramses(source, tmp_path / "out")
     assert report.objects == {"cat": 1, "dog": 1} and +report.notes == {
-        "pictures without a json left out": 1,
+        "images without a json left out": 1,
         "objects without a pixel left out": 1,
         "label values without a class turned into background": 1,
     }
@@ -58,10 +58,10 @@ def test_a_folder_of_the_readme(layout, tmp_path):
 def test_label_images_of_all_depths(layout, kind):
     label_map = np.asarray(Image.open(layout / "labels/a.tif"))
     (layout / "labels/a.tif").unlink()
-    picture = Image.fromarray(label_map.astype(np.uint16 if kind == "I;16" else np.uint8))
+    image = Image.fromarray(label_map.astype(np.uint16 if kind == "I;16" else np.uint8))
     if kind == "P":
-        picture.putpalette(list(range(256)) * 3)
-    picture.save(layout / f"labels/a.{'bmp' if kind == 'bmp' else 'png'}")
+        image.putpalette(list(range(256)) * 3)
+    image.save(layout / f"labels/a.{'bmp' if kind == 'bmp' else 'png'}")
     (read,) = read_solov2(layout)
     assert read.label_map[25, 2] == 7 and read.label_map[4, 20] == 1
 
@@ -94,17 +94,17 @@ def test_missing_files_are_named(layout):
 
 
 def test_what_is_written(tmp_path):
-    """Boxes are rows first; a turned picture is written upright, because the original's loader ignores EXIF."""
-    path = save_picture(tmp_path / "a.jpg", 20, 30, orientation=6)
+    """Boxes are rows first; a turned image is written upright, because the original's loader ignores EXIF."""
+    path = save_image(tmp_path / "a.jpg", 20, 30, orientation=6)
     label_map = np.zeros((30, 20), dtype=int)
     label_map[4:9, 1:3] = 5
     objects = pd.DataFrame({"label": [5], "class": ["cat"], "mass": [2.5], "gt_mass": [True]})
-    source = Source("here", ["cat"], [Picture("a", path, label_map, objects, 3.0)], 1)
+    source = Source("here", ["cat"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
     report = write_solov2(source, tmp_path / "out", images="link")
-    assert +report.notes == {"pictures with an EXIF orientation written anew, upright": 1}
+    assert +report.notes == {"images with an EXIF orientation written anew, upright": 1}
     assert json.loads((tmp_path / "out/annotations/a.json").read_text()) == {
         "5": {"class": "cat", "bbox": [4, 1, 9, 3], "res": 3.0, "mass": 2.5, "gt_mass": True}
     }
-    with Image.open(tmp_path / "out/images/a.jpg") as picture:
-        assert picture.size == (20, 30) and picture.getexif().get(0x0112, 1) == 1
+    with Image.open(tmp_path / "out/images/a.jpg") as image:
+        assert image.size == (20, 30) and image.getexif().get(0x0112, 1) == 1
     np.testing.assert_array_equal(read_labels(tmp_path / "out", "a"), label_map)

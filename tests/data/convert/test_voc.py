@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert import Picture, Source, read_voc, write_ramses, write_voc
+from ramses_d2.data.convert import Source, SourceImage, read_voc, write_ramses, write_voc
 from ramses_d2.errors import RamsesError
 
-from .pictures import read_labels, save_picture
+from .images import read_labels, save_image
 
 # The first colours of VOC's palette, and void, as its documentation lists them
 COLOURS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 5: (128, 0, 128), 8: (64, 0, 0), 255: (224, 224, 192)}
@@ -38,19 +38,19 @@ def palette() -> list[int]:
 
 def save_indices(path, indices, mode="P"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(indices.astype(np.uint8))
+    image = Image.fromarray(indices.astype(np.uint8))
     if mode != "L":
-        picture.putpalette(palette())
-    (picture.convert("RGB") if mode == "RGB" else picture).save(path)
+        image.putpalette(palette())
+    (image.convert("RGB") if mode == "RGB" else image).save(path)
 
 
 @pytest.fixture
 def devkit(tmp_path):
-    """One picture as in VOC2012: two objects, each with a void border."""
+    """One image as in VOC2012: two objects, each with a void border."""
     folder = tmp_path / "VOC2012"
     name = "2007_000032"
-    save_picture(folder / f"JPEGImages/{name}.jpg", 28, 50)
-    save_picture(folder / "JPEGImages/2007_000033.jpg", 28, 50)
+    save_image(folder / f"JPEGImages/{name}.jpg", 28, 50)
+    save_image(folder / "JPEGImages/2007_000033.jpg", 28, 50)
     objects, classes = (np.zeros((28, 50), dtype=np.uint8) for _ in range(2))
     for index, class_id, rows, columns in ((1, AEROPLANE, (2, 12), (10, 40)), (2, PERSON, (15, 26), (1, 9))):
         for image, value in ((objects, index), (classes, class_id)):
@@ -78,7 +78,7 @@ COLUMNS = ["label", "class", "x0", "y0", "x1", "y1", "area"]
 
 
 @pytest.mark.parametrize("source", ["xml", "colours", "grey", "RGB"])
-def test_a_picture_of_the_devkit(devkit, tmp_path, source):
+def test_a_image_of_the_devkit(devkit, tmp_path, source):
     """Void is background; the class comes from the xml, or without one from the class image."""
     if source != "xml":
         (devkit / "Annotations/2007_000032.xml").unlink()
@@ -164,20 +164,20 @@ def test_an_unknown_colour_is_named(devkit):
 
 
 def test_what_is_written(tmp_path):
-    path = save_picture(tmp_path / "a.jpg", 30, 20)
+    path = save_image(tmp_path / "a.jpg", 30, 20)
     label_map = np.zeros((30, 20), dtype=int)
     label_map[4:9, 1:3] = 300
     label_map[20:30, 10:20] = 7
     objects = pd.DataFrame(
         {"label": [300, 7], "class": ["Ra", "Rb"], "mass": [2.5, np.nan], "gt_mass": [True, False], "F": [1.0, 2.0]}
     )
-    source = Source("here", ["Rb", "Rc", "Ra"], [Picture("a", path, label_map, objects, 3.0)], 1)
+    source = Source("here", ["Rb", "Rc", "Ra"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
     write_voc(source, tmp_path / "out")
     for kind, values in (("SegmentationObject", {7: 1, 300: 2}), ("SegmentationClass", {7: 1, 300: 3})):
-        with Image.open(tmp_path / f"out/{kind}/a.png") as picture:
-            assert picture.mode == "P"
-            indices = np.asarray(picture)
-            colours = np.reshape(picture.getpalette(), (-1, 3))
+        with Image.open(tmp_path / f"out/{kind}/a.png") as image:
+            assert image.mode == "P"
+            indices = np.asarray(image)
+            colours = np.reshape(image.getpalette(), (-1, 3))
         for label, value in values.items():
             assert set(indices[label_map == label]) == {value}
         assert not indices[label_map == 0].any()
@@ -199,32 +199,32 @@ def test_what_is_written(tmp_path):
 
 
 def exported(folder: Path, name: str, classes: list[str]) -> Path:
-    """A VOC export of one picture, with one object of each class."""
-    path = save_picture(folder / f"{name}.png", 8, 10)
+    """A VOC export of one image, with one object of each class."""
+    path = save_image(folder / f"{name}.png", 8, 10)
     label_map = np.zeros((8, 10), dtype=int)
     label_map[2:5, : len(classes)] = np.arange(1, len(classes) + 1)
     objects = pd.DataFrame({"label": np.arange(1, len(classes) + 1), "class": classes})
-    write_voc(Source("here", classes, [Picture(name, path, label_map, objects)], 1), folder / "out")
+    write_voc(Source("here", classes, [SourceImage(name, path, label_map, objects)], 1), folder / "out")
     return folder / "out"
 
 
 @pytest.mark.parametrize("name", ["my picture", "two  words 1", "gr\u00fcn"])
 def test_its_own_image_set_is_read_again(tmp_path, name):
-    (picture,) = read_voc(exported(tmp_path, name, ["Ra"]), "default")
-    assert picture.name == name
+    (image,) = read_voc(exported(tmp_path, name, ["Ra"]), "default")
+    assert image.name == name
 
 
 def test_an_image_set_of_a_class_has_a_number_behind_each_name(devkit):
     (devkit / "ImageSets/Segmentation/train.txt").write_text("2007_000032  1\n")
-    assert [picture.name for picture in read_voc(devkit, "train")] == ["2007_000032"]
+    assert [image.name for image in read_voc(devkit, "train")] == ["2007_000032"]
 
 
 def test_class_names_that_are_read_again(tmp_path):
     names = ["a:b", "x:1", "Glas & Stein", "1,2,3", "#".join("ab"), "Background"]
     source = read_voc(exported(tmp_path, "a", names))
     assert source.classes == names
-    (picture,) = source
-    assert picture.objects["class"].tolist() == names
+    (image,) = source
+    assert image.objects["class"].tolist() == names
 
 
 @pytest.mark.parametrize("name", ["#1", "background", " a", "a\nb", "", "a:1,2,3"])
@@ -234,26 +234,26 @@ def test_class_names_that_a_label_map_cannot_hold(tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_turned_picture_is_written_upright(tmp_path):
-    path = save_picture(tmp_path / "a.jpg", 20, 30, orientation=8)
+def test_a_turned_image_is_written_upright(tmp_path):
+    path = save_image(tmp_path / "a.jpg", 20, 30, orientation=8)
     objects = pd.DataFrame({"label": [1], "class": ["Ra"]})
-    source = Source("here", ["Ra"], [Picture("a", path, np.ones((30, 20), dtype=int), objects)], 1)
+    source = Source("here", ["Ra"], [SourceImage("a", path, np.ones((30, 20), dtype=int), objects)], 1)
     report = write_voc(source, tmp_path / "out")
-    assert +report.notes == {"pictures with an EXIF orientation written anew, upright": 1}
-    with Image.open(tmp_path / "out/JPEGImages/a.jpg") as picture:
-        assert picture.size == (20, 30) and picture.getexif().get(0x0112, 1) == 1
+    assert +report.notes == {"images with an EXIF orientation written anew, upright": 1}
+    with Image.open(tmp_path / "out/JPEGImages/a.jpg") as image:
+        assert image.size == (20, 30) and image.getexif().get(0x0112, 1) == 1
 
 
 def test_more_objects_than_a_palette_holds(tmp_path):
-    path = save_picture(tmp_path / "a.png", 16, 17)
+    path = save_image(tmp_path / "a.png", 16, 17)
     label_map = np.arange(16 * 17).reshape(16, 17)
     for count, fits in ((254, True), (255, False)):
         objects = pd.DataFrame({"label": np.arange(1, count + 1), "class": "Ra"})
-        source = Source("here", ["Ra"], [Picture("a", path, label_map, objects, 3.0)], 1)
+        source = Source("here", ["Ra"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
         if fits:
             write_voc(source, tmp_path / "out")
-            (picture,) = read_voc(tmp_path / "out")
-            assert len(picture.objects) == 254
+            (image,) = read_voc(tmp_path / "out")
+            assert len(image.objects) == 254
         else:
-            with pytest.raises(RamsesError, match=r"a\.png: 255 objects; a VOC picture holds 254"):
+            with pytest.raises(RamsesError, match=r"a\.png: 255 objects; a VOC image holds 254"):
                 write_voc(source, tmp_path / "more")

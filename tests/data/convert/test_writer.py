@@ -12,19 +12,28 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ramses_d2.data import load_folder, register
-from ramses_d2.data.convert import Picture, Source, coco, read_coco, read_ramses, write_coco, write_ramses, write_voc
-from ramses_d2.data.convert.output import PICTURE_MODES
+from ramses_d2.data.convert import (
+    Source,
+    SourceImage,
+    coco,
+    read_coco,
+    read_ramses,
+    write_coco,
+    write_ramses,
+    write_voc,
+)
+from ramses_d2.data.convert.output import IMAGE_MODES
 from ramses_d2.errors import RamsesError
 
-from .pictures import save_picture
+from .images import save_image
 
 
 def source(tmp_path, resolution=2.0, suffix=".png", **columns) -> Source:
-    path = save_picture(tmp_path / f"in/a{suffix}", 20, 30)
+    path = save_image(tmp_path / f"in/a{suffix}", 20, 30)
     label_map = np.zeros((20, 30), dtype=int)
     label_map[2:5, 3:10] = 4
     objects = pd.DataFrame({"label": [4], "class": ["Ra"], **columns})
-    return Source("somewhere", ["Rb", "Ra"], [Picture("a", path, label_map, objects, resolution)], 1)
+    return Source("somewhere", ["Rb", "Ra"], [SourceImage("a", path, label_map, objects, resolution)], 1)
 
 
 def everything(folder):
@@ -46,7 +55,7 @@ def test_a_folder(tmp_path):
         "4,a,21,2,3,5,10,1.5,Ra,2.0,NaN,False,20,30,2.0",
     ]
     assert report.lines() == [
-        f"wrote 1 pictures, 1 objects (Rb 0, Ra 1) to {tmp_path / 'deep/out'}",
+        f"wrote 1 images, 1 objects (Rb 0, Ra 1) to {tmp_path / 'deep/out'}",
         f"  use ramses://{tmp_path / 'deep/out'}",
     ]
     written = json.loads((tmp_path / "deep/out/conversion.json").read_text())
@@ -54,18 +63,18 @@ def test_a_folder(tmp_path):
     assert load_folder(tmp_path / "deep/out")[1] == ["Rb", "Ra"]
 
 
-def test_what_happens_to_the_pictures(tmp_path, monkeypatch):
+def test_what_happens_to_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for mode in PICTURE_MODES:
+    for mode in IMAGE_MODES:
         write_ramses(source(Path()), tmp_path / mode, images=mode)
     original = tmp_path / "in/a.png"
     assert (tmp_path / "copy/images/a.png").read_bytes() == original.read_bytes()
     assert not (tmp_path / "copy/images/a.png").is_symlink()
     assert os.readlink(tmp_path / "link/images/a.png") == str(original.resolve())
     assert not list((tmp_path / "none/images").iterdir())
-    with pytest.raises(RamsesError, match="pictures 'move': choose from copy, link, none"):
+    with pytest.raises(RamsesError, match="images 'move': choose from copy, link, none"):
         write_ramses(source(tmp_path), tmp_path / "move", images="move")
-    with pytest.raises(RamsesError, match=r"a\.gif: not a picture that RAMSES reads"):
+    with pytest.raises(RamsesError, match=r"a\.gif: not an image that RAMSES reads"):
         write_ramses(source(tmp_path, suffix=".gif"), tmp_path / "gif")
 
 
@@ -73,7 +82,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     with pytest.raises(RamsesError, match="its resolution is not known"):
         write_ramses(source(tmp_path, resolution=np.nan), tmp_path / "out")
     broken = source(tmp_path)
-    broken.pictures = [*broken.pictures, Picture("b", tmp_path / "missing.png", np.zeros((2, 2)), pd.DataFrame())]
+    broken.images = [*broken.images, SourceImage("b", tmp_path / "missing.png", np.zeros((2, 2)), pd.DataFrame())]
     for write, name in ((write_ramses, "out"), (write_coco, "out"), (write_coco, "out.json")):
         with pytest.raises(RamsesError, match="no such file"):
             write(broken, tmp_path / name)
@@ -176,8 +185,8 @@ def test_the_address_leads_to_what_was_written(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for write, output in ((write_ramses, "ramses"), (write_coco, "coco"), (write_coco, "a.json")):
         address = write(source(Path(name)), f"{name}/{output}").address
-        (record,) = DatasetCatalog.get(register(address))
-        assert Path(record["file_name"]).is_relative_to(tmp_path / name)
+        (dataset_dict,) = DatasetCatalog.get(register(address))
+        assert Path(dataset_dict["file_name"]).is_relative_to(tmp_path / name)
         DatasetCatalog.remove(address)
         MetadataCatalog.remove(address)
 
@@ -198,19 +207,19 @@ def test_force_and_a_json(tmp_path):
         write_coco(source(tmp_path), tmp_path / "b.json", segmentation="mask")
 
 
-def test_an_empty_picture_needs_a_resolution_that_can_be_told(tmp_path):
+def test_an_empty_image_needs_a_resolution_that_can_be_told(tmp_path):
     data = source(tmp_path)
-    path = save_picture(tmp_path / "in/b.png", 4, 4)
-    empty = Picture("b", path, np.zeros((4, 4), dtype=int), pd.DataFrame(columns=["label", "class"]))
-    data.pictures = [empty, *data.pictures]
+    path = save_image(tmp_path / "in/b.png", 4, 4)
+    empty = SourceImage("b", path, np.zeros((4, 4), dtype=int), pd.DataFrame(columns=["label", "class"]))
+    data.images = [empty, *data.images]
     write_ramses(data, tmp_path / "one")
-    assert {record["resolution"] for record in load_folder(tmp_path / "one")[0]} == {2.0}
-    other = source(tmp_path, resolution=3.0).pictures[0]
+    assert {dataset_dict["resolution"] for dataset_dict in load_folder(tmp_path / "one")[0]} == {2.0}
+    other = source(tmp_path, resolution=3.0).images[0]
     other.name = "c"
-    data.pictures.append(other)
-    with pytest.raises(RamsesError, match=r"b\.png: a picture without objects, of unknown resolution"):
+    data.images.append(other)
+    with pytest.raises(RamsesError, match=r"b\.png: an image without objects, of unknown resolution"):
         write_ramses(data, tmp_path / "two")
-    data.pictures = [empty]
+    data.images = [empty]
     with pytest.raises(RamsesError, match="without objects"):
         write_ramses(data, tmp_path / "three")
     data.resolution = 5.0

@@ -49,8 +49,8 @@ def test_the_batch_is_the_mass_of_all_stones(tmp_path: Path) -> None:
 
 
 def test_the_folder_loads(tmp_path: Path) -> None:
-    records, names = load_folder(write_belt(tmp_path / "belt", CONFIG, frames=2))
-    assert len(records) == 2 and names == list(CONFIG.classes)
+    dataset_dicts, names = load_folder(write_belt(tmp_path / "belt", CONFIG, frames=2))
+    assert len(dataset_dicts) == 2 and names == list(CONFIG.classes)
 
 
 @pytest.mark.parametrize(("frames", "overlap"), [(0, 0), (2, 64), (2, -1)])

@@ -19,7 +19,7 @@ def test_belt_is_dark_matt_and_seeded():
 
 def test_photograph_halves_and_keeps_the_order_of_brightness():
     radiance = np.repeat(np.repeat(np.float32([[0.02, 0.1, 0.5]]), 40, axis=0), 40, axis=1)[..., None].repeat(3, -1)
-    picture = photograph(radiance, np.random.default_rng(0))
-    assert picture.shape == (20, 60, 3) and picture.dtype == np.uint8
-    dark, grey, light = picture[:, 5:15].mean(), picture[:, 25:35].mean(), picture[:, 45:55].mean()
+    image = photograph(radiance, np.random.default_rng(0))
+    assert image.shape == (20, 60, 3) and image.dtype == np.uint8
+    dark, grey, light = image[:, 5:15].mean(), image[:, 25:35].mean(), image[:, 45:55].mean()
     assert dark + 30 < grey < light - 50

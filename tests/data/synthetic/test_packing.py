@@ -39,7 +39,7 @@ def test_discs_touch_and_do_not_overlap(seed):
     assert touching >= 25
 
 
-def test_stones_stay_whole_inside_the_picture():
+def test_stones_stay_whole_inside_the_image():
     labels, _ = pack_discs((200, 200), [25] * 12, seed=1)
     for label in np.unique(labels)[1:]:
         assert (labels == label).sum() == (labels == 1).sum()

@@ -1,4 +1,4 @@
-"""Whole synthetic pictures: truth, variety, and thickness that only light tells."""
+"""Whole synthetic images: truth, variety, and thickness that only light tells."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def areas(scene):
     return np.bincount(scene.labels.ravel(), minlength=len(scene.classes) + 1)[1:]
 
 
-def test_same_seed_same_picture_other_seed_other_picture(scenes):
+def test_same_seed_same_image_other_seed_other_image(scenes):
     again = render_scene(CONFIG, np.random.default_rng([5, 0]))
     np.testing.assert_array_equal(again.image, scenes[0].image)
     np.testing.assert_array_equal(again.labels, scenes[0].labels)
@@ -30,7 +30,7 @@ def test_same_seed_same_picture_other_seed_other_picture(scenes):
     assert not np.array_equal(scenes[1].image, scenes[0].image)
 
 
-def test_pictures_are_as_configured(scenes):
+def test_images_are_as_configured(scenes):
     for scene in scenes:
         assert scene.image.shape == (128, 192, 3) and scene.image.dtype == np.uint8
         assert scene.labels.shape == (128, 192) and scene.labels.dtype == np.uint16

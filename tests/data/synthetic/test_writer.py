@@ -43,7 +43,7 @@ def test_annotations_describe_the_label_images(folder):
             assert stone.area == len(rows)
 
 
-def test_every_picture_is_a_batch_with_its_grams(folder):
+def test_every_image_is_a_batch_with_its_grams(folder):
     table = pd.read_csv(folder / "annotations.csv")
     metadata = json.loads((folder / "metadata.json").read_text())
     assert [image["file_name"] for image in metadata["images"]] == [f"scene_{n:05d}.jpg" for n in range(1, 6)]
@@ -54,7 +54,7 @@ def test_every_picture_is_a_batch_with_its_grams(folder):
         assert image["res"] == pytest.approx(stones["res"].iloc[0], rel=1e-5)
 
 
-def test_split_names_every_picture_once(folder):
+def test_split_names_every_image_once(folder):
     split = json.loads((folder / "split.json").read_text())
     assert split["format"] == "ramses-split" and split["version"] == 1 and split["folders"] == {"demo": "."}
     assert split["classes"] == list(CONFIG.classes)
@@ -71,7 +71,7 @@ def test_same_seed_same_bytes_whatever_the_workers(folder, tmp_path):
     assert (other / "images/scene_00001.jpg").read_bytes() != (folder / "images/scene_00001.jpg").read_bytes()
 
 
-def test_a_picture_does_not_depend_on_the_others(folder, tmp_path):
+def test_a_image_does_not_depend_on_the_others(folder, tmp_path):
     fewer = contents(write_dataset(tmp_path / "demo", CONFIG, {"train": 2}, seed=4))
     for name in ("images/scene_00002.jpg", "labels/scene_00002.png"):
         assert fewer[name] == contents(folder)[name]

@@ -1,4 +1,4 @@
-"""Mend one picture and its label image."""
+"""Mend one image and its label image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ramses_d2.data.upright import save_upright
 
 from .check import CheckedFolder
 from .components import find_parts, measure_particles, without_specks
-from .pictures import is_turned_away, lies_alike
+from .images import is_turned_away, lies_alike
 from .pixels import EXIF_ORIENTATION, read_labels
 
 
@@ -38,8 +38,8 @@ class Change:
     label: int | None = None
 
 
-def mend_picture(checked: CheckedFolder, output: Path, base: str) -> tuple[list[Change], np.ndarray | None]:
-    """Copy a picture and its label image, mended where that is needed.
+def repair_image(checked: CheckedFolder, output: Path, base: str) -> tuple[list[Change], np.ndarray | None]:
+    """Copy an image and its label image, mended where that is needed.
 
     Args:
         checked: the folder.
@@ -64,23 +64,23 @@ def mend_picture(checked: CheckedFolder, output: Path, base: str) -> tuple[list[
     particles = None
     if label is not None:
         path = checked.contents.labels[base]
-        mended = None
+        repaired = None
         if label.error is None and label.particles is not None:
-            mended = _mend_labels(checked, base, path, changes)
-        if mended is None:
+            repaired = _repair_labels(checked, base, path, changes)
+        if repaired is None:
             _copy(path, output / "labels" / path.name)
         else:
-            Image.fromarray(mended.astype(np.uint16)).save(output / "labels" / path.name)
-            particles = measure_particles(find_parts(mended))
+            Image.fromarray(repaired.astype(np.uint16)).save(output / "labels" / path.name)
+            particles = measure_particles(find_parts(repaired))
     return changes, particles
 
 
 def _copy(path: Path, target: Path) -> None:
-    if not path.is_dir():  # one named x.png is no picture, and is reported as such
+    if not path.is_dir():  # one named x.png is no image, and is reported as such
         shutil.copy2(path, target)
 
 
-def _mend_labels(checked: CheckedFolder, base: str, path: Path, changes: list[Change]) -> np.ndarray | None:
+def _repair_labels(checked: CheckedFolder, base: str, path: Path, changes: list[Change]) -> np.ndarray | None:
     """The mended label map, None if nothing is to be mended."""
     image, label = checked.facts[base]
     file = f"labels/{path.name}"
@@ -97,7 +97,7 @@ def _mend_labels(checked: CheckedFolder, base: str, path: Path, changes: list[Ch
     if not label.is_uint16:
         changes.append(Change(file, "saved as 16-bit grey", f"mode {mode}", "mode I;16"))
     if turned:
-        what = "turned as the picture's EXIF tag says"
+        what = "turned as the image's EXIF tag says"
         changes.append(Change(file, what, f"orientation {image.orientation}", "orientation 1"))
         label_map = _turn(label_map, image.orientation)
     if len(extra):
@@ -113,6 +113,6 @@ def _mend_labels(checked: CheckedFolder, base: str, path: Path, changes: list[Ch
 
 
 def _turn(label_map: np.ndarray, orientation: int) -> np.ndarray:
-    picture = Image.fromarray(label_map.astype(np.int32))
-    picture.getexif()[EXIF_ORIENTATION] = orientation
-    return np.asarray(ImageOps.exif_transpose(picture))
+    image = Image.fromarray(label_map.astype(np.int32))
+    image.getexif()[EXIF_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ramses_d2.data import read_label_map, register_datasets
-from ramses_d2.data.registered_records import complete_records
+from ramses_d2.data.registered_dataset_dicts import complete_dataset_dicts
 from ramses_d2.errors import RamsesError
 
 
@@ -56,18 +56,22 @@ def test_register_coco_instances(tmp_path: Path) -> None:
     metadata = MetadataCatalog.get("my_data")
     assert metadata.thing_classes == ["disc", "box"] and metadata.dataset_category_ids == [17, 90]
     assert metadata.evaluator_type == "coco"  # the script's own evaluation goes on to work
-    record, empty = DatasetCatalog.get("my_data")
-    assert (record["image_id"], record["coco_image_id"], record["image_name"]) == (70, 70, "pictures/a")
-    assert math.isnan(record["resolution"]) and empty["annotations"] == [] and "crowd" not in empty
-    large, middle, small = record["annotations"]
+    dataset_dict, empty = DatasetCatalog.get("my_data")
+    assert (dataset_dict["image_id"], dataset_dict["coco_image_id"], dataset_dict["image_name"]) == (
+        70,
+        70,
+        "pictures/a",
+    )
+    assert math.isnan(dataset_dict["resolution"]) and empty["annotations"] == [] and "crowd" not in empty
+    large, middle, small = dataset_dict["annotations"]
     assert [a["label"] for a in (large, middle, small)] == [1, 2, 3] and [large["area"], small["area"]] == [100, 16]
     assert (small["category_id"], small["bbox"], small["bbox_mode"]) == (1, [2, 2, 6, 6], BoxMode.XYXY_ABS)
     assert math.isnan(small["mass"]) and small["gt_mass"] is False
-    assert len({a["coco_id"] for a in record["annotations"]}) == 3
-    ((crowd),) = record["crowd"]
+    assert len({a["coco_id"] for a in dataset_dict["annotations"]}) == 3
+    ((crowd),) = dataset_dict["crowd"]
     assert (crowd["bbox"], crowd["area"], crowd["category_id"]) == ([0, 20, 8, 8], 64, 0)
     # The small one lies on top, the crowd is not painted
-    assert np.bincount(read_label_map(record).ravel()).tolist() == [1200 - 136, 84, 36, 16]
+    assert np.bincount(read_label_map(dataset_dict).ravel()).tolist() == [1200 - 136, 84, 36, 16]
 
 
 def test_registering_again_changes_nothing(tmp_path: Path) -> None:
@@ -78,7 +82,7 @@ def test_registering_again_changes_nothing(tmp_path: Path) -> None:
     assert DatasetCatalog["my_data"] is entry
 
 
-def record_of(folder: Path, **changes: Any) -> dict[str, Any]:
+def dataset_dict_of(folder: Path, **changes: Any) -> dict[str, Any]:
     path = folder / "x.png"
     Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(path)
     return {"file_name": str(path), "image_id": "x", "height": 30, "width": 40, "annotations": []} | changes
@@ -88,24 +92,26 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     """Masses and resolution of a function of one's own, run lengths, a missing box."""
     outline = {"size": [30, 40], "counts": [60, 30, 1110]}
     annotation = {"category_id": 2, "segmentation": outline, "mass": 1.5, "gt_mass": True}
-    record = record_of(tmp_path, resolution=2.0, annotations=[annotation])
-    (completed,) = complete_records([record], "x")
+    dataset_dict = dataset_dict_of(tmp_path, resolution=2.0, annotations=[annotation])
+    (completed,) = complete_dataset_dicts([dataset_dict], "x")
     (found,) = completed["annotations"]
     assert completed["resolution"] == 2 and (found["mass"], found["gt_mass"], found["area"]) == (1.5, True, 30)
     assert found["bbox"] == [2, 0, 3, 30]
-    assert record["annotations"] == [annotation]  # the script's records are not touched
+    assert dataset_dict["annotations"] == [annotation]  # the script's dataset dicts are not touched
 
 
-def test_records_of_ours_are_unchanged(tmp_path: Path) -> None:
+def test_dataset_dicts_of_ours_are_unchanged(tmp_path: Path) -> None:
     ours = {"label": 4, "category_id": 0, "bbox": [0, 0, 1, 1], "area": 1.0, "mass": 2.0, "gt_mass": True, "iscrowd": 0}
-    record = record_of(tmp_path, image_name="k/x", resolution=3.0, label_file_name="l.png", annotations=[ours])
-    (completed,) = complete_records([record], "x")
-    assert {key: completed[key] for key in record} == record
+    dataset_dict = dataset_dict_of(
+        tmp_path, image_name="k/x", resolution=3.0, label_file_name="l.png", annotations=[ours]
+    )
+    (completed,) = complete_dataset_dicts([dataset_dict], "x")
+    assert {key: completed[key] for key in dataset_dict} == dataset_dict
 
 
 def test_errors(tmp_path: Path) -> None:
     for changes, message in (
-        ({"height": None, "width": None}, "x.png: its record has no height and no width"),
+        ({"height": None, "width": None}, "x.png: its dataset dict has no height and no width"),
         ({"file_name": str(tmp_path / "gone.png")}, "gone.png: the image is missing"),
         (
             {"annotations": [{"category_id": 0, "bbox": 5, "segmentation": [[0, 0, 9, 0, 9, 9]]}]},
@@ -114,10 +120,10 @@ def test_errors(tmp_path: Path) -> None:
         ({"annotations": [{"category_id": 0, "bbox": [0, 0, 2, 2]}]}, "my_data: no annotation has a segmentation"),
     ):
         with pytest.raises(RamsesError, match=message):
-            complete_records([record_of(tmp_path, **changes)], "my_data")
+            complete_dataset_dicts([dataset_dict_of(tmp_path, **changes)], "my_data")
     register_coco_instances("gone_data", {}, str(tmp_path / "gone.json"), str(tmp_path))
     with pytest.raises(RamsesError, match="data set 'gone_data' cannot be read: .*gone.json"):
         register_datasets(["gone_data"])
-    DatasetCatalog.register("nameless", lambda: [record_of(tmp_path)])
+    DatasetCatalog.register("nameless", lambda: [dataset_dict_of(tmp_path)])
     with pytest.raises(RamsesError, match="'nameless' has no class names; set MetadataCatalog.get"):
         register_datasets(["nameless"])

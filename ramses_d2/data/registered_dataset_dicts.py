@@ -1,6 +1,6 @@
 """Data sets that a script has registered by itself, such as by Detectron2's ``register_coco_instances``.
 
-Their records have outlines, but no labels, masses or resolution. What is missing is filled in whenever the records are
+Their dataset dicts have outlines, but no labels, masses or resolution. What is missing is filled in whenever they are
 asked for; what is there stays, so that the script's own use of them goes on to work.
 """
 
@@ -17,27 +17,27 @@ from detectron2.structures import BoxMode
 
 from ramses_d2.errors import RamsesError
 
-from .folder import Record
+from .folder import DatasetDict
 from .outlines import given_box, measured, painting_order, usable_outline
 
 
 def complete_registration(name: str) -> None:
-    """Let a registered data set give records that the rest of the program works on; again changes nothing.
+    """Let a registered data set give dataset dicts that the rest of the program works on; again changes nothing.
 
-    Its class names may be known only after its records were asked for; they are then.
+    Its class names may be known only after its dataset dicts were asked for; they are then.
 
     Args:
         name: in DatasetCatalog.
 
     Raises:
-        RamsesError: its records cannot be read, see also :func:`complete_records`, or nobody says what its classes are.
+        RamsesError: its dataset dicts cannot be read, see :func:`complete_dataset_dicts`, or have no classes.
     """
     metadata = MetadataCatalog.get(name)
-    if getattr(metadata, "ramses_records", False) or getattr(metadata, "evaluator_type", "") == "ramses":
+    if getattr(metadata, "ramses_dataset_dicts", False) or getattr(metadata, "evaluator_type", "") == "ramses":
         return
-    load: Callable[[], list[Record]] = DatasetCatalog.pop(name)
+    load: Callable[[], list[DatasetDict]] = DatasetCatalog.pop(name)
     DatasetCatalog.register(name, lambda: _load(name, load))
-    metadata.set(ramses_records=True)
+    metadata.set(ramses_dataset_dicts=True)
     if not hasattr(metadata, "thing_classes"):
         DatasetCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
@@ -49,53 +49,55 @@ def complete_registration(name: str) -> None:
         metadata.set(dataset_category_ids=sorted(ids, key=ids.__getitem__))
 
 
-def _load(name: str, load: Callable[[], list[Record]]) -> list[Record]:
+def _load(name: str, load: Callable[[], list[DatasetDict]]) -> list[DatasetDict]:
     try:
-        records = load()
+        dataset_dicts = load()
     except (OSError, ValueError, KeyError, AssertionError) as error:  # of a loader that we did not write
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RamsesError(f"data set {name!r} cannot be read: {reason}") from error
-    return complete_records(records, f"data set {name!r}")
+    return complete_dataset_dicts(dataset_dicts, f"data set {name!r}")
 
 
-def complete_records(records: list[Record], place: str) -> list[Record]:
+def complete_dataset_dicts(dataset_dicts: list[DatasetDict], place: str) -> list[DatasetDict]:
     """Records of Detectron2's form with what ours have in addition, see datasets/README.md.
 
     Args:
-        records: dataset dicts; an annotation without ``label`` has a ``segmentation``.
+        dataset dicts: dataset dicts; an annotation without ``label`` has a ``segmentation``.
         place: name of the data set, for errors.
 
     Returns:
-        new records; annotations have labels from large to small, crowd is kept apart. Values that Detectron2 does not
+        new dataset dicts; annotations have labels from large to small, crowd is kept apart. Values Detectron2 does not
         know (``resolution``, ``mass``, ``gt_mass``) are taken where they are there, and unknown elsewhere.
 
     Raises:
-        RamsesError: a record lacks its size or file, or there are annotations but no outline.
+        RamsesError: a dataset dict lacks its size or file, or there are annotations but no outline.
     """
     numbers = count(1)
-    completed = [_complete(record, f"{place}: {record.get('file_name')}", numbers) for record in records]
-    given = sum(not a.get("iscrowd", 0) for record in records for a in record.get("annotations", ()))
-    if given and not any(record["annotations"] for record in completed):
+    completed = [
+        _complete(dataset_dict, f"{place}: {dataset_dict.get('file_name')}", numbers) for dataset_dict in dataset_dicts
+    ]
+    given = sum(not a.get("iscrowd", 0) for dataset_dict in dataset_dicts for a in dataset_dict.get("annotations", ()))
+    if given and not any(dataset_dict["annotations"] for dataset_dict in completed):
         raise RamsesError(f"{place}: no annotation has a segmentation; RAMSES learns from outlines, not from boxes")
     return completed
 
 
-def _complete(record: Record, place: str, numbers: count[int]) -> Record:
-    missing = [key for key in ("file_name", "image_id", "height", "width") if record.get(key) is None]
+def _complete(dataset_dict: DatasetDict, place: str, numbers: count[int]) -> DatasetDict:
+    missing = [key for key in ("file_name", "image_id", "height", "width") if dataset_dict.get(key) is None]
     if missing:
-        raise RamsesError(f"{place}: its record has no {' and no '.join(missing)}")
-    path = Path(record["file_name"])
+        raise RamsesError(f"{place}: its dataset dict has no {' and no '.join(missing)}")
+    path = Path(dataset_dict["file_name"])
     if not path.is_file():
         raise RamsesError(f"{place}: the image is missing; give register_coco_instances the folder it is in")
-    annotations = record.get("annotations", [])
+    annotations = dataset_dict.get("annotations", [])
     defaults = {
-        "coco_image_id": record["image_id"],
+        "coco_image_id": dataset_dict["image_id"],
         "image_name": f"{path.parent.name}/{path.stem}",
         "resolution": math.nan,
     }
-    completed = defaults | record
-    if "label_file_name" not in record and any("label" not in annotation for annotation in annotations):
-        size = (record["height"], record["width"])
+    completed = defaults | dataset_dict
+    if "label_file_name" not in dataset_dict and any("label" not in annotation for annotation in annotations):
+        size = (dataset_dict["height"], dataset_dict["width"])
         whole = [
             _measured(annotation | {"segmentation": outline}, size, place)
             for annotation in annotations

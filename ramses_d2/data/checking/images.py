@@ -1,4 +1,4 @@
-"""Checks of the files of every picture: there, readable, of one size, upright, 16 bit."""
+"""Checks of the files of every image: there, readable, of one size, upright, 16 bit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .findings import Finding, Kind, counted, finding
 from .pixels import Facts, ImageFacts, LabelFacts
 
 
-def check_pictures(contents: FolderContents, facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    """Findings about the files of every picture of a folder.
+def check_images(contents: FolderContents, facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """Findings about the files of every image of a folder.
 
     Args:
         contents: the folder.
@@ -30,7 +30,7 @@ def check_pictures(contents: FolderContents, facts: Mapping[str, Facts]) -> Iter
 
 
 def lies_alike(image: ImageFacts | None, label: LabelFacts | None) -> bool:
-    """Whether nothing is known to speak against a label image lying on its picture."""
+    """Whether nothing is known to speak against a label image lying on its image."""
     both = image is not None and label is not None and image.error is None and label.error is None
     return not both or image.size == label.size
 
@@ -40,23 +40,23 @@ def _check_presence(contents: FolderContents, base: str, row: int | None) -> Ite
     has_image, has_label = base in contents.images, base in contents.labels
     if row is not None and not has_image:
         also = "" if has_label else f", and neither is {label_file}"
-        message = f"no such picture{also}; add it, correct baseimg or remove its rows"
-        yield finding(Kind.IMAGE_MISSING, folder, f"images/{base}.*", message, row=row, picture=base)
+        message = f"no such image{also}; add it, correct baseimg or remove its rows"
+        yield finding(Kind.IMAGE_MISSING, folder, f"images/{base}.*", message, row=row, image=base)
     elif row is not None and not has_label:
-        message = "no such label image; add it or remove the picture's rows"
-        yield finding(Kind.LABEL_IMAGE_MISSING, folder, label_file, message, row=row, picture=base)
+        message = "no such label image; add it or remove the image's rows"
+        yield finding(Kind.LABEL_IMAGE_MISSING, folder, label_file, message, row=row, image=base)
     elif contents.scan is None or row is not None or base in contents.unusable:
         return  # whether it has rows is not known, or it has everything
     elif not has_image:
-        yield finding(Kind.ORPHAN_LABEL_IMAGE, folder, label_file, "has neither picture nor rows", picture=base)
+        yield finding(Kind.ORPHAN_LABEL_IMAGE, folder, label_file, "has neither image nor rows", image=base)
     elif not has_label:
-        message = "has neither rows nor label image and is skipped; an empty picture needs a label image of zeros"
-        yield finding(Kind.NOT_ANNOTATED, folder, image_file(contents, base), message, picture=base)
+        message = "has neither rows nor label image and is skipped; an empty image needs a label image of zeros"
+        yield finding(Kind.NOT_ANNOTATED, folder, image_file(contents, base), message, image=base)
 
 
 def _check_image(contents: FolderContents, base: str, image: ImageFacts | None) -> Iterator[Finding]:
     if image is not None and image.error is not None:
-        yield finding(Kind.IMAGE_UNREADABLE, contents.folder, image_file(contents, base), image.error, picture=base)
+        yield finding(Kind.IMAGE_UNREADABLE, contents.folder, image_file(contents, base), image.error, image=base)
 
 
 def _check_label(contents: FolderContents, base: str, label: LabelFacts | None) -> Iterator[Finding]:
@@ -84,40 +84,40 @@ def _check_sizes(
     file, folder = image_file(contents, base), contents.folder
     if is_turned_away(image, label):
         message = (
-            f"its EXIF tag ({image.orientation}) turns the picture to {_px(image.size)}, but the label image lies as "
-            f"the pixels are stored, {_px(label.size)}; turn the label image or save the picture upright"
+            f"its EXIF tag ({image.orientation}) turns the image to {_px(image.size)}, but the label image lies as "
+            f"the pixels are stored, {_px(label.size)}; turn the label image or save the image upright"
         )
-        yield finding(Kind.LABEL_NOT_UPRIGHT, folder, f"labels/{base}.png", message, picture=base)
+        yield finding(Kind.LABEL_NOT_UPRIGHT, folder, f"labels/{base}.png", message, image=base)
     elif not lies_alike(image, label):
-        message = f"is {_px(label.size)}, the picture {file} {_px(image.size)}; replace one of them"
-        yield finding(Kind.SIZE_DIFFERS, folder, f"labels/{base}.png", message, picture=base)
+        message = f"is {_px(label.size)}, the image {file} {_px(image.size)}; replace one of them"
+        yield finding(Kind.SIZE_DIFFERS, folder, f"labels/{base}.png", message, image=base)
     elif image.orientation != 1:
         sizes_tell = image.size != image.stored_size
         message = (
             f"its EXIF tag ({image.orientation}) turns or flips the stored pixels; RAMSES applies it: the label image "
-            f"must lie as a viewer shows the picture{'' if sizes_tell else ', and sizes cannot tell here: have a look'}"
+            f"must lie as a viewer shows the image{'' if sizes_tell else ', and sizes cannot tell here: have a look'}"
         )
-        yield finding(Kind.EXIF_ROTATED, folder, file, message, picture=base)
+        yield finding(Kind.EXIF_ROTATED, folder, file, message, image=base)
 
 
 def is_turned_away(image: ImageFacts | None, label: LabelFacts | None) -> bool:
-    """Whether a label image has the size of its picture before, and not after, the EXIF tag turns it."""
+    """Whether a label image has the size of its image before, and not after, the EXIF tag turns it."""
     return not lies_alike(image, label) and label.size == image.stored_size
 
 
-def picture_size(image: ImageFacts | None, label: LabelFacts | None) -> tuple[int, int] | None:
-    """(H, W) of an upright picture, else of its label image; None if neither can be read, or they differ."""
+def image_size(image: ImageFacts | None, label: LabelFacts | None) -> tuple[int, int] | None:
+    """(H, W) of an upright image, else of its label image; None if neither can be read, or they differ."""
     if not lies_alike(image, label) and not is_turned_away(image, label):
         return None
     return next((each.size for each in (image, label) if each is not None and each.error is None), None)
 
 
 def _check_csv_sizes(contents: FolderContents, facts: Mapping[str, Facts]) -> Iterator[Finding]:
-    """One finding per picture, with the first row that is wrong; a label image not turned is the cause, not the CSV."""
+    """One finding per image, with the first row that is wrong; a label image not turned is the cause, not the CSV."""
     rows = contents.rows
     if not {"height", "width"} <= set(rows.columns):
         return
-    sizes = {base: picture_size(*pair) for base, pair in facts.items() if not is_turned_away(*pair)}
+    sizes = {base: image_size(*pair) for base, pair in facts.items() if not is_turned_away(*pair)}
     wrong = pd.Series(False, index=rows.index)
     for axis, name in enumerate(("height", "width")):
         true = rows["baseimg"].map({base: size[axis] for base, size in sizes.items() if size is not None})
@@ -127,13 +127,13 @@ def _check_csv_sizes(contents: FolderContents, facts: Mapping[str, Facts]) -> It
     for row, (base, height, width) in wrong.drop_duplicates("baseimg")[["baseimg", "height", "width"]].T.items():
         message = (
             f"height x width is {height:g} x {width:g} (in {counted(counts[base], 'row')}), "
-            f"the picture is {_px(sizes[base])}"
+            f"the image is {_px(sizes[base])}"
         )
-        yield finding(Kind.CSV_SIZE_WRONG, contents.folder, "annotations.csv", message, row=int(row), picture=base)
+        yield finding(Kind.CSV_SIZE_WRONG, contents.folder, "annotations.csv", message, row=int(row), image=base)
 
 
 def image_file(contents: FolderContents, base: str) -> str:
-    """The picture inside its folder."""
+    """The image inside its folder."""
     return f"images/{contents.images[base].name}"
 
 

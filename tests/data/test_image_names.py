@@ -1,10 +1,10 @@
-"""Names of pictures: what they are called with and without folder and extension."""
+"""Names of images: what they are called with and without folder and extension."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from ramses_d2.data.picture_names import base_name, base_names
+from ramses_d2.data.image_names import base_name, base_names
 
 
 def test_folder_and_extension_go_but_dots_stay() -> None:

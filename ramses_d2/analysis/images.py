@@ -1,4 +1,4 @@
-"""Which pictures to predict, and how many pixels per millimetre each has."""
+"""Which images to predict, and how many pixels per millimetre each has."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pandas as pd
 from detectron2.data import DatasetCatalog
 
 from ..data import register
-from ..data.picture_names import IMAGE_SUFFIXES
+from ..data.image_names import IMAGE_SUFFIXES
 from ..errors import RamsesError
 from .natural_order import natural_key
 
 
-class Picture(NamedTuple):
-    """A picture to predict: its file, its name without extension in the output, and px/mm (None = unknown)."""
+class ImageFile(NamedTuple):
+    """An image to predict: its file, its name without extension in the output, and px/mm (None = unknown)."""
 
     path: Path
     name: str
@@ -30,7 +30,7 @@ def read_resolutions(source: str | None) -> float | dict[str, float] | None:
     """Resolutions from the command line.
 
     Args:
-        source: px/mm of all pictures as a number; or a file with those of each: a metadata.json, or a CSV with the
+        source: px/mm of all images as a number; or a file with those of each: a metadata.json, or a CSV with the
             columns ``file_name`` (or ``baseimg``) and ``res`` (or ``resolution``).
 
     Returns:
@@ -48,7 +48,7 @@ def read_resolutions(source: str | None) -> float | dict[str, float] | None:
         except ValueError:
             raise RamsesError(f"--resolution {source}: neither a number (px/mm) nor a file") from None
         if not (math.isfinite(value) and value > 0):
-            raise RamsesError(f"--resolution {source}: give the px/mm of the pictures, a number above 0")
+            raise RamsesError(f"--resolution {source}: give the px/mm of the images, a number above 0")
         return value
     try:
         if path.suffix.lower() == ".json":
@@ -73,10 +73,10 @@ def read_resolutions(source: str | None) -> float | dict[str, float] | None:
     return found
 
 
-def find_pictures(
+def find_images(
     sources: Sequence[str], resolutions: float | dict[str, float] | None = None, *, recursive: bool = False
-) -> list[Picture]:
-    """Resolve pictures, folders, patterns and dataset URIs.
+) -> list[ImageFile]:
+    """Resolve images, folders, patterns and dataset URIs.
 
     Args:
         sources: files, folders, globs (``"belt/*.png"``, ``**`` for any depth) or ``ramses://`` and ``coco://`` URIs.
@@ -84,16 +84,16 @@ def find_pictures(
         recursive: look into the folders of folders too.
 
     Returns:
-        pictures in natural order within each source, every file once, each with a name of its own.
+        images in natural order within each source, every file once, each with a name of its own.
 
     Raises:
-        RamsesError: nothing there, no picture in it, or a picture that the file of resolutions does not name.
+        RamsesError: nothing there, no image in it, or an image that the file of resolutions does not name.
     """
     found: dict[Path, tuple[Path, float | None]] = {}
     for source in sources:
         for path, own in _of_source(source, recursive):
             found.setdefault(path.resolve(), (path, own))  # a file that two sources name in different ways is one
-    pictures = []
+    images = []
     for path, own in found.values():
         if _is_undecodable(str(path)):
             raise RamsesError(f"{str(path)!r}: its name is not UTF-8 and fits in no table: rename it")
@@ -103,23 +103,23 @@ def find_pictures(
                 raise RamsesError(f"{path.name} is not in the file that --resolution names: add its row")
         elif resolutions is not None:
             own = resolutions
-        pictures.append(Picture(path, path.stem, own))
-    return _with_unique_names(pictures)
+        images.append(ImageFile(path, path.stem, own))
+    return _with_unique_names(images)
 
 
-def in_given_order(pictures: Sequence[Picture], order_file: str) -> list[Picture]:
-    """Bring pictures into the order of a list.
+def in_given_order(images: Sequence[ImageFile], order_file: str) -> list[ImageFile]:
+    """Bring images into the order of a list.
 
     Args:
-        pictures: of :func:`find_pictures`.
+        images: of :func:`find_images`.
         order_file: text, one file name, path or name without extension a line; blank lines and those that begin with #
             do not count.
 
     Returns:
-        the pictures that the list names.
+        the images that the list names.
 
     Raises:
-        RamsesError: no such file, no name in it, a name twice, or one that is none or several of the pictures.
+        RamsesError: no such file, no name in it, a name twice, or one that is none or several of the images.
     """
     path = Path(order_file)
     try:
@@ -130,17 +130,17 @@ def in_given_order(pictures: Sequence[Picture], order_file: str) -> list[Picture
     if not names:
         raise RamsesError(f"--order {path}: no name in it")
     called: dict[str, list[int]] = {}
-    for index, picture in enumerate(pictures):
-        for name in {str(picture.path), picture.path.name, picture.path.stem}:
+    for index, image in enumerate(images):
+        for name in {str(image.path), image.path.name, image.path.stem}:
             called.setdefault(name, []).append(index)
-    ordered: dict[int, Picture] = {}
+    ordered: dict[int, ImageFile] = {}
     for name in names:
         found = called.get(name, [])
         if len(found) != 1:
-            raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the pictures")
+            raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the images")
         if found[0] in ordered:
             raise RamsesError(f"--order {path}: {name} is named twice")
-        ordered[found[0]] = pictures[found[0]]
+        ordered[found[0]] = images[found[0]]
     return list(ordered.values())
 
 
@@ -165,24 +165,24 @@ def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
     elif glob.has_magic(source):
         candidates = (Path(name) for name in glob.glob(source, recursive=True))
     else:
-        raise RamsesError(f"{source}: no such picture or folder")
+        raise RamsesError(f"{source}: no such image or folder")
     paths = [p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     if not paths:
         hint = "" if recursive or not path.is_dir() else "; folders in it are searched with --recursive"
-        raise RamsesError(f"{source}: no picture in it ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
+        raise RamsesError(f"{source}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
     return [(p, None) for p in sorted(paths, key=natural_key)]
 
 
-def _with_unique_names(pictures: list[Picture]) -> list[Picture]:
-    """Tell pictures of one name apart (a.jpg and a.png, or two folders) by a number that no other one has."""
+def _with_unique_names(images: list[ImageFile]) -> list[ImageFile]:
+    """Tell images of one name apart (a.jpg and a.png, or two folders) by a number that no other one has."""
     taken: set[str] = set()
-    own = {picture.name for picture in pictures}
+    own = {image.name for image in images}
     unique = []
-    for picture in pictures:
-        name, number = picture.name, 1
+    for image in images:
+        name, number = image.name, 1
         while name in taken or (number > 1 and name in own):
             number += 1
-            name = f"{picture.name}-{number}"
+            name = f"{image.name}-{number}"
         taken.add(name)
-        unique.append(picture._replace(name=name))
+        unique.append(image._replace(name=name))
     return unique

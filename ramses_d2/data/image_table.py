@@ -1,4 +1,4 @@
-"""The pictures of annotation tables: their names, where they are, what they hold, and why some cannot be used."""
+"""The images of annotation tables: their names, where they are, what they hold, and why some cannot be used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 from ramses_d2.errors import RamsesError
 
 from .annotations_csv import read_annotations
-from .folder import build_records, folder_class_names, load_folder
-from .picture_names import IMAGE_SUFFIXES, base_name
+from .folder import build_dataset_dicts, folder_class_names, load_folder
+from .image_names import IMAGE_SUFFIXES, base_name
 
-EmptyPicture = tuple[str, str, float]  # folder, base name, resolution in px/mm
+EmptyImage = tuple[str, str, float]  # folder, base name, resolution in px/mm
 
 
 def read_folders(folders: Sequence[str | Path]) -> pd.DataFrame:
@@ -52,20 +52,23 @@ def common_class_names(folders: Sequence[str | Path], table: pd.DataFrame) -> li
     return class_names
 
 
-def find_empty_pictures(table: pd.DataFrame, folders: Sequence[str | Path]) -> list[EmptyPicture]:
-    """Pictures that have a label image, but no rows in the table of :func:`read_folders`.
+def find_empty_images(table: pd.DataFrame, folders: Sequence[str | Path]) -> list[EmptyImage]:
+    """Images that have a label image, but no rows in the table of :func:`read_folders`.
 
     Raises:
         RamsesError: the resolution of one of them is unknown.
     """
-    found: list[EmptyPicture] = []
+    found: list[EmptyImage] = []
     for folder in map(Path, folders):
         path = folder.resolve()
         rows = table[table["folder"] == str(path)]
         images, labelled = _files(path)
         if empty := (images & labelled) - set(rows["baseimg"].map(base_name)):
-            records, _ = load_folder(folder, sorted(table["class"].unique()), only=empty)
-            found += [(str(path), record["image_name"].rpartition("/")[2], record["resolution"]) for record in records]
+            dataset_dicts, _ = load_folder(folder, sorted(table["class"].unique()), only=empty)
+            found += [
+                (str(path), dataset_dict["image_name"].rpartition("/")[2], dataset_dict["resolution"])
+                for dataset_dict in dataset_dicts
+            ]
     return found
 
 
@@ -82,20 +85,20 @@ def folder_keys(folders: Iterable[str]) -> dict[str, str]:
     return keys
 
 
-def locate_pictures(
-    annotations: pd.DataFrame, empty: Sequence[EmptyPicture], keys: Mapping[str, str], bare_names: bool
+def locate_images(
+    annotations: pd.DataFrame, empty: Sequence[EmptyImage], keys: Mapping[str, str], bare_names: bool
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Name the pictures.
+    """Name the images.
 
     Args:
         annotations: with ``folder`` and ``baseimg``.
-        empty: pictures without rows.
+        empty: images without rows.
         keys: folder -> key.
         bare_names: base names, instead of ``<folder key>/<base name>``.
 
     Returns:
-        one row per picture, in the order of the annotations, with ``picture`` (its name; equal ones only if bare),
-        ``folder``, ``base``, ``key`` and ``res`` (px/mm, NaN = unknown); and the picture of every annotation.
+        one row per image, in the order of the annotations, with ``picture`` (its name; equal ones only if bare),
+        ``folder``, ``base``, ``key`` and ``res`` (px/mm, NaN = unknown); and the image of every annotation.
     """
     rows = pd.DataFrame({"folder": annotations["folder"], "base": annotations["baseimg"].map(base_name)})
     rows["res"] = pd.to_numeric(annotations["res"], errors="coerce") if "res" in annotations else np.nan
@@ -106,7 +109,7 @@ def locate_pictures(
     return places.drop_duplicates(["folder", "base"], ignore_index=True), names
 
 
-def rejected_pictures(
+def rejected_images(
     places: pd.DataFrame,
     rows: pd.DataFrame,
     counts: pd.DataFrame,
@@ -118,12 +121,12 @@ def rejected_pictures(
     exclude: Sequence[str],
     ratio: float | None,
 ) -> dict[str, str]:
-    """Pictures that cannot be used, and why.
+    """Images that cannot be used, and why.
 
     Args:
-        places: from :func:`locate_pictures`.
+        places: from :func:`locate_images`.
         rows: the annotations, with ``picture``, indexed by CSV row.
-        counts: particles, pictures x classes.
+        counts: particles, images x classes.
         cls_to_idx: its classes are the known ones.
         minres: lowest resolution, px/mm.
         mininst: fewest particles.
@@ -149,19 +152,19 @@ def rejected_pictures(
         reasons = dict.fromkeys(names, reason) | reasons
     if ratio is not None:
         left = places[~places["picture"].isin(list(reasons))]
-        reasons |= dict.fromkeys(_cut_pictures(left, rows, ratio), "particle outside of the crop")
+        reasons |= dict.fromkeys(_cut_images(left, rows, ratio), "particle outside of the crop")
     return reasons
 
 
 def is_cut(boxes: np.ndarray, size: tuple[int, int], ratio: float) -> bool:
     """Whether a box touches or leaves the window that the crop to an aspect ratio keeps (reference section 6.5).
 
-    The window is turned as the picture is, as the training canvas is, and lies for a square one. Sides where nothing is
+    The window is turned as the image is, as the training canvas is, and lies for a square one. Sides where nothing is
     cropped do not count. The odd pixel is cropped on the right and at the bottom.
 
     Args:
         boxes: (K, 4) XYXY, end exclusive, px.
-        size: (H, W) of the picture, px.
+        size: (H, W) of the image, px.
         ratio: height / width of the window, or width / height.
     """
     height, width = size
@@ -177,36 +180,36 @@ def is_cut(boxes: np.ndarray, size: tuple[int, int], ratio: float) -> bool:
 
 def _missing_files(places: pd.DataFrame) -> dict[str, str]:
     reasons = {}
-    for folder, pictures in places.groupby("folder", sort=False):
+    for folder, image_files in places.groupby("folder", sort=False):
         if not Path(folder).is_dir():
             raise RamsesError(f"{folder}: no such folder; correct the column folder of the annotations")
         images, labelled = _files(Path(folder))
-        for name, base in zip(pictures["picture"], pictures["base"], strict=True):
+        for name, base in zip(image_files["picture"], image_files["base"], strict=True):
             if base not in images:
-                reasons[name] = "picture missing"
+                reasons[name] = "image missing"
             elif base not in labelled:
                 reasons[name] = "label image missing"
     return reasons
 
 
 def _files(folder: Path) -> tuple[set[str], set[str]]:
-    """Base names of the pictures and of the label images."""
+    """Base names of the images and of the label images."""
     found = (folder / "images").iterdir() if (folder / "images").is_dir() else ()
     images = {path.stem for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
     return images, {path.stem for path in (folder / "labels").glob("*.png")}
 
 
-def _cut_pictures(places: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> list[str]:
+def _cut_images(places: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> list[str]:
     cut = []
     defaults = {"mass": np.nan, "area": np.nan, "gt_mass": False}
     rows = rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
-    for (folder, key), pictures in places.groupby(["folder", "key"], sort=False):
-        names = dict(zip(pictures["base"], pictures["picture"], strict=True))
-        inside = rows[(rows["folder"] == folder) & rows["picture"].isin(pictures["picture"])]
+    for (folder, key), images in places.groupby(["folder", "key"], sort=False):
+        names = dict(zip(images["base"], images["picture"], strict=True))
+        inside = rows[(rows["folder"] == folder) & rows["picture"].isin(images["picture"])]
         csv_path, classes = Path(folder) / "annotations.csv", sorted(inside["class"].unique())
         with_rows = set(inside["baseimg"].map(base_name))
-        for record in build_records(Path(folder), inside, csv_path, classes, key=key, only=with_rows):
-            boxes = np.array([annotation["bbox"] for annotation in record["annotations"]]).reshape(-1, 4)
-            if is_cut(boxes, (record["height"], record["width"]), ratio):
-                cut.append(names[record["image_name"].removeprefix(f"{key}/")])
+        for dataset_dict in build_dataset_dicts(Path(folder), inside, csv_path, classes, key=key, only=with_rows):
+            boxes = np.array([annotation["bbox"] for annotation in dataset_dict["annotations"]]).reshape(-1, 4)
+            if is_cut(boxes, (dataset_dict["height"], dataset_dict["width"]), ratio):
+                cut.append(names[dataset_dict["image_name"].removeprefix(f"{key}/")])
     return cut

@@ -1,4 +1,4 @@
-"""Names of pictures, and which of them a crop to an aspect ratio would cut."""
+"""Names of images, and which of them a crop to an aspect ratio would cut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from ramses_d2.data.augmentation import CropToAspect
-from ramses_d2.data.picture_table import (
+from ramses_d2.data.image_table import (
     common_class_names,
-    find_empty_pictures,
+    find_empty_images,
     folder_keys,
     is_cut,
-    locate_pictures,
+    locate_images,
     read_folders,
 )
 from ramses_d2.errors import RamsesError
@@ -29,12 +29,12 @@ def test_keys_are_the_last_parts_of_paths_and_differ() -> None:
     assert folder_keys(folders) == {"/a/one": "one", "D:\\b\\one": "one-2", "/c/two/": "two", "/d/one-2": "one-2-2"}
 
 
-def test_pictures_of_one_base_name_are_kept_apart_unless_names_are_bare() -> None:
+def test_images_of_one_base_name_are_kept_apart_unless_names_are_bare() -> None:
     rows = pd.DataFrame({"folder": ["x", "x", "y"], "baseimg": ["a.jpg", "a.jpg", "a"], "res": [2.0, 2.0, 3.0]})
-    places, names = locate_pictures(rows, [("y", "b", 5.0)], {"x": "x", "y": "y"}, bare_names=False)
+    places, names = locate_images(rows, [("y", "b", 5.0)], {"x": "x", "y": "y"}, bare_names=False)
     assert places["picture"].tolist() == ["x/a", "y/a", "y/b"] and names.tolist() == ["x/a", "x/a", "y/a"]
     assert places["res"].tolist() == [2, 3, 5]
-    places, names = locate_pictures(rows, [], {"x": "x", "y": "y"}, bare_names=True)
+    places, names = locate_images(rows, [], {"x": "x", "y": "y"}, bare_names=True)
     assert places["picture"].tolist() == ["a", "a"] and set(names) == {"a"}
 
 
@@ -49,7 +49,7 @@ def test_pictures_of_one_base_name_are_kept_apart_unless_names_are_bare() -> Non
     ],
 )
 def test_cropped_columns(box: tuple[int, ...], cut: bool) -> None:
-    """A 100 x 150 picture cropped to a square."""
+    """A 100 x 150 image cropped to a square."""
     assert is_cut(np.array([(50, 50, 60, 60), box]), (100, 150), ratio=1.0) is cut
 
 
@@ -64,7 +64,7 @@ def test_cropped_rows_with_an_odd_pixel(box: tuple[int, ...], cut: bool) -> None
 @pytest.mark.parametrize("size", [(30, 20), (20, 30), (40, 25), (25, 40), (24, 24), (50, 20)])
 @pytest.mark.parametrize("ratio", [2 / 3, 3 / 2])
 def test_the_window_is_the_one_that_training_crops_to(size: tuple[int, int], ratio: float) -> None:
-    """Standing pictures get a standing window, whichever way the input shape is given."""
+    """Standing images get a standing window, whichever way the input shape is given."""
     window = CropToAspect(short=2, long=3).get_transform(np.zeros((*size, 3)))
     kept = (window.y0, window.y0 + window.h), (window.x0, window.x0 + window.w)
     for axis, ((low, high), length) in enumerate(zip(kept, size, strict=True)):
@@ -100,11 +100,11 @@ def test_folders_that_cannot_be_read(tiny_folder: Folder, names: list[str], mess
         read_folders([parent / name for name in names])
 
 
-def test_empty_pictures(tiny_folder: Folder) -> None:
+def test_empty_images(tiny_folder: Folder) -> None:
     folder = tiny_folder(count=(0, 3, 0), sizes=((64, 96),) * 3, resolution=(2.0, 2.0, 5.0))
-    assert find_empty_pictures(read_folders([folder]), [folder]) == [
+    assert find_empty_images(read_folders([folder]), [folder]) == [
         (str(folder.resolve()), "img0", 2.0),
         (str(folder.resolve()), "img2", 5.0),
     ]
     (folder / "labels/img2.png").unlink()
-    assert len(find_empty_pictures(read_folders([folder]), [folder])) == 1
+    assert len(find_empty_images(read_folders([folder]), [folder])) == 1
