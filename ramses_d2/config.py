@@ -5,7 +5,67 @@ Network and target defaults are those of the published RAMSES2 model (reference 
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
 from detectron2.config import CfgNode as CN
+
+from ramses_d2.errors import RamsesError
+
+logger = logging.getLogger(__name__)
+
+
+class Range(NamedTuple):
+    """Numbers that a config key may have.
+
+    Attributes:
+        low, high: the ends.
+        is_open: whether the ends themselves do not count.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    is_open: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether a value is a number of this range; infinity and NaN never are."""
+        if not isinstance(value, (int, float)) or not abs(value) < math.inf:
+            return False
+        return self.low < value < self.high if self.is_open else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        below, above = ("below", "above") if self.is_open else ("up to", "from")
+        if self.high == math.inf:
+            return f"{above} {self.low}{'' if self.is_open else ' on'}"
+        if self.low == -math.inf:
+            return f"{below} {self.high}"
+        return f"above {self.low} and below {self.high}" if self.is_open else f"from {self.low} to {self.high}"
+
+
+def check_ranges(cfg: CfgNode, ranges: Mapping[str, Range]) -> None:
+    """Check numbers, and every number of a list.
+
+    Args:
+        cfg: config.
+        ranges: by key, such as "SOLVER.BASE_LR".
+
+    Raises:
+        RamsesError: a value out of its range.
+    """
+    for key, allowed in ranges.items():
+        value = cfg
+        for name in key.split("."):
+            value = value[name]
+        is_list = isinstance(value, (list, tuple))
+        if not all(allowed.holds(number) for number in (value if is_list else [value])):
+            raise RamsesError(f"{key} is {value}, use {'numbers' if is_list else 'a number'} {allowed}")
 
 
 def add_ramses_config(cfg: CN) -> None:
@@ -214,3 +274,60 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.TEST.WORST_PICTURES = 6
     # Data sets that are evaluated once, after training, with the best weights; files go to OUTPUT_DIR/test
     cfg.DATASETS.FINAL_TEST = ()
+
+
+def follow_ramses_keys(cfg: CfgNode) -> None:
+    """Give Detectron2's keys the values of those of ours that mean the same, in place: a user sets one of each."""
+    ramses, heads = cfg.MODEL.RAMSES, cfg.MODEL.ROI_HEADS
+    heads.NUM_CLASSES = ramses.NUM_CLASSES
+    heads.SCORE_THRESH_TEST = ramses.TEST.SCORE_THRESH
+    heads.NMS_THRESH_TEST = ramses.TEST.NMS_THRESH
+
+
+def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
+    """Read a YAML file and KEY VALUE overrides into a fresh config, and fall back to the CPU where there is no CUDA.
+
+    Raises:
+        RamsesError: the file is missing, or a key or value does not fit.
+    """
+    cfg = get_cfg()
+    add_ramses_config(cfg)
+    if not Path(config_file).is_file():
+        raise RamsesError(f"{config_file}: no such config file, see configs/")
+    try:
+        cfg.merge_from_file(config_file)
+    except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        raise RamsesError(f"{config_file}: {_one_line(error)}{_suggestion(error, cfg)}") from error
+    try:
+        cfg.merge_from_list(overrides or [])
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise RamsesError(f"config override: {_one_line(error)}{_suggestion(error, cfg)}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu":
+        cfg.SOLVER.AMP.ENABLED = False
+    if cfg.MODEL.META_ARCHITECTURE == "MaskRCNN":
+        follow_ramses_keys(cfg)
+    return cfg
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+
+
+def _suggestion(error: Exception, cfg: CfgNode) -> str:
+    """The key that an unknown one resembles most, if any."""
+    unknown = (
+        _one_line(error).partition("Non-existent ")[2].rpartition("key: ")[2]
+    )  # KeyError or AssertionError of yacs
+    nearest = get_close_matches(unknown, _keys(cfg), n=1, cutoff=0.8)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -11,13 +11,15 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 from yacs.config import CfgNode as YacsNode
 
-from ramses_d2 import RamsesError, add_ramses_config
-from ramses_d2.data import RamsesDatasetMapper, register
-from ramses_d2.engine import RamsesTrainer, load_config
-from ramses_d2.engine.final_test import final_test
-from ramses_d2.engine.schedule import settle_iterations
+from ramses_d2.config import add_ramses_config, load_config
+from ramses_d2.data.catalog import register
+from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.engine.hooks import final_test
 from ramses_d2.engine.setup import settle_classes
-from ramses_d2.modeling import RAMSES
+from ramses_d2.engine.solver import settle_iterations
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.meta_arch import RAMSES
 
 ROOT = Path(__file__).parents[1]
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))

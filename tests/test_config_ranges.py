@@ -7,7 +7,7 @@ import math
 import pytest
 from detectron2.config import CfgNode
 
-from ramses_d2.config_ranges import Range, check_ranges
+from ramses_d2.config import Range, check_ranges
 from ramses_d2.errors import RamsesError
 
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ramses_d2 import add_ramses_config, analysis
-from ramses_d2.engine import load_config
-from ramses_d2.modeling.inference_settings import InferenceSettings
+from ramses_d2 import analysis
+from ramses_d2.config import add_ramses_config, load_config
+from ramses_d2.modeling.postprocess import InferenceSettings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/configuration.md"

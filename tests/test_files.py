@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.atomic_file import atomic_file
 from ramses_d2.errors import RamsesError, exit_on_error, full_disk_is_one_line
-from ramses_d2.folder_swap import folder_swap
+from ramses_d2.files import atomic_file, folder_swap
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:

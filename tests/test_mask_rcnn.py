@@ -14,12 +14,13 @@ import torch
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
-from ramses_d2.data import register_datasets
-from ramses_d2.engine import RamsesPredictor, RamsesTrainer, load_config
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.engine.predictor import RamsesPredictor
 from ramses_d2.engine.setup import settle_classes
-
-from .test_solov2 import run_lengths, write_coco_set
-from .tools.command_line import ROOT, run_process
+from ramses_d2.engine.trainer import RamsesTrainer
+from tests.test_solov2 import run_lengths, write_coco_set
+from tests.tools.command_line import ROOT, run_process
 
 TINY_YAML = str(ROOT / "tests/mask_rcnn_tiny.yaml")
 

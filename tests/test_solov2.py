@@ -19,13 +19,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramses_d2.data import RamsesDatasetMapper
-from ramses_d2.data.coco_source import load_coco
-from ramses_d2.data.label_map import read_label_map
-from ramses_d2.engine import RamsesPredictor, load_config
-
-from .test_config import NO_DOWNLOAD
-from .tools.command_line import ROOT, run_process
+from ramses_d2.config import load_config
+from ramses_d2.data.coco import load_coco
+from ramses_d2.data.images import read_label_map
+from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.engine.predictor import RamsesPredictor
+from tests.test_config import NO_DOWNLOAD
+from tests.tools.command_line import ROOT, run_process
 
 TINY_YAML = str(ROOT / "tests/solov2_tiny.yaml")
 YAMLS = sorted((ROOT / "configs/SOLOv2").glob("solov2_*.yaml"))

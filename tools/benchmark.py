@@ -29,15 +29,14 @@ from detectron2.utils.events import EventStorage
 from scipy import ndimage
 from tabulate import tabulate
 
-from ramses_d2.engine import build_optimizer, load_config
+from ramses_d2.config import load_config
+from ramses_d2.engine.solver import build_optimizer
 from ramses_d2.errors import RamsesError, exit_on_error
-from ramses_d2.modeling.batching import SIZE_DIVISIBILITY
-from ramses_d2.modeling.dynamic_conv import mask_logits
-from ramses_d2.modeling.inference_settings import InferenceSettings
-from ramses_d2.modeling.label_map_masks import LabelMapMasks
-from ramses_d2.modeling.mask_rcnn import MaskRCNN, to_image
+from ramses_d2.modeling.heads import mask_logits
+from ramses_d2.modeling.mask_rcnn import LabelMapMasks, MaskRCNN, to_image
+from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY
 from ramses_d2.modeling.nms import suppress
-from ramses_d2.modeling.postprocess import GridFrame, GridInstances, to_instances
+from ramses_d2.modeling.postprocess import GridFrame, GridInstances, InferenceSettings, to_instances
 
 
 def crowded_image(cfg: CfgNode, objects: int) -> dict[str, Any]:

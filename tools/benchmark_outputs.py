@@ -30,10 +30,8 @@ from pycocotools.mask import toBbox
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import regionprops_table
 
-from ramses_d2.analysis.images import ImageFile
-from ramses_d2.analysis.prediction import image_overlay, image_result
-from ramses_d2.analysis.run_folder import RunFolder
-from ramses_d2.data.rle import encode_label_map
+from ramses_d2.analysis.run import ImageFile, RunFolder, image_overlay, image_result
+from ramses_d2.masks import encode_label_map
 
 CLASSES = ["Rc", "Ru", "Rb", "Ra", "Rg"]
 RESOLUTION = 28.7

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ramses_d2.checkpoint.ramses2_files import CLASSES_FILE, export_ramses2, import_config, import_ramses2
+from ramses_d2.checkpoint.ramses2_weights import CLASSES_FILE, export_ramses2, import_config, import_ramses2
 from ramses_d2.errors import exit_on_error
 
 
@@ -41,7 +41,7 @@ def to_ramses2(args: argparse.Namespace) -> str:
 
 def convnextv2(args: argparse.Namespace) -> str:
     """Official ConvNeXt V2 file to a checkpoint of the backbone."""
-    from ramses_d2.checkpoint.backbone import convert_convnextv2
+    from ramses_d2.checkpoint.pretrained import convert_convnextv2
 
     return convert_convnextv2(args.weights, args.output, name=args.name, force=args.force)
 

@@ -22,14 +22,13 @@ import sys
 
 import pandas as pd
 
-from ramses_d2.analysis.fragments import FRAGMENT_MODES
-from ramses_d2.analysis.images import find_images, in_given_order, read_resolutions
-from ramses_d2.analysis.run_folder import RunFolder
+from ramses_d2.analysis.particles import FRAGMENT_MODES
+from ramses_d2.analysis.run import RunFolder, find_images, in_given_order, read_resolutions
 from ramses_d2.analysis.stream.geometry import AXES, DIRECTIONS
 from ramses_d2.analysis.stream.run import StreamSettings
-from ramses_d2.engine import RamsesPredictor, load_config, run_settings, versions
+from ramses_d2.config import load_config
 from ramses_d2.engine.launch import end_on_signal
-from ramses_d2.engine.prediction_run import predict_belt, predict_images
+from ramses_d2.engine.predictor import RamsesPredictor, predict_belt, predict_images, run_settings, versions
 from ramses_d2.errors import RamsesError, exit_on_error
 
 # Options of --stream, and their defaults

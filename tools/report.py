@@ -21,16 +21,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ramses_d2.analysis.bootstrap import IMAGES, PARTICLES, Resampling
-from ramses_d2.analysis.calibration import calibrate, read_factors
-from ramses_d2.analysis.coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G
-from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, load_map
+from ramses_d2.analysis.calibration import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G, calibrate, read_factors
+from ramses_d2.analysis.intervals import IMAGES, PARTICLES, Resampling
 from ramses_d2.analysis.report.build import ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.analysis.report.files import check_output, write_files, write_report
 from ramses_d2.analysis.report.words import many
-from ramses_d2.analysis.sample import WEIGHTS
-from ramses_d2.analysis.sieves import SIEVE_SERIES, SieveSize
+from ramses_d2.analysis.sample import CONSTITUENTS, DEFAULT_MAP, SIEVE_SERIES, WEIGHTS, SieveSize, load_map
 from ramses_d2.errors import RamsesError, exit_on_error
 
 CALIBRATE = "calibrate"

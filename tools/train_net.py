@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 
-from ramses_d2.checkpoint import load_weights
-from ramses_d2.engine import RamsesTrainer, prepare, setup
+from ramses_d2.checkpoint.load import load_weights
+from ramses_d2.engine import setup
 from ramses_d2.engine.launch import argument_parser, end_on_signal, launch
+from ramses_d2.engine.setup import prepare
+from ramses_d2.engine.trainer import RamsesTrainer
 from ramses_d2.errors import RamsesError, exit_on_error
 
 

@@ -1,11 +1,8 @@
 """From instances to answers. Nothing in here knows the network."""
 
-from .appearance import class_colors
-from .captions import particle_caption
-from .decode import decode_predictions
-from .drawing import draw_instances, plot_instances
-from .label_image import masks_in_boxes, paint_label_image
-from .particles import particle_table
+from ramses_d2.analysis.particles import decode_predictions, particle_table
+from ramses_d2.draw import class_colors, draw_instances, particle_caption, plot_instances
+from ramses_d2.masks import masks_in_boxes, paint_label_image
 
 __all__ = [
     "class_colors",

@@ -14,16 +14,157 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ramses_d2.analysis.composition import NONE_SEEN, sample_notes
+from ramses_d2.analysis.intervals import (
+    Resampling,
+    interval,
+    replicate_weights,
+    share_interval,
+    unequal_weights,
+    unseen_weight,
+)
+from ramses_d2.analysis.sample import (
+    CONSTITUENTS,
+    DEFAULT_MAP,
+    FINES_SIEVE,
+    SCALE,
+    WEIGHTS,
+    ConstituentMap,
+    Sample,
+    SieveSize,
+    number_passing,
+    sieve_series,
+    take_sample,
+)
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import json_values
 
-from .bootstrap import Resampling, interval, replicate_weights, unequal_weights
-from .composition import NONE_SEEN, sample_notes
-from .constituents import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap
-from .cumulative_curve import LEVELS, curve_figures
-from .grading_band import passing_band, size_intervals
-from .json_values import json_values
-from .sample import WEIGHTS, Sample, take_sample
-from .sieves import FINES_SIEVE, SieveSize, number_passing, sieve_series
+LEVELS = (0.10, 0.30, 0.50, 0.60, 0.90)
+
+
+def curve_figures(weights: np.ndarray, sizes: np.ndarray, starts: np.ndarray, number_passing: np.ndarray) -> np.ndarray:
+    """All figures of a grading.
+
+    Args:
+        weights: (r, n) weight of each particle.
+        sizes: (m,) different sizes in mm, rising, above 0.
+        starts: (m,) the first particle of each size.
+        number_passing: (L,) how many of ``sizes`` pass each opening.
+
+    Returns:
+        (r, L + P + 2): share that passes each opening, D values of ``LEVELS`` in mm, Cu = D60 / D10 and
+        Cc = D30^2 / (D10 D60). NaN in rows without weight.
+    """
+    shares = _shares(weights, starts)
+    # One column of zeros in front: what passes an opening that no size passes
+    padded = np.concatenate([np.zeros((len(weights), 1)), shares], axis=1)
+    if not len(sizes):
+        padded[:] = np.nan
+    padded[np.isnan(shares).any(axis=1)] = np.nan
+    at_levels = sizes_at(LEVELS, shares, sizes)
+    d10, d30, _, d60, _ = at_levels.T
+    return np.column_stack([padded[:, number_passing], at_levels, d60 / d10, d30**2 / (d10 * d60)])
+
+
+def sizes_at(levels: Sequence[float], shares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The sizes that given shares of the weight do not exceed.
+
+    Straight lines in log(size) between neighbouring sizes that have weight; a level that the smallest of them reaches
+    alone has its size.
+
+    Args:
+        levels: (P,) shares, above 0 and up to 1.
+        shares: (r, m) cumulative share at each size; the last is 1.
+        sizes: (m,) in mm, rising, above 0.
+
+    Returns:
+        (r, P) in mm; NaN in rows of NaN.
+    """
+    levels = np.asarray(levels, float)
+    found = np.full((len(shares), len(levels)), np.nan)
+    logs = np.log(sizes)
+    for row, share in enumerate(shares):
+        if not len(share) or np.isnan(share[-1]):
+            continue
+        upper = np.searchsorted(share, levels)
+        below = np.where(upper > 0, share[upper - 1], 0.0)
+        # Sizes without weight in this row are no points of its curve: go down to where the share was reached
+        lower = np.searchsorted(share, below)
+        step = (levels - below) / (share[upper] - below)
+        found[row] = np.where(below > 0, np.exp(logs[lower] + step * (logs[upper] - logs[lower])), sizes[upper])
+    return found
+
+
+def _shares(weights: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(r, m) cumulative share of the weight at each size."""
+    if not len(starts):
+        return np.empty((len(weights), 0))
+    cumulative = np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1)
+    total = cumulative[:, -1:]
+    return np.divide(cumulative, total, out=np.full_like(cumulative, np.nan), where=total > 0)
+
+
+_POINTS = 200  # of the curve at which the band is computed for the sizes; rising by half a percent of the weight
+_LARGEST = 5  # particles whose heaviest stands for the largest of a sample: the largest itself may be flat and light
+
+
+def passing_band(
+    weights: np.ndarray, units: np.ndarray, passing: np.ndarray, resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals of passing shares.
+
+    Args:
+        weights, units: (n,) of the particles in the order of their sizes.
+        passing: (S,) how many of them pass each of the rising openings.
+
+    Returns:
+        low, high: (S,) 0 to 1, both rising.
+    """
+    draws = [np.cumsum(draw * weights, axis=1) for draw in replicate_weights(units, resampling)]
+    through = np.concatenate([np.pad(draw, ((0, 0), (1, 0)))[:, passing] for draw in draws])  # (R, S)
+    total = np.concatenate([draw[:, -1] for draw in draws])
+    num_units = int(units.max()) + 1
+    ends = []
+    for index, number in enumerate(passing):
+        own, rest = (
+            np.bincount(units[part], weights[part], minlength=num_units)
+            for part in (slice(number), slice(number, None))
+        )
+        # Whatever stays on a sieve is larger than all that passes, so no lighter than the largest of that
+        largest = float(weights[max(0, number - _LARGEST) : number].max(initial=0.0))
+        unseen = unseen_weight(own, rest), max(unseen_weight(rest, own), largest)
+        ends.append(share_interval(through[:, index], total - through[:, index], unseen, resampling))
+    low, high = np.transpose(ends)
+    # A larger sieve passes no less: a band that a heavy particle has widened stays as wide until the curve is there
+    return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
+
+
+def size_intervals(
+    levels: Sequence[float], weights: np.ndarray, sizes: np.ndarray, units: np.ndarray, resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals of the sizes that given shares of the weight pass.
+
+    Args:
+        levels: (P,) shares, rising, above 0 and below 1.
+        weights, units: (n,) of the particles in the order of their sizes.
+        sizes: (n,) in mm, rising.
+
+    Returns:
+        low, high: (P,) in mm; 0 and infinity where the sample sets no bound.
+    """
+    ends = np.append(np.flatnonzero(np.diff(sizes)) + 1, len(sizes))  # particles up to each different size
+    shares = np.cumsum(weights)[ends - 1] / weights.sum()
+    chosen = np.unique(np.searchsorted(shares, np.linspace(0, 1, _POINTS)).clip(max=len(ends) - 1))
+    low, high = passing_band(weights, units, np.concatenate([[0], ends[chosen]]), resampling)
+    at = np.log(sizes[ends[chosen] - 1])
+
+    def where(shares: np.ndarray) -> np.ndarray:
+        """The sizes at which a rising line of shares, one per point, reaches the levels."""
+        reached = np.exp(np.interp(levels, shares[1:], at))
+        return np.select([shares[0] >= levels, shares[-1] < levels], [0.0, np.inf], reached)
+
+    return where(high), where(low)
+
 
 BELOW_SMALLEST, FINES, OVERSIZE = "below smallest sieve", "fines", "oversize"
 _SIZE_NAMES = (*(f"D{100 * level:.0f}" for level in LEVELS), "Cu", "Cc")

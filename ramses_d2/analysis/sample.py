@@ -1,19 +1,263 @@
-"""Which particles a figure is made of, and which are left out, by reason: nothing disappears without a line."""
+"""What of a run counts: which class stands for which constituent, sieve sizes, and the particles that are weighed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from ramses_d2.errors import RamsesError
 
-from .constituents import DEFAULT_MAP, SCALE, ConstituentMap
-from .sieves import SieveSize, passes
+# EN 933-11: what the laboratory picks apart by hand, in the order in which results are listed
+CONSTITUENTS = {
+    "Rc": "concrete, mortar, concrete masonry",
+    "Ru": "natural stone, unbound and hydraulically bound aggregate",
+    "Rb": "bricks, tiles, calcium silicate masonry, non-floating aerated concrete",
+    "Ra": "bituminous materials",
+    "Rg": "glass",
+    "X": "other: clay and soil, metals, non-floating wood, plastic, rubber, gypsum plaster",
+}
+
+
+# Floating material is a volume per kg (cm3/kg), measured in water: an image cannot show it
+FLOATING, FLOATING_DESCRIPTION, FLOATING_REMARK = "FL", "floating material (cm3/kg)", "not visible in pictures"
+
+
+# What a map says of a coin or a ruler: an object of known size, no part of the sample
+SCALE = "scale"
+
+
+_RAMSES_CLASSES = {
+    "Rc": ("Rc", "Rcu01"),  # Rcu01 is lime mortar; the "Rcu" of product standards is the sum of Rc and Ru
+    "Ru": ("Ru", "Ru01", "Ru02", "Ru03", "Ru04", "Ru05", "Ru06"),
+    "Rb": ("Rb", "Rb01", "Rb02"),
+    "Ra": ("Ra",),
+    "Rg": ("Rg",),
+    "X": ("X", "X01", "X02", "X03", "X04", "UNKNOWN", "Pl", "SHELLS"),
+    SCALE: ("Coin",),
+}
+
+
+_HEADING = """\
+# The constituent of EN 933-11 that each class counts as: Rc Ru Rb Ra Rg X, or "scale" for coins and other
+# objects of known size, which are no part of the sample. Classes that are not listed keep the built-in entry.
+"""
+
+
+@dataclass(frozen=True)
+class ConstituentMap:
+    """Which constituent each class counts as.
+
+    Attributes:
+        classes: class name -> key of ``CONSTITUENTS``, or ``SCALE``.
+        source: where it comes from, for reports and messages: "built-in" or the name of a YAML file.
+        own: the classes that the YAML file names.
+    """
+
+    classes: Mapping[str, str]
+    source: str = "built-in"
+    own: tuple[str, ...] = ()
+
+    def assign(self, names: pd.Series, foreign: str = "error") -> pd.Series:
+        """The constituent of each particle.
+
+        Args:
+            names: (n,) class names.
+            foreign: what a class outside the map counts as: a key of ``CONSTITUENTS``, or "error".
+
+        Returns:
+            (n,) keys of ``CONSTITUENTS`` or ``SCALE``, with the index of ``names``.
+
+        Raises:
+            RamsesError: a class is not in the map and ``foreign`` is "error".
+        """
+        if foreign != "error" and foreign not in CONSTITUENTS:
+            raise RamsesError(f"classes outside the map as {foreign!r}: give one of {' '.join(CONSTITUENTS)}, or error")
+        unlisted = self.unlisted(names)
+        if unlisted and foreign == "error":
+            raise RamsesError(
+                f"no constituent is known for {_class_list(unlisted)} (map: {self.source}): add"
+                f' a line such as "{unlisted[0]}: X" to the YAML file of the constituent map'
+            )
+        return names.astype(str).map(lambda name: self.classes.get(name, foreign)).astype(object)
+
+    def unlisted(self, names: pd.Series) -> list[str]:
+        """Class names that the map does not hold, sorted."""
+        return sorted(set(names.astype(str)) - set(self.classes))
+
+    def to_yaml(self) -> str:
+        """The map as the text of a YAML file to edit; :func:`load_map` reads it back."""
+        # Quotes, because YAML would read a bare No or 12 as something else than a name
+        lines = [f'{_quoted(name)}: "{constituent}"' for name, constituent in self.classes.items()]
+        return _HEADING + "\n".join(lines) + "\n"
+
+
+DEFAULT_MAP = ConstituentMap(
+    MappingProxyType({name: constituent for constituent, names in _RAMSES_CLASSES.items() for name in names})
+)
+
+
+def load_map(path: str | Path, base: ConstituentMap = DEFAULT_MAP) -> ConstituentMap:
+    """Read a YAML file with one ``class: constituent`` line per class.
+
+    Args:
+        path: the file. A constituent is a key of ``CONSTITUENTS`` or "scale".
+        base: the entries of classes that the file does not list.
+
+    Raises:
+        RamsesError: the file cannot be read, a line is no ``class: constituent`` pair, a class comes twice, or a
+            constituent does not exist; the message names the line.
+    """
+    path = Path(path)
+    try:
+        # The nodes, not the values: every name stays text, and every line has its number
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RamsesError(f"{path}: not a readable constituent map: {' '.join(str(error).split())}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise RamsesError(f'{path}: not a constituent map: write one line such as "Rb01: Rb" for each class')
+    own: dict[str, str] = {}
+    for key, value in root.value:
+        where = f"{path} line {key.start_mark.line + 1}"
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+            raise RamsesError(f'{where}: not one class and one constituent: write a line such as "Rb01: Rb"')
+        if key.value in own:
+            raise RamsesError(f"{where}: class {key.value} comes twice: keep one of the lines")
+        own[key.value] = _checked(value.value, where)
+    return ConstituentMap(MappingProxyType({**base.classes, **own}), path.name, tuple(own))
+
+
+def _checked(constituent: str, where: str) -> str:
+    """``constituent`` if a map may name it."""
+    if constituent in CONSTITUENTS or constituent == SCALE:
+        return constituent
+    known = [*CONSTITUENTS, SCALE]
+    if constituent == FLOATING:
+        raise RamsesError(f"{where}: FL is a volume that floats in water, which no image shows: use X")
+    close = get_close_matches(constituent, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise RamsesError(f"{where}: no constituent {constituent!r}: {hint}give one of {' '.join(known)}")
+
+
+def _class_list(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"class {shown}" if len(names) == 1 else f"classes {shown}"
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+# EN 933-1: "fines" is what passes this sieve, in mm
+FINES_SIEVE = 0.063
+
+
+# A particle as large as the opening passes; sizes come from divisions, so "as large" needs this much room
+_SAME = 1 + 1e-9
+
+
+# measure -> (column in mm, column in px, factor of the latter)
+_MEASURES = {
+    "feret_min": ("feret_min_mm", "min_feret_diameter", 1.0),
+    "inscribed": ("inscribed_diameter_mm", "max_inscribed_radius", 2.0),
+    "ellipse_minor": (None, "axis_minor_length", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class SieveSize:
+    """How the sieve size of a particle is taken from its outline.
+
+    Attributes:
+        measure: "feret_min" (smallest caliper width, the usual stand-in for the middle axis that decides in a sieve),
+            "inscribed" (largest circle inside) or "ellipse_minor" (minor axis of the ellipse of equal moments).
+        factor: sieve size = factor * measure. 1 is right for grains about as thick as they are wide. A flat grain of
+            width b and thickness t goes through a square opening along its diagonal: factor
+            sqrt((1 + (t / b)^2) / 2), about 0.7 to 0.9 for coarse aggregate (Mora, Kwan and Chan, Cement and
+            Concrete Research 28(6), 1998). No image from above shows t, so the factor is left to those who sieved.
+
+    Raises:
+        RamsesError: there is no such measure, or the factor is not a number above 0.
+    """
+
+    measure: str = "feret_min"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.measure not in _MEASURES:
+            raise RamsesError(f"sieve size from {self.measure!r}: give one of {', '.join(_MEASURES)}")
+        if not (np.isfinite(self.factor) and self.factor > 0):
+            raise RamsesError(f"sieve size factor {self.factor}: give a number above 0, such as 0.85")
+
+    def of(self, table: pd.DataFrame) -> np.ndarray:
+        """(n,) sieve sizes in mm of a particle table; NaN where the resolution or the measure is unknown or not > 0.
+
+        Raises:
+            RamsesError: the table has no column for the measure.
+        """
+        in_mm, in_px, factor = _MEASURES[self.measure]
+        if in_mm in table:
+            sizes = table[in_mm].to_numpy(float)
+        elif in_px in table and "res" in table:
+            sizes = factor * table[in_px].to_numpy(float) / _positive(table["res"].to_numpy(float))
+        else:
+            wanted = f"{in_mm}, or {in_px} and res" if in_mm else f"{in_px} and res"
+            raise RamsesError(f"the particle table has no sizes for {self.measure}: it needs {wanted}")
+        return _positive(self.factor * sizes)
+
+
+def sieve_series(series: str | Sequence[float]) -> tuple[float, ...]:
+    """The openings of a series.
+
+    Args:
+        series: a name of ``SIEVE_SERIES``, openings in mm, or both as text: "en-set2", "4,8,16", (4, 8, 16).
+
+    Returns:
+        openings in mm, rising, each once.
+
+    Raises:
+        RamsesError: neither a name nor openings above 0.
+    """
+    if isinstance(series, str) and series in SIEVE_SERIES:
+        return SIEVE_SERIES[series]
+    parts = series.split(",") if isinstance(series, str) else series
+    try:
+        openings = sorted({float(part) for part in parts})
+    except (TypeError, ValueError):
+        openings = []
+    if not openings or not all(np.isfinite(opening) and opening > 0 for opening in openings):
+        names = ", ".join(SIEVE_SERIES)
+        raise RamsesError(f"sieves {series!r}: give one of {names}, or openings in mm above 0 such as 4,8,16")
+    return tuple(openings)
+
+
+def passes(sizes: np.ndarray, opening: float) -> np.ndarray:
+    """(n,) bool: which particles go through; one exactly as large as the opening does."""
+    return sizes <= opening * _SAME
+
+
+def number_passing(rising_sizes: np.ndarray, openings: Sequence[float]) -> np.ndarray:
+    """(S,) how many of the (n,) ``rising_sizes`` go through each of the S openings, by the rule of :func:`passes`."""
+    return np.searchsorted(rising_sizes, np.asarray(openings, float) * _SAME, side="right")
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
 
 WEIGHTS = {"mass": "g", "count": "particles", "area": "mm2"}
+
+
 LEFT_OUT_COLUMNS = ["reason", "class", "constituent", "particles", "particle_share", "area_share", "mass_g"]
+
+
 SCALE_OBJECT, UNKNOWN_SIZE = "scale object", "unknown size"
 
 
@@ -168,3 +412,15 @@ def _require(table: pd.DataFrame, columns: list[str]) -> None:
     missing = [name for name in columns if name not in table]
     if missing:
         raise RamsesError(f"the particle table has no column {missing[0]}: give the annotations.csv of a prediction")
+
+
+# Openings in mm. EN: the series of EN 12620 / EN 13242 (clause 4.2, Table 1), square holes after EN 933-2.
+SIEVE_SERIES: dict[str, tuple[float, ...]] = {
+    "en-fine": (0.063, 0.125, 0.25, 0.5, 1, 2, 4),
+    "en-basic": (1, 2, 4, 8, 16, 31.5, 63),
+    "en-set1": (1, 2, 4, 5.6, 8, 11.2, 16, 22.4, 31.5, 45, 63),
+    "en-set2": (1, 2, 4, 6.3, 8, 10, 12.5, 14, 16, 20, 31.5, 40, 63),
+    # What ASTM C33 and C136 gradings are given in, out of ASTM E11
+    "astm": (0.075, 0.15, 0.3, 0.6, 1.18, 2.36, 4.75, 9.5, 12.5, 19, 25, 37.5, 50, 63, 75, 90, 100),
+    "ramses": (0.5, 1, 2, 4, 8, 10, 12.5, 16, 20, 31.5, 63, 100),
+}

@@ -1,20 +1,154 @@
-"""From RAMSES2's config.json to our config keys (reference sections 2.1, 2.3 and 2.10).
-
-What the file has and this network cannot be stops with its name; it is never dropped in silence.
-"""
+"""From our config keys to RAMSES2's config.json (reference sections 2.1 and 2.3), to check results there."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
+from typing import Any, NoReturn
 
-from ..errors import RamsesError
-from ..modeling.layers import ACTIVATIONS
-from .ramses2_schema import BACKBONES, GENERIC_BACKBONE, NORMS, Ramses2Values, is_numbers
+import torch
+from detectron2.config import CfgNode
+
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.heads import ACTIVATIONS
 
 logger = logging.getLogger(__name__)
+
+# What the original's Config class has where a file says nothing
+DEFAULTS: dict[str, Any] = {
+    "load_backbone": False,
+    "backbone_params": {},
+    "backbone": "Resnext",
+    "backbone_source": "local",
+    "backbone_feature_nodes": {"ops.2": "C2", "ops.6": "C3", "ops.12": "C4", "ops.15": "C5"},
+    "ncls": 1,
+    "imshape": [4096, 6144, 3],
+    "mask_stride": 4,
+    "activation": "SiLU",
+    "normalization": "GroupNorm",
+    "normalization_kw": {"num_groups": 32},
+    "connection_layers": {"C2": 256, "C3": 512, "C4": 1024, "C5": 2048},
+    "FPN_filters": 256,
+    "extra_FPN_layers": 1,
+    "strides": [4, 8, 16, 32, 64],
+    "head_layers": 4,
+    "head_filters": 256,
+    "kernel_size": 1,
+    "grid_sizes": [64, 36, 24, 16, 12],
+    "cls_factor_layers": 2,
+    "point_nms": False,
+    "mask_mid_filters": 128,
+    "mask_output_filters": 256,
+    "geom_feat_convs": 2,
+    "geom_feats_filters": 128,
+    "mask_output_level": 0,
+    "FPN_output_upscaling": False,
+    "sigma_nms": 0.5,
+    "min_area": 0,
+    "use_binary_masks": True,
+    "lossweights": [1.0, 1.0, 1.0],
+    "max_pos_samples": 512,
+    "scale_ranges": [[1, 96], [48, 192], [96, 384], [192, 768], [384, 2048]],
+    "offset_factor": 0.25,
+    "use_geom": True,
+}
+
+# Blocks and channels of the four stages of the backbones
+BACKBONES = {
+    "convnextv2_atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "convnextv2_femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "convnextv2_pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "convnextv2_nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "convnextv2_tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnextv2_base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "convnextv2_large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "convnextv2_huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+# The class behind all of them, with the blocks and channels as "depths" and "dims" of backbone_params
+GENERIC_BACKBONE = "ConvNeXtV2"
+
+# Name there -> ours, and the eps where normalization_kw gives none (RMSNorm: that of the number type)
+NORMS = {
+    "LayerNorm2d": ("LN", 1e-5),
+    "RMSNorm2d": ("RMS", torch.finfo(torch.float32).eps),
+    "BatchNorm2d": ("BN", 1e-5),
+    "Identity": ("", 1e-5),
+}
+
+
+class Ramses2Values:
+    """The attributes of a RAMSES2 config, each checked as it is read.
+
+    Args:
+        config: the content of config.json.
+
+    Raises:
+        RamsesError: here and in every method, an attribute that is unknown or wrong; the message names it.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        if config and not set(config) & set(DEFAULTS):
+            raise RamsesError("none of RAMSES2's attributes is in it: is it the config.json of the model?")
+        unknown = sorted(set(config) - set(DEFAULTS))
+        if unknown:  # the original stores whatever it is given; its training notebook adds "database"
+            logger.warning("RAMSES2's network does not know %s, which is left out", ", ".join(map(repr, unknown)))
+        self._values = DEFAULTS | dict(config)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def refuse(self, key: str, wanted: str) -> NoReturn:
+        """Stop because of one attribute."""
+        note = " (RAMSES2's default)" if self[key] == DEFAULTS[key] else ""
+        raise RamsesError(f'"{key}" is {self[key]!r}{note}: {wanted}')
+
+    def choice(self, key: str, allowed: Collection[str], why: str = "") -> str:
+        """One of some names."""
+        if not isinstance(self[key], str) or self[key] not in allowed:
+            self.refuse(key, f"{why}{', '.join(allowed)} can be converted")
+        return self[key]
+
+    def whole(self, key: str, low: int = 1) -> int:
+        """A whole number from ``low`` on."""
+        if type(self[key]) is not int or self[key] < low:
+            self.refuse(key, f"give a whole number from {low} on")
+        return self[key]
+
+    def number(self, key: str) -> float:
+        """A number from 0 on."""
+        if type(self[key]) not in (int, float) or not self[key] >= 0:
+            self.refuse(key, "give a number from 0 on")
+        return float(self[key])
+
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        if type(self[key]) is not bool:
+            self.refuse(key, "give true or false")
+        return self[key]
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """A JSON object."""
+        if not isinstance(self[key], Mapping):
+            self.refuse(key, "give an object {...}")
+        return dict(self[key])
+
+    def numbers(self, key: str, length: int, wanted: str, kinds: tuple[type, ...] = (int, float)) -> list[Any]:
+        """A list of ``length`` numbers."""
+        if not is_numbers(self[key], length, kinds):
+            self.refuse(key, wanted)
+        return list(self[key])
+
+
+def is_numbers(value: Any, length: int, kinds: tuple[type, ...] = (int, float)) -> bool:
+    """Whether a value is a list of ``length`` numbers above 0, or of 0."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == length
+        and all(type(number) in kinds and number >= 0 for number in value)
+    )
+
 
 # Default arguments of the original's forward(), which no config.json holds
 _SCORE_THRESH = _MASK_THRESH = _NMS_THRESH = 0.5
@@ -197,4 +331,131 @@ def ramses2_to_overrides(config: Mapping[str, Any], classes: Sequence[str] | Non
         },
         "INPUT": {"MIN_SIZE_TRAIN": [short], "MAX_SIZE_TRAIN": long, "MIN_SIZE_TEST": short, "MAX_SIZE_TEST": long},
         "TEST": {"DETECTIONS_PER_IMAGE": _MAX_DETECTIONS},
+    }
+
+
+# The only values that RAMSES2 has of keys it does not know
+_FIXED: dict[str, Sequence[Any]] = {
+    "MODEL.META_ARCHITECTURE": ["RAMSES"],
+    "MODEL.BACKBONE.NAME": ["build_convnextv2_fpn_backbone"],
+    "MODEL.CONVNEXTV2.STEM": ["patch"],
+    "MODEL.FPN.STYLE": ["ramses"],
+    "MODEL.RAMSES.SQUARE_GRIDS": [False],
+    "MODEL.RAMSES.NORM": [*(name for name, _ in NORMS.values()), "SyncBN"],
+    "MODEL.RAMSES.MASK_HEAD.UPSCALE": ["", "fused"],
+    "MODEL.RAMSES.MASK_HEAD.COORDINATES": ["all"],
+    "MODEL.RAMSES.MASK_HEAD.DISC_FEATURES": [False],
+    "MODEL.RAMSES.MASS.ENABLED": [True],
+    "MODEL.RAMSES.MASS.ACTIVATION": ["ReLU"],
+    "MODEL.PIXEL_MEAN": [[0.0, 0.0, 0.0]],
+    "MODEL.PIXEL_STD": [[255.0, 255.0, 255.0]],
+    "INPUT.FORMAT": ["RGB"],
+}
+# The same for training alone: without effect on what the exported network predicts
+_FIXED_IN_TRAINING: dict[str, Sequence[Any]] = {
+    "MODEL.RAMSES.LEVEL_RULE": ["ramses"],
+    "MODEL.RAMSES.LOSS.FOCAL_ALPHA": [0.25],
+    "MODEL.RAMSES.LOSS.FOCAL_GAMMA": [2.0],
+    "MODEL.RAMSES.LOSS.MASS_TYPE": ["mape"],
+}
+
+
+def stage_sizes(cfg: CfgNode) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Blocks and channels of the four stages of ``MODEL.CONVNEXTV2``; None = no ConvNeXt V2 that RAMSES2 knows."""
+    options = cfg.MODEL.CONVNEXTV2
+    if not options.NAME.startswith("convnextv2_"):
+        return None
+    depths, dims = BACKBONES.get(options.NAME, ((), ()))
+    depths, dims = tuple(options.DEPTHS) or depths, tuple(options.DIMS) or dims
+    return (depths, dims) if len(depths) == len(dims) == 4 else None
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    value = reduce(getattr, key.split("."), cfg)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _level_problems(cfg: CfgNode) -> list[str]:
+    """Settings of the pyramid that RAMSES2, which takes consecutive stages and uses all levels, cannot express."""
+    key = "MODEL.FPN.IN_FEATURES"
+    features = sorted(_get(cfg, key))
+    first = next((i for i in range(2, 6) if features[:1] == [f"res{i}"]), None)
+    if first is None or features != [f"res{first + i}" for i in range(len(features))]:
+        return [f"{key} {_get(cfg, key)}"]
+    levels = [f"p{first + i}" for i in range(len(features) + cfg.MODEL.FPN.EXTRA_LEVELS)]
+    wanted = {"MODEL.RAMSES.IN_FEATURES": levels, "MODEL.RAMSES.MASK_HEAD.IN_FEATURES": levels[: len(features)]}
+    return [f"{key} {_get(cfg, key)} (it takes {right})" for key, right in wanted.items() if _get(cfg, key) != right]
+
+
+def _check_expressible(cfg: CfgNode) -> None:
+    """Raise a RamsesError that lists all keys which RAMSES2 cannot express."""
+    problems = [f"{key} {_get(cfg, key)!r}" for key, allowed in _FIXED.items() if _get(cfg, key) not in allowed]
+    if stage_sizes(cfg) is None:
+        problems.append(f"MODEL.CONVNEXTV2.NAME {cfg.MODEL.CONVNEXTV2.NAME!r}")
+    problems += _level_problems(cfg)
+    head, mask_head = cfg.MODEL.RAMSES.HEAD, cfg.MODEL.RAMSES.MASK_HEAD
+    if head.CONVS == 0:
+        problems.append("MODEL.RAMSES.HEAD.CONVS 0")
+    if head.FACTOR_CONVS == 0 and head.CHANNELS != cfg.MODEL.FPN.OUT_CHANNELS:
+        problems.append("MODEL.RAMSES.HEAD.FACTOR_CONVS 0 with CHANNELS other than MODEL.FPN.OUT_CHANNELS")
+    if mask_head.GEOMETRY_CONVS == 0 and mask_head.GEOMETRY_CHANNELS != mask_head.MID_CHANNELS:
+        problems.append("MODEL.RAMSES.MASK_HEAD.GEOMETRY_CONVS 0 with GEOMETRY_CHANNELS other than MID_CHANNELS")
+    if problems:
+        raise RamsesError(f"RAMSES2 cannot express {'; '.join(problems)}")
+    lost = [f"{key} {_get(cfg, key)!r}" for key, known in _FIXED_IN_TRAINING.items() if _get(cfg, key) not in known]
+    if lost:
+        logger.warning("RAMSES2 trains in another way, which its config cannot change: %s here", "; ".join(lost))
+    if head.FACTOR_CONVS != DEFAULTS["cls_factor_layers"]:
+        logger.warning('Only versions of RAMSES2 that read "cls_factor_layers" can load this network')
+
+
+def cfg_to_ramses2(cfg: CfgNode) -> dict[str, Any]:
+    """The RAMSES2 config of one of our networks: every attribute, ready for JSON.
+
+    Raises:
+        RamsesError: keys of ours that RAMSES2 cannot express; the message names all of them.
+    """
+    _check_expressible(cfg)
+    ramses, head, mask_head = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.HEAD, cfg.MODEL.RAMSES.MASK_HEAD
+    depths, dims = stage_sizes(cfg)
+    backbone = next((name for name, sizes in BACKBONES.items() if sizes == (depths, dims)), GENERIC_BACKBONE)
+    params: dict[str, Any] = {"depths": depths, "dims": dims} if backbone == GENERIC_BACKBONE else {}
+    if cfg.MODEL.CONVNEXTV2.DROP_PATH:
+        params["drop_path_rate"] = cfg.MODEL.CONVNEXTV2.DROP_PATH
+    stages = sorted(int(name[-1]) - 2 for name in cfg.MODEL.FPN.IN_FEATURES)
+    # SyncBN differs from BN in training on several GPUs alone
+    norm = next(name for name, (ours, _) in NORMS.items() if ours == ramses.NORM.replace("SyncBN", "BN"))
+    return DEFAULTS | {
+        "backbone_params": params,
+        "backbone": backbone,
+        "backbone_feature_nodes": {f"stages.{stage}": f"C{stage + 2}" for stage in range(stages[-1] + 1)},
+        "ncls": ramses.NUM_CLASSES,
+        "imshape": [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, 3],
+        "mask_stride": ramses.MASK_STRIDE,
+        "activation": ramses.ACTIVATION,
+        "normalization": norm,
+        "normalization_kw": {"eps": ramses.NORM_EPS} if ramses.NORM else {},
+        "connection_layers": {f"C{stage + 2}": dims[stage] for stage in stages},
+        "FPN_filters": cfg.MODEL.FPN.OUT_CHANNELS,
+        "extra_FPN_layers": cfg.MODEL.FPN.EXTRA_LEVELS,
+        "strides": [4 << (stages[0] + level) for level in range(len(ramses.IN_FEATURES))],
+        "head_layers": head.CONVS,
+        "head_filters": head.CHANNELS,
+        "kernel_size": head.KERNEL_SIZE,
+        "grid_sizes": list(ramses.GRID_SIZES),
+        "cls_factor_layers": head.FACTOR_CONVS,
+        "point_nms": ramses.TEST.POINT_NMS,
+        "mask_mid_filters": mask_head.MID_CHANNELS,
+        "mask_output_filters": mask_head.OUT_CHANNELS,
+        "geom_feat_convs": mask_head.GEOMETRY_CONVS,
+        "geom_feats_filters": mask_head.GEOMETRY_CHANNELS,
+        "mask_output_level": mask_head.OUTPUT_LEVEL,
+        "FPN_output_upscaling": mask_head.UPSCALE == "fused",
+        "sigma_nms": ramses.TEST.NMS_SIGMA,
+        "min_area": ramses.TEST.MIN_AREA,
+        "use_binary_masks": ramses.TEST.BINARY_MASS_MASKS,
+        "lossweights": [ramses.LOSS.CLS_WEIGHT, ramses.LOSS.MASK_WEIGHT, ramses.LOSS.MASS_WEIGHT],
+        "max_pos_samples": ramses.LOSS.MAX_POS_PER_IMAGE,
+        "scale_ranges": [list(pair) for pair in ramses.SCALE_RANGES],
+        "offset_factor": ramses.OFFSET_FACTOR,
     }

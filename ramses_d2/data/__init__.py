@@ -1,16 +1,14 @@
 """Read folders, split files and COCO jsons into dataset dicts, label maps, ground truth and network inputs."""
 
-from .batch_masses import share_batch_masses
-from .coco_source import load_coco
-from .dataset_manager import DatasetManager
-from .dataset_uri import register, register_datasets
-from .folder import load_folder
-from .folder_masses import write_batch_masses
-from .ground_truth import coco_ground_truth
-from .label_map import read_image, read_label_map
-from .mapper import RamsesDatasetMapper
-from .rle import RLEMasks, encode_in_box, encode_label_map
-from .split_file import load_split
+from ramses_d2.data.batch_masses import share_batch_masses, write_batch_masses
+from ramses_d2.data.catalog import register, register_datasets
+from ramses_d2.data.coco import coco_ground_truth, load_coco
+from ramses_d2.data.dataset_manager import DatasetManager
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.images import read_image, read_label_map
+from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.data.splits import load_split
+from ramses_d2.masks import RLEMasks, encode_in_box, encode_label_map
 
 __all__ = [
     "DatasetManager",

@@ -19,7 +19,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import RamsesError
+from ramses_d2.errors import RamsesError
 
 DatasetDict = dict[str, Any]
 

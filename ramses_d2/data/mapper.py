@@ -18,12 +18,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 
+from ramses_d2.data.augmentation import applied_scale, build_augmentation, build_test_augmentation
+from ramses_d2.data.images import read_image, read_label_map
 from ramses_d2.errors import RamsesError
-from ramses_d2.modeling.label_map_masks import LabelMapMasks
+from ramses_d2.modeling.mask_rcnn import LabelMapMasks
 from ramses_d2.modeling.mass import mass_scale
-
-from .augmentation import applied_scale, build_augmentation, build_test_augmentation
-from .label_map import read_image, read_label_map
 
 SIZE_MULTIPLE = 64
 # An object cut by more than this share of its pixels has lost a part of its grams that nobody knows

@@ -1,10 +1,10 @@
 """Training and prediction."""
 
-from .optimizer import build_optimizer
-from .predictor import RamsesPredictor
-from .provenance import run_settings, versions
-from .setup import load_config, prepare, setup
-from .trainer import RamsesTrainer
+from ramses_d2.config import load_config
+from ramses_d2.engine.predictor import RamsesPredictor, run_settings, versions
+from ramses_d2.engine.setup import prepare, setup
+from ramses_d2.engine.solver import build_optimizer
+from ramses_d2.engine.trainer import RamsesTrainer
 
 __all__ = [
     "RamsesPredictor",

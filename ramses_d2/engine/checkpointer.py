@@ -24,9 +24,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-from ..checkpoint.load import check_keys
-from ..checkpoint.read import read_checkpoint
-from ..errors import RamsesError
+from ramses_d2.checkpoint.load import check_keys, read_checkpoint
+from ramses_d2.errors import RamsesError
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..errors import RamsesError
-from .network_parts import TRUNK, layers_from_input, parts_of
+from ramses_d2.engine.solver import TRUNK, layers_from_input, parts_of
+from ramses_d2.errors import RamsesError
 
 ALL_BUT_HEADS = "all but heads"
 # What behaves otherwise in training than at inference. Whole parts cannot go into evaluation mode instead: heads of

@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import RamsesError, file_errors_are_one_line, one_line
+from ramses_d2.errors import RamsesError, file_errors_are_one_line, one_line
 
 Main = Callable[[argparse.Namespace], Any]
 

@@ -4,81 +4,27 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..atomic_file import atomic_file
-from ..config import add_ramses_config
-from ..data import register_datasets
-from ..errors import RamsesError, is_full_disk
-from ..modeling.mask_rcnn import follow_ramses_keys
-from .checkpointer import BEST, checkpoints_in, holds_training
-from .launch import lost_connection
-from .schedule import settle_iterations
-from .settings_check import check_settings
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.engine.checkpointer import BEST, checkpoints_in, holds_training
+from ramses_d2.engine.launch import lost_connection
+from ramses_d2.engine.solver import check_settings, settle_iterations
+from ramses_d2.errors import RamsesError, is_full_disk
+from ramses_d2.files import atomic_file
 
 # Below OUTPUT_DIR, for config.yaml and log.txt of an evaluation into the folder of its weights
 EVALUATION_FOLDER = "evaluation"
 
 logger = logging.getLogger(__name__)
-
-
-def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
-    """Read a YAML file and KEY VALUE overrides into a fresh config, and fall back to the CPU where there is no CUDA.
-
-    Raises:
-        RamsesError: the file is missing, or a key or value does not fit.
-    """
-    cfg = get_cfg()
-    add_ramses_config(cfg)
-    if not Path(config_file).is_file():
-        raise RamsesError(f"{config_file}: no such config file, see configs/")
-    try:
-        cfg.merge_from_file(config_file)
-    except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise RamsesError(f"{config_file}: {_one_line(error)}{_suggestion(error, cfg)}") from error
-    try:
-        cfg.merge_from_list(overrides or [])
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise RamsesError(f"config override: {_one_line(error)}{_suggestion(error, cfg)}") from error
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")
-        cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE == "cpu":
-        cfg.SOLVER.AMP.ENABLED = False
-    if cfg.MODEL.META_ARCHITECTURE == "MaskRCNN":
-        follow_ramses_keys(cfg)
-    return cfg
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-
-
-def _suggestion(error: Exception, cfg: CfgNode) -> str:
-    """The key that an unknown one resembles most, if any."""
-    unknown = (
-        _one_line(error).partition("Non-existent ")[2].rpartition("key: ")[2]
-    )  # KeyError or AssertionError of yacs
-    nearest = get_close_matches(unknown, _keys(cfg), n=1, cutoff=0.8)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def settle_classes(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -22,27 +22,37 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import load_initial_weights
-from ..data import RamsesDatasetMapper
-from ..data.loader import TrainLoader
-from ..errors import RamsesError, full_disk_is_one_line
-from ..evaluation import PowerLaw, RamsesEvaluator, fit_power_law
-from .areal_density import FitArealDensity
-from .checkpointer import TrainingCheckpointer
-from .records import add_records, event_writers
-from .ema import EmaUpdate, EmaWeights
-from .evaluation_followers import follow_evaluations
-from .evaluation_hook import Evaluation
-from .final_test import final_test
-from .freezing import freeze
-from .hooks import BestCheckpoint, FigureWriter
-from .launch import distributed, share_buffers
-from .metrics_file import forget_steps
-from .nan_guard import NanGuard
-from .optimizer import build_optimizer, parameter_names, state_with_own_settings
-from .schedule import build_lr_scheduler, settle_iterations
-from .stopping import EndOfTraining
-from .tensorboard import EVALUATION_IMAGES, has_tensorboard
+from ramses_d2.checkpoint.load import load_initial_weights
+from ramses_d2.data.loader import TrainLoader
+from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.engine.checkpointer import TrainingCheckpointer
+from ramses_d2.engine.curves import add_records, event_writers, forget_steps
+from ramses_d2.engine.freezing import freeze
+from ramses_d2.engine.hooks import (
+    EVALUATION_IMAGES,
+    BestCheckpoint,
+    EmaUpdate,
+    EmaWeights,
+    EndOfTraining,
+    Evaluation,
+    FigureWriter,
+    FitArealDensity,
+    NanGuard,
+    final_test,
+    follow_evaluations,
+    has_tensorboard,
+)
+from ramses_d2.engine.launch import distributed, share_buffers
+from ramses_d2.engine.solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    parameter_names,
+    settle_iterations,
+    state_with_own_settings,
+)
+from ramses_d2.errors import RamsesError, full_disk_is_one_line
+from ramses_d2.evaluation.evaluator import RamsesEvaluator
+from ramses_d2.evaluation.masses import PowerLaw, fit_power_law
 
 logger = logging.getLogger(__name__)
 

@@ -2,27 +2,295 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import math
+import re
+import textwrap
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
+import pandas as pd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from matplotlib.figure import Figure
+from tabulate import tabulate
 
-from ramses_d2.data.ground_truth import coco_ground_truth
+from ramses_d2.data.coco import coco_ground_truth
 from ramses_d2.errors import RamsesError
+from ramses_d2.evaluation.coco import FileIds, instances_to_results
+from ramses_d2.evaluation.masses import (
+    IOU_THRESHOLDS,
+    PowerLaw,
+    as_percent,
+)
+from ramses_d2.evaluation.plots import (
+    compare_image,
+    confusion_table,
+    draw_confusion,
+    draw_precision_recall,
+    precision_recall_table,
+    store_images,
+)
+from ramses_d2.evaluation.result import Outcome, confusion_matrix, evaluation_statistics, image_errors, judge
+from ramses_d2.files import atomic_file, folder_swap
 
-from .coco_results import FileIds, instances_to_results
-from .files import write_files
-from .matching import IOU_THRESHOLDS
-from .outcome import judge
-from .power_law import PowerLaw
-from .report import ap_tables, mass_tables
-from .storage_images import store_images
+_AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_WIDTH = 110
+_AT_50 = f"iou{as_percent(IOU_THRESHOLDS[0])}"
+
+
+def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[str], max_dets: int) -> str:
+    """AP of each task and of each class, in percent.
+
+    Args:
+        results: task ("segm", "bbox") -> metrics of :func:`ramses_d2.evaluation.coco_ap.evaluate_ap`.
+        class_names: class order.
+        max_dets: limit of detections, for the heading.
+    """
+    columns = (*_AP_METRICS, f"AR@{max_dets}")
+    by_task = [
+        {"": task} | {name: _number(metrics[name], ".2f") for name in columns} for task, metrics in results.items()
+    ]
+    by_class = [
+        {"class": name} | {f"{task} AP": f"{metrics[f'AP-{name}']:.2f}" for task, metrics in results.items()}
+        for name in class_names
+    ]
+    heading = f"Average precision, % (at most {max_dets} predictions an image and class):"
+    return "\n".join([heading, _table(by_task), _table(by_class)])
+
+
+def mass_tables(masses: Mapping[str, Any], report_thresh: float) -> str:
+    """The figures of :func:`ramses_d2.evaluation.mass_metrics.evaluate_masses`, in at most 110 columns."""
+    whole = masses["all"]
+    remarks = [*_remarks(whole), _composition(masses["per_class"]), _by_score(masses["total_by_score"])]
+    return "\n".join(
+        [
+            f"Masses of predictions with a score of {report_thresh:g} or more, over matched pairs:",
+            _table([_iou_row(whole, threshold) for threshold in IOU_THRESHOLDS]),
+            f"By class, % and g (pairs at IoU {IOU_THRESHOLDS[0]:.2f}; total: all predictions, all weighed):",
+            _table([_class_row(figures) for figures in (*masses["per_class"], whole)]),
+            *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in remarks),
+        ]
+    )
+
+
+def _iou_row(whole: Mapping[str, Any], threshold: float) -> dict[str, str]:
+    at = whole[f"iou{as_percent(threshold)}"]
+    errors = at["particle"]
+    return {
+        "IoU": f"{threshold:.2f}",
+        "pairs": str(at["pairs"]),
+        "class accuracy %": _number(at["class_accuracy"], ".2f"),
+        "MAPE %": _number(errors["MAPE"], ".2f"),
+        "median %": _number(errors["MedAPE"], ".2f"),
+        "bias %": _number(errors["Bias"], "+.2f"),
+        "MAE g": _number(errors["MAE"], ".4g"),
+        "bias g": _number(errors["BiasGrams"], "+.4g"),
+        "R2": _number(errors["R2"], ".4f"),
+        "matched %": _number(at["total"]["percent"], "+.2f"),
+    }
+
+
+def _class_row(figures: Mapping[str, Any]) -> dict[str, str]:
+    pairs, total = figures[_AT_50], figures["total"]
+    return {
+        "class": figures["class"][:18],
+        "GT n": str(figures["ground_truth"]),
+        "pred n": str(figures["predictions"]),
+        "pairs": str(pairs["pairs"]),
+        "MAPE": _number(pairs["particle"]["MAPE"], ".1f"),
+        "median": _number(pairs["particle"]["MedAPE"], ".1f"),
+        "bias": _number(pairs["particle"]["Bias"], "+.1f"),
+        "GT g": _number(total["true"], ".5g"),
+        "pred g": _number(total["predicted"], ".5g"),
+        "total": _number(total["percent"], "+.1f"),
+        "matched": _number(pairs["total"]["percent"], "+.1f"),
+    }
+
+
+def _composition(per_class: Sequence[Mapping[str, Any]]) -> str:
+    shares = (
+        f"{figures['class']} {_number(figures['share']['predicted'], '.1f')} "
+        f"({_number(figures['share']['true'], '.1f')})"
+        for figures in per_class
+    )
+    return "Composition by mass, predicted (true), %: " + ", ".join(shares)
+
+
+def _by_score(totals: Sequence[Mapping[str, float]]) -> str:
+    errors = (f"{entry['score']:g}: {_number(entry['percent'], '+.1f')}" for entry in totals)
+    return "Total error by least score, %: " + ", ".join(errors)
+
+
+def _remarks(whole: Mapping[str, Any]) -> list[str]:
+    """A line each for the baseline and for masses that could not be judged."""
+    remarks = []
+    pairs = whole[_AT_50]
+    if "power_law" in pairs:
+        law = pairs["power_law"]
+        remarks.append(
+            f"Power law in class and area on the same masks: MAPE {_number(law['MAPE'], '.2f')} % "
+            f"(gain of the network: {_number(law['gain'], '+.1f')} %)"
+        )
+    if whole["weighed"] < whole["ground_truth"]:
+        remarks.append(
+            f"{whole['ground_truth'] - whole['weighed']} of {whole['ground_truth']} particles have no known "
+            f"mass; {whole['excluded']} predictions there are left out of the totals"
+        )
+    if whole["estimated"]:
+        remarks.append(f"{whole['estimated']} of {whole['weighed']} true masses are estimates from a batch")
+    if whole["without_mass"]:
+        remarks.append(
+            f"{whole['without_mass']} predictions have no mass (unknown resolution?) and add 0 g to the total"
+        )
+    return remarks
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of the same columns; all but the first are aligned to the right."""
+    alignment = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return tabulate(rows, "keys", tablefmt="simple", disable_numparse=True, colalign=alignment)
+
+
+def _number(value: float, spec: str) -> str:
+    """A formatted number; "-" where it is undefined."""
+    return format(value, spec) if math.isfinite(value) else "-"
+
+
+_JPEG_QUALITY = 90
+# An image of less badness is no bad one: half a percent of one particle's mass
+_NOTICEABLE = 0.005
+_PAIR_COLUMNS = [
+    "image_name",
+    "label",
+    "prediction",
+    "iou",
+    "score",
+    "true_class",
+    "predicted_class",
+    "true_mass",
+    "predicted_mass",
+    "gt_mass",
+    "true_area",
+    "predicted_area",
+    "resolution",
+    "power_law_mass",
+]
+
+
+def write_files(
+    output_dir: str | Path,
+    outcome: Outcome,
+    dataset_dicts: Sequence[dict[str, Any]],
+    ids: FileIds,
+    *,
+    settings: Mapping[str, Any],
+    tables: str,
+    worst_images: int,
+) -> None:
+    """Write all files of an evaluation; older ones are replaced, each only when the new one is complete.
+
+    evaluation.json, evaluation.txt, mass_pairs.csv (if the model weighs), predictions.json, ground_truth.json,
+    test_stats.json, confusion_matrix.{csv,png}, precision_recall.{csv,png} and worst/*.jpg.
+
+    Args:
+        output_dir: made if missing.
+        outcome: of the evaluation.
+        dataset dicts: dataset dicts.
+        ids: that predictions.json and ground_truth.json carry.
+        settings: for evaluation.json.
+        tables: the printed tables, for evaluation.txt.
+        worst_pictures: images in worst/ at the most.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {dataset_dict["image_id"]: dataset_dict["image_name"] for dataset_dict in dataset_dicts}
+    _write_json(folder / "predictions.json", ids.results(outcome.results))
+    _write_json(folder / "ground_truth.json", ids.ground_truth(outcome.truth))
+    evaluation: dict[str, Any] = {"settings": settings, "results": outcome.metrics()}
+    if outcome.masses is not None:
+        evaluation["mass"] = outcome.masses
+        _write_table(folder / "mass_pairs.csv", _name_pairs(outcome, names))
+    else:
+        (folder / "mass_pairs.csv").unlink(missing_ok=True)  # of a network that weighed
+    _write_json(folder / "evaluation.json", evaluation, indent=2)
+    _write(folder / "evaluation.txt", (tables + "\n").encode())
+
+    errors = image_errors(outcome)
+    worst = errors[errors["badness"] >= _NOTICEABLE].head(worst_images)
+    statistics = {"dataset": settings["dataset"]} | evaluation_statistics(outcome)
+    statistics["worst"] = _draw_worst(folder / "worst", outcome, dataset_dicts, worst)
+    _write_json(folder / "test_stats.json", statistics, indent=2)
+
+    matrix = confusion_matrix(outcome)
+    _write(folder / "confusion_matrix.csv", confusion_table(matrix, outcome.class_names).to_csv().encode())
+    _write_figure(folder / "confusion_matrix.png", draw_confusion(matrix, outcome.class_names, outcome.report_thresh))
+    curves = outcome.curves.get("segm") or next(iter(outcome.curves.values()))
+    _write_table(folder / "precision_recall.csv", precision_recall_table(curves))
+    _write_figure(folder / "precision_recall.png", draw_precision_recall(curves, outcome.report_thresh))
+
+
+def _draw_worst(
+    folder: Path, outcome: Outcome, dataset_dicts: Sequence[dict[str, Any]], worst: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Draw these images into a folder, by rank and name, and list them."""
+    by_id = {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}
+    listed = []
+    with folder_swap(folder) as unfinished:
+        for rank, row in enumerate(worst.to_dict("records"), start=1):
+            dataset_dict = by_id[row.pop("image_id")]
+            name = f"{rank:02d}_" + re.sub(r"[^\w.-]+", "_", dataset_dict["image_name"]) + ".jpg"
+            image = compare_image(outcome, dataset_dict)[:, :, ::-1]
+            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            (unfinished / name).write_bytes(encoded.tobytes())  # unlike cv2.imwrite, fails on a full disk
+            listed.append({"picture": dataset_dict["image_name"], "file": f"{folder.name}/{name}"} | row)
+    return listed
+
+
+def _name_pairs(outcome: Outcome, names: Mapping[int, str]) -> pd.DataFrame:
+    """Rows of mass_pairs.csv: files carry names, never ids."""
+    classes = dict(enumerate(outcome.class_names))
+    return outcome.pairs.assign(
+        image_name=outcome.pairs["image_id"].map(names),
+        true_class=outcome.pairs["true_class"].map(classes),
+        predicted_class=outcome.pairs["predicted_class"].map(classes),
+    ).reindex(columns=_PAIR_COLUMNS)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    _write(path, table.to_csv(index=False, float_format="%.6g").encode())
+
+
+def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    _write(path, (json.dumps(_strict(value), indent=indent, allow_nan=False) + "\n").encode())
+
+
+def _write_figure(path: Path, figure: Figure) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    _write(path, image.getvalue())
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_file(path, "wb") as stream:
+        stream.write(content)
+
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 from torch.utils.checkpoint import checkpoint
 
-from .dynamic_conv import mask_logits
+from ramses_d2.modeling.heads import mask_logits
 
 MASS_LOSSES = ("mape", "log")
 

@@ -5,8 +5,10 @@ Shape letters: N images, H W network input (padded), Hm Wm mask grid, G cells of
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,16 +20,108 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import RamsesError
-from .areal_density import ArealDensity
-from .batching import SIZE_DIVISIBILITY, ImageResolution, predict_by_size
-from .heads import CellPredictions, MaskHead, SharedHead
-from .inference_settings import InferenceSettings
-from .losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
-from .mass import geometry_sums, mass_in_grams, mass_scale, normalize_mass
-from .postprocess import GridFrame, grid_instances, sampling_offset, to_instances
-from .settings_check import check_settings
-from .targets import LEVEL_RULES, assign_cells, grid_shape, object_geometry, sample_cells
+from ramses_d2.config import Range, check_ranges
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.heads import CellPredictions, MaskHead, SharedHead
+from ramses_d2.modeling.losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
+from ramses_d2.modeling.mass import (
+    ArealDensity,
+    geometry_sums,
+    known_resolution,
+    mass_in_grams,
+    mass_scale,
+    normalize_mass,
+)
+from ramses_d2.modeling.postprocess import GridFrame, InferenceSettings, grid_instances, sampling_offset, to_instances
+from ramses_d2.modeling.targets import LEVEL_RULES, assign_cells, grid_shape, object_geometry, sample_cells
+
+# Grids are rounded from the image's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
+SIZE_DIVISIBILITY = 64
+
+logger = logging.getLogger(__name__)
+
+
+def predict_by_size(
+    batched_inputs: Sequence[dict[str, Any]], predict: Callable[[list[dict[str, Any]]], list[Instances]]
+) -> list[dict[str, Instances]]:
+    """Predict images; those of one size go through together.
+
+    Mixing sizes would pad some, and padding changes both RAMSES' grids and ConvNeXt's global response normalisation: an
+    image's result must not depend on its neighbours in the batch.
+
+    Args:
+        batched_inputs: dicts with "image" (3, h, w).
+        predict: gives the instances of images of one size.
+
+    Returns:
+        {"instances": Instances} of each image, in the order given.
+    """
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(batched_inputs):
+        groups[tuple(item["image"].shape)].append(index)
+    results: list[dict[str, Instances]] = [{} for _ in batched_inputs]
+    for indices in groups.values():
+        found = predict([batched_inputs[i] for i in indices])
+        for index, result in zip(indices, found, strict=True):
+            results[index] = {"instances": result}
+    return results
+
+
+class ImageResolution:
+    """Resolution of images to be weighed.
+
+    Args:
+        default: px/mm of images that state none; 0 = unknown.
+    """
+
+    def __init__(self, default: float) -> None:
+        self.default = default
+        self._warned = False
+
+    def __call__(self, item: dict[str, Any]) -> float:
+        """px/mm of the original image of an input; NaN, and one warning, when nobody knows it."""
+        resolution = known_resolution(item.get("resolution"), self.default)
+        if resolution is not None:
+            return resolution
+        if not self._warned:
+            logger.warning(
+                "Resolution unknown, masses are NaN: give px/mm (--resolution, INPUT.RESOLUTION, resolution=)"
+            )
+            self._warned = True
+        return math.nan
+
+
+_RANGES = {
+    "MODEL.FPN.OUT_CHANNELS": Range(1),
+    "MODEL.FPN.EXTRA_LEVELS": Range(0),
+    "MODEL.RAMSES.NUM_CLASSES": Range(1),
+    "MODEL.RAMSES.GRID_SIZES": Range(1),
+    "MODEL.RAMSES.NORM_GROUPS": Range(1),
+    "MODEL.RAMSES.HEAD.CONVS": Range(0),
+    "MODEL.RAMSES.HEAD.FACTOR_CONVS": Range(0),
+    "MODEL.RAMSES.HEAD.CHANNELS": Range(1),
+    "MODEL.RAMSES.HEAD.KERNEL_SIZE": Range(1),
+    "MODEL.RAMSES.HEAD.PRIOR_PROB": Range(0, 1, is_open=True),
+    "MODEL.RAMSES.MASK_HEAD.MID_CHANNELS": Range(1),
+    "MODEL.RAMSES.MASK_HEAD.OUT_CHANNELS": Range(1),
+    "MODEL.RAMSES.MASK_HEAD.GEOMETRY_CONVS": Range(0),
+    "MODEL.RAMSES.MASK_HEAD.GEOMETRY_CHANNELS": Range(1),
+}
+
+
+def check_settings(cfg: CfgNode) -> None:
+    """Check what can be wrong in ``MODEL.RAMSES`` and ``MODEL.FPN`` before anything is built.
+
+    Raises:
+        RamsesError: a number out of its range, an even kernel, or a head without a level.
+    """
+    check_ranges(cfg, _RANGES)
+    ramses = cfg.MODEL.RAMSES
+    if ramses.HEAD.KERNEL_SIZE % 2 == 0:
+        raise RamsesError(f"MODEL.RAMSES.HEAD.KERNEL_SIZE is {ramses.HEAD.KERNEL_SIZE}, use an odd number from 1 on")
+    for key, levels in (("IN_FEATURES", ramses.IN_FEATURES), ("MASK_HEAD.IN_FEATURES", ramses.MASK_HEAD.IN_FEATURES)):
+        if not levels:
+            raise RamsesError(f"MODEL.RAMSES.{key} is empty, name one pyramid level or more, such as p3")
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,7 +9,8 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 
-from ramses_d2.analysis import masks_in_boxes, paint_label_image, particle_table
+from ramses_d2.analysis.particles import particle_table
+from ramses_d2.masks import masks_in_boxes, paint_label_image
 
 BOXES = np.array([[0, 0, 6, 6], [3, 2, 9, 8], [4, 4, 6, 6]])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ramses_d2.analysis import bootstrap
-from ramses_d2.analysis.bootstrap import (
+from ramses_d2.analysis import intervals as bootstrap
+from ramses_d2.analysis.intervals import (
     Resampling,
     effective_number,
     interval,

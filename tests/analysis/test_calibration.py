@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.batch_comparison import compare_batches
-from ramses_d2.analysis.bootstrap import Resampling
-from ramses_d2.analysis.calibration import ClassFactor, Factors, calibrate, is_same_file, read_factors
+from ramses_d2.analysis.calibration import ClassFactor, Factors, calibrate, compare_batches, is_same_file, read_factors
+from ramses_d2.analysis.intervals import Resampling
 from ramses_d2.analysis.report.data import Run, RunImage, WeighedBatches
 from ramses_d2.data.batch_masses import Batch, parse_batches
 from ramses_d2.errors import RamsesError

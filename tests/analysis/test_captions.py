@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ramses_d2.analysis import particle_caption
-from ramses_d2.analysis.captions import LEGIBLE_SIZE, Caption, caption_choices, place_captions
+from ramses_d2.draw import LEGIBLE_SIZE, Caption, caption_choices, particle_caption, place_captions
 
 
 def place(labels: np.ndarray, max_size: float = 20, zoom: int = 1, **particle: object) -> list[Caption]:

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from ramses_d2.analysis.bootstrap import Resampling
-from ramses_d2.analysis.categories import Categories, categorise
-from ramses_d2.analysis.composition import compose
+from ramses_d2.analysis.composition import Categories, categorise, compose
+from ramses_d2.analysis.intervals import Resampling
 
 MANY = Resampling(replicates=20_000)
 

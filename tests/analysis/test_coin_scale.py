@@ -11,7 +11,7 @@ import pytest
 from skimage.draw import disk, ellipse
 from skimage.measure import regionprops
 
-from ramses_d2.analysis.coin_scale import coin_scales
+from ramses_d2.analysis.calibration import coin_scales
 from ramses_d2.analysis.sample import cut_by_edge
 from ramses_d2.errors import RamsesError
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.bootstrap import Resampling
 from ramses_d2.analysis.composition import compose
-from ramses_d2.analysis.constituents import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap, load_map
-from ramses_d2.analysis.json_values import json_values
+from ramses_d2.analysis.intervals import Resampling
+from ramses_d2.analysis.sample import CONSTITUENTS, DEFAULT_MAP, SCALE, ConstituentMap, load_map
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import json_values
 
 QUICK = Resampling(replicates=200)
 MANY = Resampling(replicates=20_000)

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from ramses_d2.analysis.bootstrap import IMAGES, PARTICLES, Resampling
 from ramses_d2.analysis.composition import compose
 from ramses_d2.analysis.grading import grade
+from ramses_d2.analysis.intervals import IMAGES, PARTICLES, Resampling
 
 RUNS = 200
 ENOUGH, NOT_TOO_MANY = 0.90 * RUNS, 0.99 * RUNS

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ramses_d2.analysis import decode, decode_predictions
-from ramses_d2.data.rle import RLEMasks, encode_label_map
+from ramses_d2.analysis import particles as decode
+from ramses_d2.analysis.particles import decode_predictions
+from ramses_d2.masks import RLEMasks, encode_label_map
 
 GOLDEN_MASKS = np.array([[[0.6, 0.9]], [[0.8, 0.7]]], np.float32)
 GOLDEN_SCORES = np.array([0.5, 0.9], np.float32)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ramses_d2.analysis import class_colors, draw_instances, plot_instances
+from ramses_d2.draw import class_colors, draw_instances, plot_instances
 
 NAMES = ("Ra", "Rb01", "Rc")
 LARGE = (800, 1200)  # images of this size are not enlarged

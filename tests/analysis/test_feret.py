@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial import ConvexHull
 
-from ramses_d2.analysis.feret import corner_hull, feret_diameters, pixel_hull
-
-from .shapes import ROTATIONS, blob, ellipse, polygon
+from ramses_d2.analysis.particles import corner_hull, feret_diameters, pixel_hull
+from tests.analysis.shapes import ROTATIONS, blob, ellipse, polygon
 
 
 def feret(mask: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.measure import label as connected_parts
 
-from ramses_d2.analysis.fragments import handle_fragments
+from ramses_d2.analysis.particles import handle_fragments
 from ramses_d2.errors import RamsesError
 
 

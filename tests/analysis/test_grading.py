@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.bootstrap import Resampling
 from ramses_d2.analysis.grading import grade, grade_groups
-from ramses_d2.analysis.sieves import SIEVE_SERIES, SieveSize, sieve_series
+from ramses_d2.analysis.intervals import Resampling
+from ramses_d2.analysis.sample import SIEVE_SERIES, SieveSize, sieve_series
 from ramses_d2.errors import RamsesError
 
 QUICK = Resampling(replicates=200)
@@ -184,7 +184,7 @@ def test_what_holds_for_every_table(seed, over):
 
 def test_bootstrap_sizes_are_those_of_the_drawn_particles():
     """The sizes of a replicate equal the sizes of a table that holds each particle as often as it was drawn."""
-    from ramses_d2.analysis.cumulative_curve import LEVELS, sizes_at
+    from ramses_d2.analysis.grading import LEVELS, sizes_at
 
     rng = np.random.default_rng(2)
     sizes, grams = np.sort(rng.lognormal(1, 1, 12)), rng.random(12)

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-from ramses_d2.analysis.bootstrap import Resampling
-from ramses_d2.analysis.grading_band import passing_band, size_intervals
+from ramses_d2.analysis.grading import passing_band, size_intervals
+from ramses_d2.analysis.intervals import Resampling
 
 MANY = Resampling(replicates=20_000)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ramses_d2 import RamsesError
-from ramses_d2.analysis.images import find_images, in_given_order, read_resolutions
+from ramses_d2.analysis.run import find_images, in_given_order, read_resolutions
+from ramses_d2.errors import RamsesError
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from skimage.measure import regionprops
 
-from ramses_d2.analysis.feret import pixel_hull
-from ramses_d2.analysis.measures import angularity, hull_pixels, measure_particle
-
-from .shapes import ROTATIONS, blob, ellipse, polygon
+from ramses_d2.analysis.particles import angularity, hull_pixels, measure_particle, pixel_hull
+from tests.analysis.shapes import ROTATIONS, blob, ellipse, polygon
 
 UPRIGHT_AND_NOT = pytest.mark.parametrize("degrees", ROTATIONS)
 

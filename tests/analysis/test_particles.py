@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.measures import measure_particle
-from ramses_d2.analysis.particles import COLUMNS, particle_row, particle_table, table_of
-
-from .shapes import ellipse, polygon
+from ramses_d2.analysis.particles import COLUMNS, measure_particle, particle_row, particle_table, table_of
+from tests.analysis.shapes import ellipse, polygon
 
 MM = ["length_mm", "width_mm", "feret_max_mm", "feret_min_mm"]
 MM += ["inscribed_diameter_mm", "equivalent_diameter_mm", "area_mm2"]

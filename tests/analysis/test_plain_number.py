@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ramses_d2.analysis.plain_number import plain_number
+from ramses_d2.draw import plain_number
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from ramses_d2 import RamsesError
-from ramses_d2.analysis.images import ImageFile
 from ramses_d2.analysis.particles import particle_table
-from ramses_d2.analysis.run_folder import RunFolder
+from ramses_d2.analysis.run import ImageFile, RunFolder
+from ramses_d2.errors import RamsesError
 
 SETTINGS = {"weights_sha256": "abc", "options": {"score_threshold": 0.5}}
 

@@ -9,7 +9,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from ramses_d2.data.rle import RLEMasks, encode_label_map
+from ramses_d2.masks import RLEMasks, encode_label_map
 
 HEIGHT, WIDTH = 60, 90
 BOXES = [[5, 5, 35, 30], [45, 20, 80, 55]]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint.backbone import load_backbone
-from ramses_d2.modeling.backbone import ConvNeXtV2
+from ramses_d2.checkpoint.pretrained import load_backbone
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.backbones import ConvNeXtV2
 
 KEY = "MODEL.CONVNEXTV2.WEIGHTS"
 ALL = ("res2", "res3", "res4", "res5")

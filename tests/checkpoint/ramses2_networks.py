@@ -10,11 +10,10 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from ramses_d2.checkpoint import load_weights
-from ramses_d2.checkpoint.ramses2_files import import_ramses2
-from ramses_d2.engine import load_config
-
-from .ramses2_reference import Ramses2Reference
+from ramses_d2.checkpoint.load import load_weights
+from ramses_d2.checkpoint.ramses2_weights import import_ramses2
+from ramses_d2.config import load_config
+from tests.checkpoint.ramses2_reference import Ramses2Reference
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .ramses2_reference import RawOutputs
+from tests.checkpoint.ramses2_reference import RawOutputs
 
 
 class Found(NamedTuple):

@@ -18,11 +18,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint.backbone import PREFIX, convert_convnextv2, load_backbone
-from ramses_d2.modeling.backbone.timm_backbone import TimmBackbone
-
-from .convnextv2_files import (
+from ramses_d2.checkpoint.pretrained import PREFIX, convert_convnextv2, load_backbone
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.backbones import TimmBackbone
+from tests.checkpoint.convnextv2_files import (
     ALL,
     ATTO,
     FEMTO,

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint import load_initial_weights
-from ramses_d2.checkpoint.read import read_state_dict
+from ramses_d2.checkpoint.load import load_initial_weights, read_state_dict
+from ramses_d2.errors import RamsesError
 
 
 def network(classes: int = 2, width: int = 4) -> nn.Module:

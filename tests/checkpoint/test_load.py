@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint import load_weights
+from ramses_d2.checkpoint.load import load_weights
+from ramses_d2.errors import RamsesError
 
 
 def save(path: Path, content: object) -> str:

@@ -13,14 +13,22 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2.checkpoint.ramses2_files import export_ramses2
-from ramses_d2.engine import load_config
+from ramses_d2.checkpoint.ramses2_weights import export_ramses2
+from ramses_d2.config import load_config
 from ramses_d2.errors import RamsesError
 from ramses_d2.modeling.postprocess import grid_instances
-
-from .ramses2_networks import FAMILIES, PUBLISHED, ROOT, convert, load, reference_network, small, write_ramses2
-from .ramses2_reference import Ramses2Reference, RawOutputs
-from .ramses2_reference_masks import Found, compute_masks
+from tests.checkpoint.ramses2_networks import (
+    FAMILIES,
+    PUBLISHED,
+    ROOT,
+    convert,
+    load,
+    reference_network,
+    small,
+    write_ramses2,
+)
+from tests.checkpoint.ramses2_reference import Ramses2Reference, RawOutputs
+from tests.checkpoint.ramses2_reference_masks import Found, compute_masks
 
 SIZES = [(128, 192), (192, 128), (64, 64)]
 

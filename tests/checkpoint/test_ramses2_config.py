@@ -9,13 +9,10 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-from ramses_d2.checkpoint.ramses2_config import ramses2_to_overrides
-from ramses_d2.checkpoint.ramses2_export import cfg_to_ramses2
-from ramses_d2.checkpoint.ramses2_schema import DEFAULTS
-from ramses_d2.engine import load_config
+from ramses_d2.checkpoint.ramses2_config import DEFAULTS, cfg_to_ramses2, ramses2_to_overrides
+from ramses_d2.config import load_config
 from ramses_d2.errors import RamsesError
-
-from .ramses2_networks import PUBLISHED, ROOT, TOY_BACKBONE
+from tests.checkpoint.ramses2_networks import PUBLISHED, ROOT, TOY_BACKBONE
 
 
 def config_of(*overrides: Any) -> CfgNode:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ramses_d2.data.annotations_csv import read_annotations, reject_duplicates
+from ramses_d2.data.folder import read_annotations, reject_duplicates
 from ramses_d2.errors import RamsesError
 
 HEADER = "label,baseimg,class,res,mass,gt_mass"

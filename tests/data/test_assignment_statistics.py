@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ramses_d2.data.assignment_statistics import (
-    Assignment,
-    MappedImage,
-    assignment_statistics,
-    suggest_assignment,
-)
+from ramses_d2.data.preview import Assignment, MappedImage, assignment_statistics, suggest_assignment
 from ramses_d2.modeling.targets import object_geometry
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ramses_d2.data.coco_file import CocoFile, read_coco_file, read_label_file
+from ramses_d2.data.coco import CocoFile, read_coco_file, read_label_file
 from ramses_d2.errors import RamsesError
 
 BOX = {"segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]], "iscrowd": 0}

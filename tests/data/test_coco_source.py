@@ -11,8 +11,8 @@ import pycocotools.mask as mask_utils
 import pytest
 from PIL import Image
 
-from ramses_d2.data.coco_source import coco_classes, load_coco
-from ramses_d2.data.label_map import read_label_map
+from ramses_d2.data.coco import coco_classes, load_coco
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
 
 

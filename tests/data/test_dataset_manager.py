@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramses_d2.data.dataset_manager import DatasetManager
-from ramses_d2.data.split_file import load_split
+from ramses_d2.data.splits import load_split
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data.dataset_uri import coco_uri, register, register_datasets
+from ramses_d2.data.catalog import coco_uri, register, register_datasets
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]

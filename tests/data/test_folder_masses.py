@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.data.folder_masses import measure_particles, write_batch_masses
+from ramses_d2.data.batch_masses import measure_particles, write_batch_masses
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]

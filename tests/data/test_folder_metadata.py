@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ramses_d2.data import load_folder
-from ramses_d2.data.checking import Kind, check_folders
-from ramses_d2.data.convert import read_ramses
-from ramses_d2.data.folder_metadata import image_entries, read_metadata
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.folder import image_entries, load_folder, read_metadata
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]

@@ -11,9 +11,9 @@ import pycocotools.mask as mask_utils
 import pytest
 from pycocotools.coco import COCO
 
+from ramses_d2.data.coco import coco_ground_truth
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.ground_truth import coco_ground_truth
-from ramses_d2.data.label_map import read_label_map
+from ramses_d2.data.images import read_label_map
 
 
 def test_equals_the_label_maps(tiny_folder: Callable[..., Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ramses_d2.data.image_names import base_name, base_names
+from ramses_d2.files import base_name, base_names
 
 
 def test_folder_and_extension_go_but_dots_stay() -> None:

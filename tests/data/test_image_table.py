@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ramses_d2.data.augmentation import CropToAspect
-from ramses_d2.data.image_table import (
+from ramses_d2.data.dataset_manager import (
     common_class_names,
     find_empty_images,
     folder_keys,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.label_map import paint_outlines, read_image, read_label_image, read_label_map
+from ramses_d2.data.images import paint_outlines, read_image, read_label_image, read_label_map
 from ramses_d2.errors import RamsesError
 
 RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5

@@ -19,8 +19,7 @@ from PIL import Image
 from ramses_d2.data.augmentation import build_augmentation
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.mapper import RamsesDatasetMapper
-
-from .conftest import LEVEL
+from tests.data.conftest import LEVEL
 
 DatasetDict = dict[str, Any]
 BLOCK = np.ones((3, 3), dtype=np.uint8)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.data.own_folder import OwnFolder
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import OwnFolder
 
 KIND = OwnFolder("sample", "sampling", "sample.json", "ramses-sample")
 

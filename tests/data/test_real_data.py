@@ -9,8 +9,11 @@ import pycocotools.mask as mask_utils
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data import RamsesDatasetMapper, coco_ground_truth, read_label_map, register
 from ramses_d2.data.augmentation import build_augmentation
+from ramses_d2.data.catalog import register
+from ramses_d2.data.coco import coco_ground_truth
+from ramses_d2.data.images import read_label_map
+from ramses_d2.data.mapper import RamsesDatasetMapper
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")

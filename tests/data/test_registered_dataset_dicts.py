@@ -15,8 +15,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from ramses_d2.data import read_label_map, register_datasets
-from ramses_d2.data.registered_dataset_dicts import complete_dataset_dicts
+from ramses_d2.data.catalog import complete_dataset_dicts, register_datasets
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ramses_d2.data.rle import RLEMasks, decode_in_box, encode_in_box, encode_label_map
+from ramses_d2.masks import RLEMasks, decode_in_box, encode_in_box, encode_label_map
 
 
 @st.composite

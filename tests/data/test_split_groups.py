@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ramses_d2.data.split_groups import group_keys, has_batches
+from ramses_d2.data.splits import group_keys, has_batches
 from ramses_d2.errors import RamsesError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramses_d2.data.splitting import assign_sides, draw_capped, group_numbers
+from ramses_d2.data.splits import assign_sides, draw_capped, group_numbers
 from ramses_d2.errors import RamsesError
 
 COUNTS = st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=40).map(np.array)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ramses_d2.data.label_map import read_image
-from ramses_d2.data.upright import save_upright
+from ramses_d2.data.images import read_image, save_upright
 
 ORIENTATION, CAMERA = 0x0112, 0x0110
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ramses_d2.data import load_folder, register_datasets
-from ramses_d2.engine import RamsesTrainer, load_config
-from ramses_d2.engine.areal_density import fit_densities
-
-from ..conftest import GRAMS_PER_MM2
-from ..tools.command_line import ROOT
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.data.folder import load_folder
+from ramses_d2.engine.hooks import fit_densities
+from ramses_d2.engine.trainer import RamsesTrainer
+from tests.conftest import GRAMS_PER_MM2
+from tests.tools.command_line import ROOT
 
 Folder = Callable[..., Path]
 

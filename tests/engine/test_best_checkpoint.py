@@ -12,11 +12,10 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import RamsesTrainer
 from ramses_d2.engine.hooks import BestCheckpoint
-
-from .training import tiny_config, trainer_of
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from tests.engine.training import tiny_config, trainer_of
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2 import RamsesError
 from ramses_d2.engine.checkpointer import CheckpointError, TrainingCheckpointer, WeightsOnly
+from ramses_d2.errors import RamsesError
 
 
 class State:

@@ -14,16 +14,18 @@ import torch
 from detectron2.engine import HookBase
 from PIL import Image
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import register
-from ramses_d2.engine import RamsesTrainer
-from ramses_d2.engine import records as records_module
-from ramses_d2.engine.curves_figure import draw_curves
+from ramses_d2.data.catalog import register
+from ramses_d2.engine import curves as records_module
+from ramses_d2.engine.curves import StatsTable, draw_curves, event_writers
 from ramses_d2.engine.hooks import BestCheckpoint
-from ramses_d2.engine.records import event_writers
-from ramses_d2.engine.stats_table import StatsTable
-
-from .test_trainer import config, folder, start, train  # noqa: F401
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from tests.engine.test_trainer import (
+    config,  # noqa: F401
+    folder,  # noqa: F401
+    start,  # noqa: F401
+    train,  # noqa: F401
+)
 
 
 def table(path: Path) -> pd.DataFrame:

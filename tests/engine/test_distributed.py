@@ -13,9 +13,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from ramses_d2.engine import build_optimizer, load_config
-
-from ..modeling.conftest import blocks, training_item
+from ramses_d2.config import load_config
+from ramses_d2.engine.solver import build_optimizer
+from tests.modeling.conftest import blocks, training_item
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine.ema import EmaWeights
+from ramses_d2.engine.hooks import EmaWeights
+from ramses_d2.errors import RamsesError
 
 
 def network() -> nn.Module:

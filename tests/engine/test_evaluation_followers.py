@@ -17,15 +17,11 @@ from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling import build_model
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint import load_weights
-from ramses_d2.engine import RamsesTrainer
-from ramses_d2.engine.evaluation_hook import Evaluation
-from ramses_d2.engine.hooks import BestCheckpoint
-from ramses_d2.engine.schedule import PlateauCheck
-from ramses_d2.engine.stopping import EarlyStopping
-
-from .training import tiny_config, trainer_of
+from ramses_d2.checkpoint.load import load_weights
+from ramses_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, PlateauCheck
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from tests.engine.training import tiny_config, trainer_of
 
 # AP after step 2, 4, ...
 SCRIPT = {2: 10.0, 4: 9.0, 6: 8.0, 8: 7.0, 10: 20.0}

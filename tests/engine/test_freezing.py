@@ -16,12 +16,11 @@ from timm.layers import DropPath
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import build_optimizer, load_config
+from ramses_d2.config import load_config
 from ramses_d2.engine.freezing import freeze
-from ramses_d2.engine.network_parts import layers_from_input, part_of, parts_of
-
-from ..modeling.conftest import blocks, training_item
+from ramses_d2.engine.solver import build_optimizer, layers_from_input, part_of, parts_of
+from ramses_d2.errors import RamsesError
+from tests.modeling.conftest import blocks, training_item
 
 ROOT = Path(__file__).parents[2]
 TINY = "tests/ramses_tiny.yaml"

@@ -14,8 +14,6 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import RamsesTrainer
 from ramses_d2.engine.launch import (
     _run,
     argument_parser,
@@ -25,9 +23,10 @@ from ramses_d2.engine.launch import (
     lost_connection,
     process_count,
 )
-
-from ..modeling.conftest import blocks, training_item
-from .training import tiny_config
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from tests.engine.training import tiny_config
+from tests.modeling.conftest import blocks, training_item
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ramses_d2.engine.metrics_file import forget_steps
+from ramses_d2.engine.curves import forget_steps
 
 
 def test_steps_that_run_again_are_forgotten(tmp_path: Path) -> None:

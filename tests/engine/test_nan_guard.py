@@ -15,11 +15,10 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine.nan_guard import NanGuard
-from ramses_d2.engine.optimizer import clip_before_step
-
-from .training import tiny_config, trainer_of
+from ramses_d2.engine.hooks import NanGuard
+from ramses_d2.engine.solver import clip_before_step
+from ramses_d2.errors import RamsesError
+from tests.engine.training import tiny_config, trainer_of
 
 
 class Network(nn.Module):

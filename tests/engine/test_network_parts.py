@@ -8,9 +8,9 @@ import pytest
 from detectron2.modeling import build_model
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import load_config
-from ramses_d2.engine.network_parts import backbone_depths, layers_from_input, part_of, parts_of
+from ramses_d2.config import load_config
+from ramses_d2.engine.solver import backbone_depths, layers_from_input, part_of, parts_of
+from ramses_d2.errors import RamsesError
 
 ROOT = Path(__file__).parents[2]
 TINY = "tests/ramses_tiny.yaml"

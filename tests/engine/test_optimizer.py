@@ -10,10 +10,9 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import build_optimizer, load_config
-from ramses_d2.engine.network_parts import part_of
-from ramses_d2.engine.optimizer import clip_before_step, parameter_groups
+from ramses_d2.config import load_config
+from ramses_d2.engine.solver import build_optimizer, clip_before_step, parameter_groups, part_of
+from ramses_d2.errors import RamsesError
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 MASK_RCNN_YAML = str(Path(__file__).parents[2] / "configs/MaskRCNN/mask_rcnn_R50_FPN.yaml")

@@ -13,9 +13,10 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import RamsesPredictor, load_config
-from ramses_d2.modeling.inference_settings import InferenceSettings
+from ramses_d2.config import load_config
+from ramses_d2.engine.predictor import RamsesPredictor
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.postprocess import InferenceSettings
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 

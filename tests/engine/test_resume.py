@@ -13,12 +13,11 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import RamsesTrainer
 from ramses_d2.engine.checkpointer import TrainingCheckpointer
 from ramses_d2.engine.hooks import BestCheckpoint
-
-from .training import tiny_config, trainer_of
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from tests.engine.training import tiny_config, trainer_of
 
 
 def weights(trainer: RamsesTrainer) -> dict[str, torch.Tensor]:

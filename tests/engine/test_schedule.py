@@ -12,10 +12,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import register_datasets
-from ramses_d2.engine import RamsesTrainer, load_config
-from ramses_d2.engine.schedule import PlateauScheduler, build_lr_scheduler, settle_iterations
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.engine.solver import PlateauScheduler, build_lr_scheduler, settle_iterations
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 PLATEAU = ["SOLVER.LR_SCHEDULER_NAME", "ReduceOnPlateau"]

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ramses_d2 import RamsesError
-from ramses_d2.engine import load_config, prepare, setup
-from ramses_d2.engine.schedule import settle_iterations
-from ramses_d2.engine.setup import _needs_traceback
-
-from .training import TINY_YAML, trainer_of
+from ramses_d2.engine import setup
+from ramses_d2.engine.setup import _needs_traceback, load_config, prepare
+from ramses_d2.engine.solver import settle_iterations
+from ramses_d2.errors import RamsesError
+from tests.engine.training import TINY_YAML, trainer_of
 
 NCCL = "NCCL error in: ProcessGroupNCCL.cpp:77, {}\nLast error:\n{}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ramses_d2.engine.stats_table import StatsTable
+from ramses_d2.engine.curves import StatsTable
 
 
 def rows(path: Path) -> list[dict]:

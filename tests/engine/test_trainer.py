@@ -11,11 +11,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import RLEMasks, register, register_datasets
-from ramses_d2.engine import RamsesTrainer, load_config
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register, register_datasets
 from ramses_d2.engine.setup import settle_classes
-from ramses_d2.evaluation import RamsesEvaluator
+from ramses_d2.engine.trainer import RamsesTrainer
+from ramses_d2.errors import RamsesError
+from ramses_d2.evaluation.evaluator import RamsesEvaluator
+from ramses_d2.masks import RLEMasks
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ramses_d2.data import register_datasets
-from ramses_d2.engine import RamsesTrainer, load_config
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
 from ramses_d2.engine.setup import settle_classes
+from ramses_d2.engine.trainer import RamsesTrainer
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
 

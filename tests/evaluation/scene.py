@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from ramses_d2.evaluation.outcome import Outcome, judge
+from ramses_d2.evaluation.result import Outcome, judge
 
 CLASSES = ("brick", "glass", "never seen")
 BRICK, GLASS = 1, 2

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramses_d2.evaluation.coco_ap import Curves, coco_curves, evaluate_ap
+from ramses_d2.evaluation.coco import Curves, coco_curves, evaluate_ap
 
 CLASSES = ["brick", "concrete", "glass", "never seen"]
 SIZE = 320

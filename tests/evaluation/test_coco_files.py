@@ -19,8 +19,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ramses_d2.data import RLEMasks, coco_ground_truth, register
-from ramses_d2.evaluation import RamsesEvaluator
+from ramses_d2.data.catalog import register
+from ramses_d2.data.coco import coco_ground_truth
+from ramses_d2.evaluation.evaluator import RamsesEvaluator
+from ramses_d2.masks import RLEMasks
 
 SIZE = (120, 160)
 CATEGORIES = {90: "glass", 3: "brick", 7: "concrete"}

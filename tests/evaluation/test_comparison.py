@@ -10,10 +10,8 @@ import pytest
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from ramses_d2.evaluation.comparison import ALONE, COLORS, RIGHT, WRONG_CLASS, compare_image
-from ramses_d2.evaluation.storage_images import store_images
-
-from .scene import SIZE, outcome
+from ramses_d2.evaluation.plots import ALONE, COLORS, RIGHT, WRONG_CLASS, compare_image, store_images
+from tests.evaluation.scene import SIZE, outcome
 
 
 @pytest.fixture

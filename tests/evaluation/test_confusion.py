@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ramses_d2.evaluation.confusion import confusion_matrix, confusion_table, draw_confusion
-
-from .scene import CLASSES, outcome
+from ramses_d2.evaluation.plots import confusion_table, draw_confusion
+from ramses_d2.evaluation.result import confusion_matrix
+from tests.evaluation.scene import CLASSES, outcome
 
 BY_HAND = [
     [2, 0, 0, 1],  # two bricks right, one missed

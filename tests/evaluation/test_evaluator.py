@@ -17,10 +17,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from ramses_d2.data import RLEMasks, load_folder, read_label_map
-from ramses_d2.data.rle import encode_label_map
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-from ramses_d2.evaluation import PowerLaw, RamsesEvaluator, fit_power_law
+from ramses_d2.evaluation.evaluator import RamsesEvaluator
+from ramses_d2.evaluation.masses import PowerLaw, fit_power_law
+from ramses_d2.masks import RLEMasks, encode_label_map
 
 NAME = "evaluator_test"
 FILES = [

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ramses_d2.evaluation.mass_metrics import (
+from ramses_d2.evaluation.masses import (
+    PowerLaw,
     evaluate_masses,
     flatten_masses,
     in_total,
     particle_errors,
     total_error,
 )
-from ramses_d2.evaluation.power_law import PowerLaw
 
 NAN = float("nan")
 CLASSES = ["brick", "glass"]

@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ramses_d2.data.rle import encode_in_box
-from ramses_d2.evaluation.matching import (
-    greedy_match,
-    mask_iou,
-    pair_table,
-    prediction_table,
-    truth_table,
-)
+from ramses_d2.evaluation.masses import greedy_match, mask_iou, pair_table, prediction_table, truth_table
+from ramses_d2.masks import encode_in_box
 
 
 def square(x: int, y: int, side: int = 10) -> dict:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from ramses_d2.data import load_folder
+from ramses_d2.data.folder import load_folder
 from ramses_d2.errors import RamsesError
-from ramses_d2.evaluation import power_law
-from ramses_d2.evaluation.power_law import fit_power_law
+from ramses_d2.evaluation import masses as power_law
+from ramses_d2.evaluation.masses import fit_power_law
 
 NAN = float("nan")
 

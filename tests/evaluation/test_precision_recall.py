@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ramses_d2.evaluation.precision_recall import draw_precision_recall, precision_recall_table
-
-from .scene import BRICK, GLASS, found, outcome
+from ramses_d2.evaluation.plots import draw_precision_recall, precision_recall_table
+from tests.evaluation.scene import BRICK, GLASS, found, outcome
 
 
 def test_by_hand() -> None:

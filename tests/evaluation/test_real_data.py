@@ -9,8 +9,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2.data import RLEMasks, coco_ground_truth, register
-from ramses_d2.evaluation import RamsesEvaluator
+from ramses_d2.data.catalog import register
+from ramses_d2.data.coco import coco_ground_truth
+from ramses_d2.evaluation.evaluator import RamsesEvaluator
+from ramses_d2.masks import RLEMasks
 
 DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ramses_d2.evaluation.statistics import evaluation_statistics
-from ramses_d2.evaluation.worst import image_errors
-
-from .scene import outcome, results
+from ramses_d2.evaluation.result import evaluation_statistics, image_errors
+from tests.evaluation.scene import outcome, results
 
 
 def test_counts_and_rates_by_hand() -> None:

@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2 import add_ramses_config
-from ramses_d2.modeling import RAMSES
+from ramses_d2.config import add_ramses_config
+from ramses_d2.modeling.meta_arch import RAMSES
 
 TINY_YAML = Path(__file__).parents[1] / "ramses_tiny.yaml"
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from ramses_d2.data.rle import RLEMasks, encode_in_box
-from ramses_d2.engine import load_config
-from ramses_d2.modeling.areal_density import ArealDensity, mask_areas
-
-from ..tools.command_line import ROOT
+from ramses_d2.config import load_config
+from ramses_d2.masks import RLEMasks, encode_in_box
+from ramses_d2.modeling.mass import ArealDensity, mask_areas
+from tests.tools.command_line import ROOT
 
 
 def instances(*, run_lengths: bool) -> Instances:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ramses_d2 import RamsesError
-from ramses_d2.modeling.backbone import FPN, ConvNeXtV2
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.backbones import FPN, ConvNeXtV2
 
 DIMS = {
     "atto": (40, 80, 160, 320),

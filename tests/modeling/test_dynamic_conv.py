@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ramses_d2.modeling.dynamic_conv import mask_logits
+from ramses_d2.modeling.heads import mask_logits
 
 
 def test_one_by_one_kernel_is_a_dot_product() -> None:

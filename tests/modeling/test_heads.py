@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from ramses_d2 import RamsesError
-from ramses_d2.modeling.heads import MaskHead, SharedHead
-from ramses_d2.modeling.layers import Norm, append_coordinates, get_activation, get_norm
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.heads import MaskHead, Norm, SharedHead, append_coordinates, get_activation, get_norm
 
 
 def num_parameters(module: torch.nn.Module) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from ramses_d2.modeling.label_map_masks import LabelMapMasks
+from ramses_d2.modeling.mask_rcnn import LabelMapMasks
 
 
 def discs(size: tuple[int, int] = (96, 140)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,5 +91,5 @@ def test_large_boxes_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     masks = LabelMapMasks(*discs())
     boxes = masks.get_bounding_boxes().tensor
     whole = masks.crop_and_resize(boxes, 28)
-    monkeypatch.setattr("ramses_d2.modeling.label_map_masks._CHUNK", 1)
+    monkeypatch.setattr("ramses_d2.modeling.mask_rcnn._CHUNK", 1)
     assert torch.equal(masks.crop_and_resize(boxes, 28), whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ramses_d2.modeling.dynamic_conv import mask_logits
+from ramses_d2.modeling.heads import mask_logits
 from ramses_d2.modeling.losses import dice_loss, focal_loss, mask_loss, mass_loss, relative_mass_error
 
 NAN = float("nan")

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import RamsesDatasetMapper, load_folder
-from ramses_d2.engine import load_config
-from ramses_d2.modeling import MaskRCNN
-
-from ..tools.command_line import ROOT
+from ramses_d2.config import load_config
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.mask_rcnn import MaskRCNN
+from tests.tools.command_line import ROOT
 
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
 # Masks of an untrained head are about 0.5 everywhere

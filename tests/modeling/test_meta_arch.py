@@ -11,11 +11,10 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from ramses_d2 import RamsesError
-from ramses_d2.modeling import RAMSES
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.meta_arch import RAMSES
 from ramses_d2.modeling.postprocess import paste_in_box
-
-from .conftest import blocks, training_item
+from tests.modeling.conftest import blocks, training_item
 
 LOSSES = {"loss_cls", "loss_mask", "loss_mass"}
 Build = Callable[..., RAMSES]

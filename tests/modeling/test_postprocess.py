@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramses_d2.modeling.inference_settings import InferenceSettings
 from ramses_d2.modeling.postprocess import (
     GridFrame,
     GridInstances,
+    InferenceSettings,
     grid_instances,
     paste_in_box,
     select_cells,

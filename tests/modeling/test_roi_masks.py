@@ -11,12 +11,10 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2.engine import load_config
-from ramses_d2.modeling.inference_settings import InferenceSettings
-from ramses_d2.modeling.mask_rcnn import to_image
-from ramses_d2.modeling.roi_masks import paste_roi_mask
-
-from ..tools.command_line import ROOT
+from ramses_d2.config import load_config
+from ramses_d2.modeling.mask_rcnn import paste_roi_mask, to_image
+from ramses_d2.modeling.postprocess import InferenceSettings
+from tests.tools.command_line import ROOT
 
 BOXES = [
     [3.2, 4.7, 30.1, 22.9],

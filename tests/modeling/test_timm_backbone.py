@@ -9,10 +9,9 @@ import timm
 import torch
 from torch import nn
 
-from ramses_d2 import RamsesError
-from ramses_d2.checkpoint.backbone import load_backbone
-from ramses_d2.modeling.backbone import FPN
-from ramses_d2.modeling.backbone.timm_backbone import TimmBackbone, whole_network
+from ramses_d2.checkpoint.pretrained import load_backbone
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.backbones import FPN, TimmBackbone, whole_network
 
 
 def assert_as_promised(backbone: TimmBackbone, height: int, width: int) -> None:

@@ -11,12 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from detectron2.utils.events import EventStorage
 
-from ramses_d2 import RamsesError
-from ramses_d2.modeling import RAMSES
-from ramses_d2.modeling.heads import MaskHead
-from ramses_d2.modeling.layers import Norm, get_norm
-
-from .conftest import blocks, training_item
+from ramses_d2.errors import RamsesError
+from ramses_d2.modeling.heads import MaskHead, Norm, get_norm
+from ramses_d2.modeling.meta_arch import RAMSES
+from tests.modeling.conftest import blocks, training_item
 
 Build = Callable[..., RAMSES]
 TIMM = ["MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.OUT_INDICES"]

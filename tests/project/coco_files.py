@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.rle import encode_label_map
+from ramses_d2.masks import encode_label_map
 
 
 def coco_content(folder: Path, names: list[str]) -> dict[str, Any]:

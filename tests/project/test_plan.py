@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import register_datasets
-from ramses_d2.data.assignment_statistics import assignment_statistics, mapped_image
-from ramses_d2.data.preview import assignment_of, mapped_items
-from ramses_d2.engine import load_config
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.data.preview import assignment_of, assignment_statistics, mapped_image, mapped_items
+from ramses_d2.errors import RamsesError
 from ramses_d2.modeling.meta_arch import RAMSES
-from ramses_d2.project import Survey, choose_plan, find_data, survey_data, write_project
-from ramses_d2.project.plan import choose_task, input_size
-
-from ..tools.command_line import ROOT
+from ramses_d2.project import Survey, choose_plan, choose_task, find_data, input_size, survey_data, write_project
+from tests.tools.command_line import ROOT
 
 CONFIGS = ROOT / "configs"
 SURVEY = Survey(["a", "b"], 100, 2000, 40, 1500.0, 0.75, 40.0, 80.0, 160.0, 2000, 5.0)

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import register_datasets
-from ramses_d2.data.split_folders import split_folders
-from ramses_d2.project import find_data
-from ramses_d2.project.sources import divide_coco
-
-from .coco_files import coco_content, write_coco
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.data.dataset_manager import split_folders
+from ramses_d2.errors import RamsesError
+from ramses_d2.project import divide_coco, find_data
+from tests.project.coco_files import coco_content, write_coco
 
 NAMES = [f"img{index}" for index in range(5)]
 

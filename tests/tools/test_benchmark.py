@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .command_line import ROOT, run_process
+from tests.tools.command_line import ROOT, run_process
 
 BOTH = ["benchmark.py", "benchmark_outputs.py"]
 

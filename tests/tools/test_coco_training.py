@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..test_mask_rcnn import add_crowd
-from ..test_solov2 import CATEGORIES, write_coco_set
-from .command_line import ROOT, run_process
+from tests.test_mask_rcnn import add_crowd
+from tests.test_solov2 import CATEGORIES, write_coco_set
+from tests.tools.command_line import ROOT, run_process
 
 EVALUATION = (
     *("evaluation.json", "evaluation.txt", "predictions.json", "ground_truth.json", "test_stats.json"),

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from ramses_d2.engine import load_config
-
-from ..checkpoint.ramses2_networks import ADDED, ATTO, NODES, randomise, small, write_ramses2
-from ..checkpoint.ramses2_reference import Ramses2Reference
-from .command_line import ROOT, error_of, run_process
+from ramses_d2.config import load_config
+from tests.checkpoint.ramses2_networks import ADDED, ATTO, NODES, randomise, small, write_ramses2
+from tests.checkpoint.ramses2_reference import Ramses2Reference
+from tests.tools.command_line import ROOT, error_of, run_process
 
 TOOL = "convert_weights.py"
 CONFIG = small()
@@ -101,7 +100,7 @@ def test_config_alone(ramses2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_convnextv2(tmp_path: Path) -> None:
-    pytest.importorskip("ramses_d2.checkpoint.backbone")
+    pytest.importorskip("ramses_d2.checkpoint.pretrained")
     layers = {name: ATTO[name] for name in ("C3", "C4", "C5")}
     config = small(layers, backbone="convnextv2_atto", backbone_params={}, backbone_feature_nodes=NODES)
     backbone = Ramses2Reference(ADDED | config).backbone

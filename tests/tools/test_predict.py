@@ -17,9 +17,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from ramses_d2.analysis.particles import COLUMNS
-from ramses_d2.engine import load_config
-
-from .command_line import ROOT, error_of, run_process
+from ramses_d2.config import load_config
+from tests.tools.command_line import ROOT, error_of, run_process
 
 TINY_YAML = str(ROOT / "tests/ramses_tiny.yaml")
 predict = partial(run_process, "predict.py", "--config-file", TINY_YAML)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from prepare_data import main
 
-from .command_line import error_of, run_process
+from tests.tools.command_line import error_of, run_process
 
 Folder = Callable[..., Path]
 

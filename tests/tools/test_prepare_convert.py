@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from prepare_data import main
 
-from .command_line import error_of, run_process
+from tests.tools.command_line import error_of, run_process
 
 
 def test_there_and_back_as_a_subprocess(tiny_folder, tmp_path):

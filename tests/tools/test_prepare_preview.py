@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from .command_line import ROOT, error_of, run_process
+from tests.tools.command_line import ROOT, error_of, run_process
 
 CONFIG = str(ROOT / "tests/ramses_tiny.yaml")
 

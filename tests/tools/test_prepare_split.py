@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from prepare_data import main
 
-from ramses_d2.data.split_file import load_split
-
-from .command_line import error_of, run_process
+from ramses_d2.data.splits import load_split
+from tests.tools.command_line import error_of, run_process
 
 Folder = Callable[..., Path]
 

@@ -18,10 +18,9 @@ from PIL import Image
 from ramses_d2.analysis.report.build import ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.analysis.report.files import write_report
-
-from ..analysis.report.hand_made_run import make_run, write_batches
-from .browser import Visit, find_browser
-from .command_line import ROOT, error_of, run_process
+from tests.analysis.report.hand_made_run import make_run, write_batches
+from tests.tools.browser import Visit, find_browser
+from tests.tools.command_line import ROOT, error_of, run_process
 
 report = partial(run_process, "report.py")
 BATCHES = [{"image_names": [f"belt_{index:03d}.png"], "mass": {"Ru01": 2.5 + 0.5 * index}} for index in range(3)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .command_line import ROOT, error_of, run_process
+from tests.tools.command_line import ROOT, error_of, run_process
 
 TINY_YAML = ROOT / "tests/ramses_tiny.yaml"
 train_net = partial(run_process, "train_net.py")

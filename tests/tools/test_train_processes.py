@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .command_line import ROOT, run_process
+from tests.tools.command_line import ROOT, run_process
 
 
 def arguments(folder: Path, *options: str, processes: int = 2) -> list[str]:

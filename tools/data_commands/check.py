@@ -6,18 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from ramses_d2.data.checking import (
-    check_folders,
-    check_output,
-    kinds_table,
-    refuse_to_overwrite,
-    repair_folder,
-    report_text,
-    write_report,
-)
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.repair import check_output, repair_folder
+from ramses_d2.data.checking.report import kinds_table, refuse_to_overwrite, report_text, write_report
 from ramses_d2.data.folder import class_names_from_ids
-from ramses_d2.data.json_file import read_json
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import read_json
 
 
 class _ShowKinds(argparse.Action):

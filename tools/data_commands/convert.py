@@ -6,21 +6,15 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ramses_d2.data.convert import (
-    OpenImagesFiles,
-    Report,
-    Source,
-    read_coco,
-    read_label_images,
-    read_open_images,
-    read_ramses,
-    read_solov2,
-    read_voc,
-    write_coco,
-    write_ramses,
-    write_solov2,
-    write_voc,
-)
+from ramses_d2.data.convert.coco import read_coco, write_coco
+from ramses_d2.data.convert.label_images import read_label_images
+from ramses_d2.data.convert.open_images import OpenImagesFiles, read_open_images
+from ramses_d2.data.convert.output import Report
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
+from ramses_d2.data.convert.source import Source
+from ramses_d2.data.convert.voc import read_voc, write_voc
+from ramses_d2.data.convert.writer import write_ramses
 from ramses_d2.errors import RamsesError
 
 _SHOWN_FINDINGS = 5

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from ramses_d2.data.batch_masses import COIN_CLASS, COIN_MASS, NOT_IN_BATCH, NOT_WEIGHED
-from ramses_d2.data.folder_masses import DEFAULT_OUTPUT, write_batch_masses
+from ramses_d2.data.batch_masses import (
+    COIN_CLASS,
+    COIN_MASS,
+    DEFAULT_OUTPUT,
+    NOT_IN_BATCH,
+    NOT_WEIGHED,
+    write_batch_masses,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -11,16 +11,20 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from ramses_d2.data import register_datasets
-from ramses_d2.data.assignment_statistics import (
+from ramses_d2.config import load_config
+from ramses_d2.data.catalog import register_datasets
+from ramses_d2.data.preview import (
     Assignment,
     MappedImage,
+    assignment_of,
     assignment_statistics,
+    contact_sheet,
     mapped_image,
+    mapped_items,
+    scale_figure,
+    statistics_table,
     suggest_assignment,
 )
-from ramses_d2.data.preview import assignment_of, contact_sheet, mapped_items, scale_figure, statistics_table
-from ramses_d2.engine import load_config
 from ramses_d2.errors import RamsesError
 
 

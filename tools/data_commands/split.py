@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.dataset_manager import DatasetManager
-from ramses_d2.data.manager_files import ORIGINAL, OURS
-from ramses_d2.data.split_folders import AUTO, split_folders
+from ramses_d2.data.dataset_manager import AUTO, ORIGINAL, OURS, DatasetManager, split_folders
+from ramses_d2.data.folder import MAX_LABEL
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ramses_d2.data.synthetic import SceneConfig, write_belt, write_dataset
+from ramses_d2.data.synthetic.belt import write_belt
+from ramses_d2.data.synthetic.scene import SceneConfig
+from ramses_d2.data.synthetic.writer import write_dataset
 from ramses_d2.errors import RamsesError
 
 

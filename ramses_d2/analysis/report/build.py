@@ -15,21 +15,24 @@ import numpy as np
 import pandas as pd
 
 from ramses_d2 import __version__
+from ramses_d2.analysis.calibration import (
+    COIN_CLASS,
+    COIN_DIAMETER_MM,
+    COIN_MASS_G,
+    CoinScale,
+    Comparison,
+    Factors,
+    coin_scales,
+    compare_batches,
+)
+from ramses_d2.analysis.composition import Categories, Composition, categorise, compose
+from ramses_d2.analysis.grading import Grading, grade, grade_groups
+from ramses_d2.analysis.intervals import Resampling
+from ramses_d2.analysis.report.data import Run, WeighedBatches
+from ramses_d2.analysis.report.warnings import find_warnings
+from ramses_d2.analysis.sample import DEFAULT_MAP, SCALE, ConstituentMap, SieveSize, passes, sieve_series, take_sample
 from ramses_d2.errors import RamsesError
-
-from ..batch_comparison import Comparison, compare_batches
-from ..bootstrap import Resampling
-from ..calibration import Factors
-from ..categories import Categories, categorise
-from ..coin_scale import COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G, CoinScale, coin_scales
-from ..composition import Composition, compose
-from ..constituents import DEFAULT_MAP, SCALE, ConstituentMap
-from ..grading import Grading, grade, grade_groups
-from ..json_values import json_values
-from ..sample import take_sample
-from ..sieves import SieveSize, passes, sieve_series
-from .data import Run, WeighedBatches
-from .warnings import find_warnings
+from ramses_d2.files import json_values
 
 _BAND_POINTS = 80
 # The portion that EN 933-11 is about, in mm

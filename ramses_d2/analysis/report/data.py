@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ramses_d2.analysis.particles import COLUMNS
 from ramses_d2.data.batch_masses import Batch, parse_batches
-from ramses_d2.data.image_names import base_name
-from ramses_d2.data.json_file import read_json
 from ramses_d2.errors import RamsesError
-
-from ..particles import COLUMNS
+from ramses_d2.files import base_name, read_json
 
 # Columns of the particle table that are no numbers
 TEXT_COLUMNS = ("baseimg", "class", "edge")

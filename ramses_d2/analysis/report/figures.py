@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from ..batch_comparison import Comparison
-from ..composition import Composition
-from ..constituents import FLOATING
-from ..grading import Grading
-from .svg import GREY, INK, chart_style, new_figure, to_svg
+from ramses_d2.analysis.calibration import Comparison
+from ramses_d2.analysis.composition import Composition
+from ramses_d2.analysis.grading import Grading
+from ramses_d2.analysis.report.svg import GREY, INK, chart_style, new_figure, to_svg
+from ramses_d2.analysis.sample import FLOATING
 
 _ACCENT, _BAND, _NEAR = "#1f4e79", "#c6d5e3", "#eaeef2"
 # constituent -> fill and pattern

@@ -6,12 +6,11 @@ import json
 import os
 from pathlib import Path
 
+from ramses_d2.analysis.report.build import Report
+from ramses_d2.analysis.report.gallery import make_gallery
+from ramses_d2.analysis.report.html import report_page
+from ramses_d2.analysis.report.tables import TABLE_NAMES, report_tables
 from ramses_d2.errors import RamsesError
-
-from .build import Report
-from .gallery import make_gallery
-from .html import report_page
-from .tables import TABLE_NAMES, report_tables
 
 
 def write_report(report: Report, output: str | Path, *, force: bool = False) -> list[Path]:

@@ -13,13 +13,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.label_map import read_image, read_label_image
+from ramses_d2.analysis.report.data import Run, RunImage
+from ramses_d2.analysis.sample import cut_by_edge
+from ramses_d2.data.images import read_image, read_label_image
+from ramses_d2.draw import draw_instances, plain_number
 from ramses_d2.errors import RamsesError
-
-from ..drawing import draw_instances
-from ..plain_number import plain_number
-from ..sample import cut_by_edge
-from .data import Run, RunImage
 
 # Side of a cut-out in px: 4 cm on paper at 300 dpi
 _SIDE = 440

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from .build import Report
-from .figures import comparison_chart, composition_chart, grading_chart, group_chart, histograms
-from .gallery import GalleryPart
-from .style import CSS
-from .table import ReportTable
-from .template import TEMPLATE
-from .text import (
+from ramses_d2.analysis.report.build import Report
+from ramses_d2.analysis.report.figures import (
+    comparison_chart,
+    composition_chart,
+    grading_chart,
+    group_chart,
+    histograms,
+)
+from ramses_d2.analysis.report.gallery import GalleryPart
+from ramses_d2.analysis.report.style import CSS
+from ramses_d2.analysis.report.table import ReportTable
+from ramses_d2.analysis.report.template import TEMPLATE
+from ramses_d2.analysis.report.text import (
     CODE_FACTS,
     comparison_notes,
     comparison_text,
@@ -27,7 +33,7 @@ from .text import (
     method_notes,
     provenance,
 )
-from .words import sentence
+from ramses_d2.analysis.report.words import sentence
 
 _CONTENTS = [
     ("composition", "Composition"),

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ..grading import Grading
-from ..sample import cut_by_edge
-from .build import Report
-from .table import ReportTable, count, items, number, percent, plain, span, text
+from ramses_d2.analysis.grading import Grading
+from ramses_d2.analysis.report.build import Report
+from ramses_d2.analysis.report.table import ReportTable, count, items, number, percent, plain, span, text
+from ramses_d2.analysis.sample import cut_by_edge
 
 # Every table that a report may have
 TABLE_NAMES = (

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ramses_d2 import __version__
-
-from ..bootstrap import effective_number
-from ..plain_number import plain_number
-from .build import Report
-from .table import NOTHING
-from .words import SPACE, many, percent_text
+from ramses_d2.analysis.intervals import effective_number
+from ramses_d2.analysis.report.build import Report
+from ramses_d2.analysis.report.table import NOTHING
+from ramses_d2.analysis.report.words import SPACE, many, percent_text
+from ramses_d2.draw import plain_number
 
 _MEASURES = {
     "feret_min": "minimum Feret diameter (smallest caliper width)",

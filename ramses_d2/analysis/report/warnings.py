@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration import is_same_file
-from ..sample import cut_by_edge
-from .words import many, sentence
+from ramses_d2.analysis.calibration import is_same_file
+from ramses_d2.analysis.report.words import many, sentence
+from ramses_d2.analysis.sample import cut_by_edge
 
 if TYPE_CHECKING:
-    from .build import Report
+    from ramses_d2.analysis.report.build import Report
 
 # Resolutions that differ by less are the same number, rounded
 _SAME_RESOLUTION = 0.005

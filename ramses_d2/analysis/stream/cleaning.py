@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from ..fragments import handle_fragments
-from .geometry import BeltOrientation
-from .particle_stream import StreamParticle
+from ramses_d2.analysis.particles import handle_fragments
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.particle_stream import StreamParticle
 
 
 def cleaned(
@@ -30,7 +30,7 @@ def cleaned(
         particle: of the stream.
         orientation: of the belt.
         frame_rows: first and last + 1 belt row of every frame so far.
-        mode, min_area_px, min_area_mm2, resolution: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
+        mode, min_area_px, min_area_mm2, resolution: see :func:`~ramses_d2.analysis.particles.handle_fragments`.
     """
     labels, parents, shares = handle_fragments(
         particle.mask.astype(np.int32),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .geometry import BeltOrientation
-from .particle_stream import Predict, stream_particles
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.particle_stream import Predict, stream_particles
 
 
 @dataclass(frozen=True)

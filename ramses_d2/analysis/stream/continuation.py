@@ -5,8 +5,8 @@ from __future__ import annotations
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .parts import Part, common_part, contact, overlapping, without
-from .zone import BRANCH, SAME, Crossing, Waiting, Zone
+from ramses_d2.analysis.stream.parts import Part, common_part, contact, overlapping, without
+from ramses_d2.analysis.stream.zone import BRANCH, SAME, Crossing, Waiting, Zone
 
 
 def continue_crossings(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .parts import Part, common_masks, overlapping, without
-from .zone import SAME, Waiting, Zone
+from ramses_d2.analysis.stream.parts import Part, common_masks, overlapping, without
+from ramses_d2.analysis.stream.zone import SAME, Waiting, Zone
 
 
 def without_doubles(before: list[Part], behind: list[Part], waiting: Waiting) -> tuple[list[Part], list[Part]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..images import ImageFile
-from .geometry import BeltOrientation
-from .particle_stream import StreamParticle
+from ramses_d2.analysis.run import ImageFile
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.particle_stream import StreamParticle
 
 # A label image holds numbers up to 65535; a belt may hold more particles, a frame never does
 LARGEST_LABEL = np.iinfo(np.uint16).max

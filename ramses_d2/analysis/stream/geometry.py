@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...errors import RamsesError
-from .instances import FrameInstances
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.errors import RamsesError
 
 AXES = ("rows", "columns")
 DIRECTIONS = ("forward", "backward")

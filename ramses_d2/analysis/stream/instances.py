@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..label_image import masks_in_boxes, paint_label_image, whole_boxes
+from ramses_d2.masks import masks_in_boxes, paint_label_image, whole_boxes
 
 
 @dataclass(frozen=True)

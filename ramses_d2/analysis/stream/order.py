@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ..natural_order import natural_key
+from ramses_d2.files import natural_key
 
 # A number that changes by its usual step less often is no counter
 REGULAR = 0.5

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RamsesError
-from .geometry import BeltOrientation, RowBuffer
-from .instances import FrameInstances
-from .parts import Part
-from .stitcher import StreamStitcher
+from ramses_d2.analysis.stream.geometry import BeltOrientation, RowBuffer
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.parts import Part
+from ramses_d2.analysis.stream.stitcher import StreamStitcher
+from ramses_d2.errors import RamsesError
 
 Predict = Callable[[np.ndarray], FrameInstances]
 

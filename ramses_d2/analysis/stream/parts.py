@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .instances import FrameInstances
+from ramses_d2.analysis.stream.instances import FrameInstances
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from ramses_d2.analysis.particles import particle_row, table_of
+from ramses_d2.analysis.run import ImageFile, RunFolder
+from ramses_d2.analysis.stream.cleaning import cleaned
+from ramses_d2.analysis.stream.frames import Frame, NumberedParticle, OpenFrames, label_of
+from ramses_d2.analysis.stream.geometry import BeltOrientation
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.order import find_gaps, frame_numbers
+from ramses_d2.analysis.stream.particle_stream import ParticleStream, Predict, StreamParticle
+from ramses_d2.analysis.stream.window_store import WindowStore
+from ramses_d2.draw import draw_instances
 from ramses_d2.errors import RamsesError
-
-from ..drawing import draw_instances
-from ..images import ImageFile
-from ..particles import particle_row, table_of
-from ..run_folder import RunFolder
-from .cleaning import cleaned
-from .frames import Frame, NumberedParticle, OpenFrames, label_of
-from .geometry import BeltOrientation
-from .instances import FrameInstances
-from .order import find_gaps, frame_numbers
-from .particle_stream import ParticleStream, Predict, StreamParticle
-from .window_store import WindowStore
 
 Read = Callable[[ImageFile], np.ndarray]
 WINDOWS = "windows"
@@ -36,7 +34,7 @@ class StreamSettings:
 
     Attributes:
         overlap, axis, direction, window, keep_cut: see :class:`~ramses_d2.analysis.stream.ParticleStream`.
-        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
+        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.particles.handle_fragments`.
         overlays: draw the outlines on every frame.
     """
 

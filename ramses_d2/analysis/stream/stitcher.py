@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .continuation import continue_crossings
-from .doubles import claimed_by_nobody, uncounted, without_doubles
-from .instances import FrameInstances
-from .parts import Part, parts_of
-from .zone import Crossing, Waiting, Zone
+from ramses_d2.analysis.stream.continuation import continue_crossings
+from ramses_d2.analysis.stream.doubles import claimed_by_nobody, uncounted, without_doubles
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.parts import Part, parts_of
+from ramses_d2.analysis.stream.zone import Crossing, Waiting, Zone
 
 
 class StreamStitcher:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .instances import FrameInstances
-from .particle_stream import Predict
+from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.particle_stream import Predict
 
 
 class WindowStore:

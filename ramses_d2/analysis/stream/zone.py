@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .parts import Part, union
+from ramses_d2.analysis.stream.parts import Part, union
 
 # Two masks are the same particle when they share at least this much ...
 SAME = 0.5

@@ -5,11 +5,11 @@ image (:mod:`.images`), rows and pixels (:mod:`.rows`, :mod:`.values`) and the i
 (:mod:`.across`). :func:`repair_folder` writes a mended copy.
 """
 
-from .check import CheckedFolder, CheckReport, check_folders
-from .findings import Finding, Kind
-from .repair import check_output, repair_folder
-from .repair_images import Change
-from .report import kinds_table, refuse_to_overwrite, report_json, report_text, write_report
+from ramses_d2.data.checking.check import CheckedFolder, CheckReport, check_folders
+from ramses_d2.data.checking.findings import Finding, Kind
+from ramses_d2.data.checking.repair import check_output, repair_folder
+from ramses_d2.data.checking.repair_images import Change
+from ramses_d2.data.checking.report import kinds_table, refuse_to_overwrite, report_json, report_text, write_report
 
 __all__ = [
     "Change",

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ramses_d2.data.json_file import read_json
-from ramses_d2.data.split_file import split_class_names, subset_names
+from ramses_d2.data.checking.contents import FolderContents
+from ramses_d2.data.checking.findings import Finding, Kind, finding
+from ramses_d2.data.checking.images import image_file
+from ramses_d2.data.checking.pixels import Facts
+from ramses_d2.data.splits import split_class_names, subset_names
 from ramses_d2.errors import RamsesError
-
-from .contents import FolderContents
-from .findings import Finding, Kind, finding
-from .images import image_file
-from .pixels import Facts
+from ramses_d2.files import read_json
 
 Place = tuple[int, str]  # position of a folder among those checked, base name
 _ROLES = re.compile("(train)(?:ing)?|(valid)(?:ation)?|(val)|(?<![a-z])(dev)(?![a-z])|(test)(?:ing)?", re.IGNORECASE)

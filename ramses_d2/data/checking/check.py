@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ramses_d2.data.checking.across import Split, check_copies, check_split, locate_split
+from ramses_d2.data.checking.contents import FolderContents, read_contents
+from ramses_d2.data.checking.findings import ERROR, Finding, Kind, finding
+from ramses_d2.data.checking.images import check_images
+from ramses_d2.data.checking.pixels import Facts, measure_images
+from ramses_d2.data.checking.rows import RowCheck, check_rows
+from ramses_d2.data.checking.values import check_classes, check_masses, check_resolutions
 from ramses_d2.errors import RamsesError
-
-from .across import Split, check_copies, check_split, locate_split
-from .contents import FolderContents, read_contents
-from .findings import ERROR, Finding, Kind, finding
-from .images import check_images
-from .pixels import Facts, measure_images
-from .rows import RowCheck, check_rows
-from .values import check_classes, check_masses, check_resolutions
 
 
 @dataclass(frozen=True)

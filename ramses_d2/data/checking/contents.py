@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ramses_d2.data.folder import class_names_from_ids
-from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries
-from ramses_d2.data.image_names import IMAGE_SUFFIXES, base_names
-from ramses_d2.data.json_file import read_json
+from ramses_d2.data.checking.findings import Finding, Kind, finding
+from ramses_d2.data.checking.scan import AnnotationScan, scan_annotations
+from ramses_d2.data.folder import METADATA_NAME, class_names_from_ids, image_entries
 from ramses_d2.errors import RamsesError
-
-from .findings import Finding, Kind, finding
-from .scan import AnnotationScan, scan_annotations
+from ramses_d2.files import IMAGE_SUFFIXES, base_names, read_json
 
 _EMPTY = AnnotationScan(
     pd.DataFrame(columns=["label", "baseimg"], dtype=str),

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from .contents import FolderContents
-from .findings import Finding, Kind, counted, finding
-from .pixels import Facts, ImageFacts, LabelFacts
+from ramses_d2.data.checking.contents import FolderContents
+from ramses_d2.data.checking.findings import Finding, Kind, counted, finding
+from ramses_d2.data.checking.pixels import Facts, ImageFacts, LabelFacts
 
 
 def check_images(contents: FolderContents, facts: Mapping[str, Facts]) -> Iterator[Finding]:

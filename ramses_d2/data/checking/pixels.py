@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ramses_d2.data.label_map import read_image, read_label_image
+from ramses_d2.data.checking.components import BODY_COLUMNS, PARTICLE_COLUMNS, find_parts, measure_particles
+from ramses_d2.data.images import read_image, read_label_image
 from ramses_d2.errors import RamsesError
-
-from .components import BODY_COLUMNS, PARTICLE_COLUMNS, find_parts, measure_particles
 
 EXIF_ORIENTATION = 0x0112
 _UINT16_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" is how older Pillows open a 16-bit PNG

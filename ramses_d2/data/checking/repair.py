@@ -16,13 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ramses_d2.data.own_folder import OwnFolder
+from ramses_d2.data.checking.check import CheckedFolder
+from ramses_d2.data.checking.repair_images import Change, repair_image
+from ramses_d2.data.checking.repair_rows import repair_rows
 from ramses_d2.errors import RamsesError
-from ramses_d2.folder_swap import folder_swap
-
-from .check import CheckedFolder
-from .repair_images import Change, repair_image
-from .repair_rows import repair_rows
+from ramses_d2.files import OwnFolder, folder_swap
 
 LOG = "fixes.csv"
 MENDED_COPY = OwnFolder("mended copy", "mending", "fixes.json", "ramses-mended-copy")

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ramses_d2.data.upright import save_upright
-
-from .check import CheckedFolder
-from .components import find_parts, measure_particles, without_specks
-from .images import is_turned_away, lies_alike
-from .pixels import EXIF_ORIENTATION, read_labels
+from ramses_d2.data.checking.check import CheckedFolder
+from ramses_d2.data.checking.components import find_parts, measure_particles, without_specks
+from ramses_d2.data.checking.images import is_turned_away, lies_alike
+from ramses_d2.data.checking.pixels import EXIF_ORIENTATION, read_labels
+from ramses_d2.data.images import save_upright
 
 
 @dataclass(frozen=True)

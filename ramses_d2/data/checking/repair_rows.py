@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.annotations_csv import BOX_COLUMNS
-from ramses_d2.data.box_convention import CONVENTIONS
-
-from .check import CheckedFolder
-from .findings import Kind
-from .images import image_size
-from .repair_images import Change
+from ramses_d2.data.checking.check import CheckedFolder
+from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.checking.images import image_size
+from ramses_d2.data.checking.repair_images import Change
+from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 
 _FILE = "annotations.csv"
 _BOX_SOURCE = dict(zip(BOX_COLUMNS, ("top", "left", "bottom", "right"), strict=True))  # rows in x, as the original

@@ -10,11 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ramses_d2.atomic_file import atomic_file
+from ramses_d2.data.checking.check import CheckReport
+from ramses_d2.data.checking.findings import Finding, Kind
 from ramses_d2.errors import RamsesError
-
-from .check import CheckReport
-from .findings import Finding, Kind
+from ramses_d2.files import atomic_file
 
 FORMAT, VERSION = "ramses-check", 1
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.annotations_csv import BOX_COLUMNS
-from ramses_d2.data.box_convention import CONVENTIONS
-
-from .components import BODY_COLUMNS, PARTICLE_COLUMNS, SPECK_PIXELS
-from .contents import FolderContents
-from .findings import Finding, Kind, counted, finding, row_findings
-from .images import is_turned_away, lies_alike
-from .pixels import Facts
+from ramses_d2.data.checking.components import BODY_COLUMNS, PARTICLE_COLUMNS, SPECK_PIXELS
+from ramses_d2.data.checking.contents import FolderContents
+from ramses_d2.data.checking.findings import Finding, Kind, counted, finding, row_findings
+from ramses_d2.data.checking.images import is_turned_away, lies_alike
+from ramses_d2.data.checking.pixels import Facts
+from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 
 BOX_TOLERANCE = 1  # px, as the reader: some producers write inclusive ends
 _CLEAR = 0.9  # share of the boxes that must follow a convention for the others to be slips, as in the reader

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ramses_d2.data.annotations_csv import convert_columns, describe_value, missing_columns, read_text_table
+from ramses_d2.data.folder import convert_columns, describe_value, missing_columns, read_text_table
 from ramses_d2.errors import RamsesError
 
 
@@ -34,7 +34,7 @@ class AnnotationScan:
 
     Attributes:
         text: the cells as stripped text, index = row, without the rows in ``surplus``.
-        table: the same rows with the types and columns of :func:`ramses_d2.data.annotations_csv.read_annotations`, but
+        table: the same rows with the types and columns of :func:`ramses_d2.data.folder.read_annotations`, but
             ``label`` is float, and a value that cannot be used is NaN, "" or False.
         surplus: row -> cells, of the rows with more cells than the header.
         problems: sorted by row.

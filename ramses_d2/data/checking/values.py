@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from .contents import FolderContents
-from .findings import Finding, Kind, finding, row_findings
-from .images import image_file
-from .pixels import Facts
+from ramses_d2.data.checking.contents import FolderContents
+from ramses_d2.data.checking.findings import Finding, Kind, finding, row_findings
+from ramses_d2.data.checking.images import image_file
+from ramses_d2.data.checking.pixels import Facts
 
 # A resolution is far from the others if it is further than this factor from their median and than this many times their
 # spread, and only few images have such a one; two cameras are no outliers

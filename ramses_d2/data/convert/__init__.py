@@ -14,15 +14,15 @@ label images            :func:`read_label_images`
 Images are read and written one at a time; only the rows of the tables are held.
 """
 
-from .coco import read_coco, write_coco
-from .label_images import read_label_images
-from .open_images import OpenImagesFiles, read_open_images
-from .output import Report
-from .ramses import read_ramses
-from .solov2_layout import read_solov2, write_solov2
-from .source import Source, SourceImage
-from .voc import read_voc, write_voc
-from .writer import write_ramses
+from ramses_d2.data.convert.coco import read_coco, write_coco
+from ramses_d2.data.convert.label_images import read_label_images
+from ramses_d2.data.convert.open_images import OpenImagesFiles, read_open_images
+from ramses_d2.data.convert.output import Report
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
+from ramses_d2.data.convert.source import Source, SourceImage
+from ramses_d2.data.convert.voc import read_voc, write_voc
+from ramses_d2.data.convert.writer import write_ramses
 
 __all__ = [
     "OpenImagesFiles",

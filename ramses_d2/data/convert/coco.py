@@ -18,16 +18,15 @@ import numpy as np
 import pandas as pd
 import pycocotools.mask as mask_utils
 
-from ramses_d2.data.coco_source import find_image, load_coco, posix_name
-from ramses_d2.data.dataset_uri import coco_uri
+from ramses_d2.data.catalog import coco_uri
+from ramses_d2.data.coco import find_image, load_coco, posix_name
+from ramses_d2.data.convert.outline import SEGMENTATIONS, coco_segmentation
+from ramses_d2.data.convert.output import Report, new_file, new_folder, place_image, reported, write_json
+from ramses_d2.data.convert.source import BOX_COLUMNS, Source, SourceImage, unique_names
 from ramses_d2.data.folder import DatasetDict
-from ramses_d2.data.json_file import read_json
-from ramses_d2.data.label_map import read_label_map
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-
-from .outline import SEGMENTATIONS, coco_segmentation
-from .output import Report, new_file, new_folder, place_image, reported, write_json
-from .source import BOX_COLUMNS, Source, SourceImage, unique_names
+from ramses_d2.files import read_json
 
 ANNOTATIONS_NAME = "annotations.json"
 _GENERATOR = "ramses_d2 convert"

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.json_file import read_json
+from ramses_d2.data.convert.source import Source, SourceImage, index_files, label_values, read_index_image
 from ramses_d2.errors import RamsesError
-
-from .source import Source, SourceImage, index_files, label_values, read_index_image
+from ramses_d2.files import read_json
 
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _IMAGE_COLUMNS = ("image", "baseimg", "file_name", "filename")

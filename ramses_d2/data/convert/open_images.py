@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.image_names import IMAGE_SUFFIXES
+from ramses_d2.data.convert.source import Source, SourceImage, decode, stored_size
+from ramses_d2.data.folder import MAX_LABEL
 from ramses_d2.errors import RamsesError
-
-from .source import Source, SourceImage, decode, stored_size
+from ramses_d2.files import IMAGE_SUFFIXES
 
 _MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName")
 _BOX_COLUMNS = ("ImageID", "LabelName", "IsGroupOf")

@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from skimage.measure import find_contours
 
-from ramses_d2.data.rle import encode_in_box
+from ramses_d2.masks import encode_in_box
 
 SEGMENTATIONS = ("auto", "polygons", "rle")
 

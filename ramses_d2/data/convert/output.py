@@ -19,13 +19,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ramses_d2.atomic_file import atomic_path
-from ramses_d2.data.own_folder import OwnFolder
-from ramses_d2.data.upright import save_upright
+from ramses_d2.data.convert.source import Source, SourceImage, stored_size
+from ramses_d2.data.images import save_upright
 from ramses_d2.errors import RamsesError
-from ramses_d2.folder_swap import folder_swap
-
-from .source import Source, SourceImage, stored_size
+from ramses_d2.files import OwnFolder, atomic_path, folder_swap
 
 IMAGE_MODES = ("copy", "link", "none")
 CONVERSION = OwnFolder("converted data set", "conversion", "conversion.json", "ramses-conversion")

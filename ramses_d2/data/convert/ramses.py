@@ -10,16 +10,21 @@ from typing import Any
 import pandas as pd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data.annotations_csv import BOX_COLUMNS, read_annotations
 from ramses_d2.data.batch_masses import parse_batches
-from ramses_d2.data.dataset_uri import register
-from ramses_d2.data.folder import DatasetDict, load_folder
-from ramses_d2.data.folder_metadata import METADATA_NAME, image_entries, read_metadata
-from ramses_d2.data.image_names import base_names
-from ramses_d2.data.label_map import read_label_map
+from ramses_d2.data.catalog import register
+from ramses_d2.data.convert.source import Source, SourceImage, unique_names
+from ramses_d2.data.folder import (
+    BOX_COLUMNS,
+    METADATA_NAME,
+    DatasetDict,
+    image_entries,
+    load_folder,
+    read_annotations,
+    read_metadata,
+)
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-
-from .source import Source, SourceImage, unique_names
+from ramses_d2.files import base_names
 
 # Columns that a dataset dict has already, or that are measured anew
 _DATASET_DICT_COLUMNS = {

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.image_names import IMAGE_SUFFIXES
-from ramses_d2.data.json_file import read_json
+from ramses_d2.data.convert.output import Report, new_folder, place_image, reported, write_json, write_label_image
+from ramses_d2.data.convert.source import BOX_COLUMNS, Source, SourceImage, index_files, read_index_image
 from ramses_d2.errors import RamsesError
-
-from .output import Report, new_folder, place_image, reported, write_json, write_label_image
-from .source import BOX_COLUMNS, Source, SourceImage, index_files, read_index_image
+from ramses_d2.files import IMAGE_SUFFIXES, read_json
 
 _FURTHER = ("mass", "gt_mass")
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 from skimage.io import imread
 
-from ramses_d2.data.annotations_csv import MAX_LABEL
-from ramses_d2.data.image_names import IMAGE_SUFFIXES
+from ramses_d2.data.folder import MAX_LABEL
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import IMAGE_SUFFIXES
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 EXIF_ORIENTATION = 0x0112

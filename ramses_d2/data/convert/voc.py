@@ -15,12 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.image_names import IMAGE_SUFFIXES
-from ramses_d2.errors import RamsesError
-
-from .output import Report, new_folder, place_image, reported
-from .source import BOX_COLUMNS, Source, SourceImage, index_files, label_values
-from .voc_classes import (
+from ramses_d2.data.convert.output import Report, new_folder, place_image, reported
+from ramses_d2.data.convert.source import BOX_COLUMNS, Source, SourceImage, index_files, label_values
+from ramses_d2.data.convert.voc_classes import (
     STANDARD_CLASSES,
     VOID,
     XmlImage,
@@ -34,6 +31,8 @@ from .voc_classes import (
     standard_colours,
     write_xml,
 )
+from ramses_d2.errors import RamsesError
+from ramses_d2.files import IMAGE_SUFFIXES
 
 _OUTSIDE = "objects whose outline lies outside the box of their place in the xml"
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ramses_d2.data.convert.source import decode
 from ramses_d2.errors import RamsesError
-
-from .source import decode
 
 VOID = 255  # index of the pixels that belong to nobody: borders, difficult objects
 STANDARD_CLASSES = (

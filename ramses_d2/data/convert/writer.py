@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.image_names import IMAGE_SUFFIXES
+from ramses_d2.data.convert.output import Report, new_folder, place_image, reported, write_json, write_label_image
+from ramses_d2.data.convert.source import BOX_COLUMNS, Source, SourceImage
 from ramses_d2.errors import RamsesError
-
-from .output import Report, new_folder, place_image, reported, write_json, write_label_image
-from .source import BOX_COLUMNS, Source, SourceImage
+from ramses_d2.files import IMAGE_SUFFIXES
 
 # Column order of the original's annotations.csv; x0 and x1 are ROWS there
 _COLUMNS = (

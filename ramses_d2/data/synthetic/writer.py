@@ -21,10 +21,9 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
-from ramses_d2.data.own_folder import OwnFolder
 from ramses_d2.data.synthetic.scene import Scene, SceneConfig, render_scene
 from ramses_d2.errors import RamsesError
-from ramses_d2.folder_swap import folder_swap
+from ramses_d2.files import OwnFolder, folder_swap
 
 JPEG_QUALITY = 92
 SYNTHETIC_TAG = "SYNTHETIC"

@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from ramses_d2.analysis.calibration import ClassFactor, Factors
-from ramses_d2.analysis.categories import categorise
-from ramses_d2.analysis.composition import compose
-from ramses_d2.analysis.constituents import load_map
+from ramses_d2.analysis.composition import categorise, compose
 from ramses_d2.analysis.grading import grade, grade_groups
 from ramses_d2.analysis.report.build import Report, build_report
 from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_particles, read_run
@@ -21,11 +19,11 @@ from ramses_d2.analysis.report.files import write_report
 from ramses_d2.analysis.report.table import NOTHING
 from ramses_d2.analysis.report.tables import TABLE_NAMES, report_tables
 from ramses_d2.analysis.report.text import comparison_text, key_figures
+from ramses_d2.analysis.sample import load_map
 from ramses_d2.errors import RamsesError
-
-from .hand_made_report import MINIMAL, OPTIONS, make_report
-from .hand_made_run import make_run, write_batches
-from .page import Page
+from tests.analysis.report.hand_made_report import MINIMAL, OPTIONS, make_report
+from tests.analysis.report.hand_made_run import make_run, write_batches
+from tests.analysis.report.page import Page
 
 NO_BATCHES = WeighedBatches(None, [])
 

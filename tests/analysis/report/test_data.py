@@ -11,8 +11,7 @@ import pytest
 from ramses_d2.analysis.report.build import ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.errors import RamsesError
-
-from .hand_made_run import make_run
+from tests.analysis.report.hand_made_run import make_run
 
 
 @pytest.mark.parametrize(

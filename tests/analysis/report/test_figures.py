@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from ramses_d2.analysis.report import figures as report_figures
 from ramses_d2.analysis.report.build import Report
-
-from .hand_made_report import make_report
+from tests.analysis.report.hand_made_report import make_report
 
 
 @pytest.fixture(scope="module")

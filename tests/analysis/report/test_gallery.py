@@ -13,8 +13,7 @@ from PIL import Image
 
 from ramses_d2.analysis.report.data import read_run
 from ramses_d2.analysis.report.gallery import cut_out, make_gallery
-
-from .hand_made_run import COLORS, make_run
+from tests.analysis.report.hand_made_run import COLORS, make_run
 
 
 def decoded(source: str) -> np.ndarray:

@@ -14,9 +14,8 @@ from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.analysis.report.files import write_report
 from ramses_d2.analysis.report.table import NOTHING
 from ramses_d2.analysis.report.tables import report_tables
-
-from .hand_made_report import OPTIONS, make_report
-from .page import Page
+from tests.analysis.report.hand_made_report import OPTIONS, make_report
+from tests.analysis.report.page import Page
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import pytest
 from ramses_d2.analysis.stream.comparison import compare_with_uncut, uncut_estimate
 from ramses_d2.analysis.stream.geometry import BeltOrientation
 from ramses_d2.analysis.stream.instances import FrameInstances
-
-from .belts import cut, make_belt
+from tests.analysis.stream.belts import cut, make_belt
 
 
 @pytest.mark.parametrize(("axis", "direction"), [("rows", "forward"), ("columns", "backward")])

@@ -12,15 +12,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from ramses_d2 import RamsesError
-from ramses_d2.analysis.images import ImageFile
 from ramses_d2.analysis.particles import COLUMNS
-from ramses_d2.analysis.run_folder import RunFolder
+from ramses_d2.analysis.run import ImageFile, RunFolder
 from ramses_d2.analysis.stream.geometry import BeltOrientation
 from ramses_d2.analysis.stream.run import BELT_COLUMNS, StreamRun, StreamSettings
 from ramses_d2.analysis.stream.window_store import WindowStore
-
-from .belts import Belt, make_belt, paint
+from ramses_d2.errors import RamsesError
+from tests.analysis.stream.belts import Belt, make_belt, paint
 
 CLASSES = ["Ra", "Rb", "Rc", "Ru", "Rg"]
 

@@ -11,8 +11,7 @@ from ramses_d2.analysis.stream.geometry import RowBuffer
 from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_prediction
 from ramses_d2.analysis.stream.parts import Part, union
 from ramses_d2.analysis.stream.stitcher import StreamStitcher
-
-from .belts import Belt, blocks, cut, make_belt, no_instances, seen_differently
+from tests.analysis.stream.belts import Belt, blocks, cut, make_belt, no_instances, seen_differently
 
 
 @pytest.mark.parametrize("overlap", [0, 14])

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.data.synthetic import write_dataset
-
-from .data_set import CONFIG, DataSet
+from ramses_d2.data.synthetic.writer import write_dataset
+from tests.data.checking.data_set import CONFIG, DataSet
 
 
 @pytest.fixture(scope="session")

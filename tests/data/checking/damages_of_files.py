@@ -7,9 +7,8 @@ import shutil
 import numpy as np
 from PIL import Image
 
-from ramses_d2.data.checking import Kind
-
-from .data_set import A, DataSet, Where, damage
+from ramses_d2.data.checking.findings import Kind
+from tests.data.checking.data_set import A, DataSet, Where, damage
 
 
 @damage(Kind.IMAGE_MISSING)

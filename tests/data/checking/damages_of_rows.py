@@ -6,9 +6,8 @@ import json
 
 import numpy as np
 
-from ramses_d2.data.checking import Kind
-
-from .data_set import A, DataSet, Where, damage
+from ramses_d2.data.checking.findings import Kind
+from tests.data.checking.data_set import A, DataSet, Where, damage
 
 
 @damage(Kind.ROW_WITHOUT_PIXELS)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.checking import Kind
-from ramses_d2.data.synthetic import SceneConfig
+from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.synthetic.scene import SceneConfig
 
 CONFIG = SceneConfig(height=96, width=144, stones=(10, 14), classes=("Ra", "Rb", "Rc"))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ramses_d2.data.checking import Kind, check_folders
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.findings import Kind
 from ramses_d2.errors import RamsesError
-
-from .data_set import A, DataSet
+from tests.data.checking.data_set import A, DataSet
 
 OURS = {"format": "ramses-split", "version": 1, "classes": ["Ra", "Rb", "Rc"]}
 

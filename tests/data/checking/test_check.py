@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.checking import Kind, check_folders, report_json, report_text, write_report
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.findings import Kind
 from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_images
+from ramses_d2.data.checking.report import report_json, report_text, write_report
 from ramses_d2.errors import RamsesError
-
-from . import damages_of_rows  # noqa: F401  they register themselves
-from .data_set import DAMAGES, A, DataSet
+from tests.data.checking import damages_of_rows  # noqa: F401  they register themselves
+from tests.data.checking.data_set import DAMAGES, A, DataSet
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")

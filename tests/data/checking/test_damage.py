@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ramses_d2.data import load_folder, load_split
-from ramses_d2.data.checking import Kind, check_folders
-
-from . import damages_of_files, damages_of_rows  # noqa: F401  they register themselves
-from .data_set import DAMAGES, DataSet
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.splits import load_split
+from tests.data.checking import (
+    damages_of_files,  # noqa: F401  they register themselves
+    damages_of_rows,  # noqa: F401  they register themselves
+)
+from tests.data.checking.data_set import DAMAGES, DataSet
 
 
 def test_the_good_set_is_silent(data: DataSet) -> None:

@@ -10,13 +10,19 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from ramses_d2.data import load_folder, load_split
-from ramses_d2.data.checking import Change, Kind, check_folders, repair_folder
-from ramses_d2.data.label_map import read_image
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.checking.repair import repair_folder
+from ramses_d2.data.checking.repair_images import Change
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.images import read_image
+from ramses_d2.data.splits import load_split
 from ramses_d2.errors import RamsesError
-
-from . import damages_of_files, damages_of_rows  # noqa: F401  they register themselves
-from .data_set import DAMAGES, A, DataSet
+from tests.data.checking import (
+    damages_of_files,  # noqa: F401  they register themselves
+    damages_of_rows,  # noqa: F401  they register themselves
+)
+from tests.data.checking.data_set import DAMAGES, A, DataSet
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ramses_d2.data.annotations_csv import read_annotations
 from ramses_d2.data.checking.scan import scan_annotations
+from ramses_d2.data.folder import read_annotations
 from ramses_d2.errors import RamsesError
 
 HEADER = "label,baseimg,class,res,mass,gt_mass,x0"

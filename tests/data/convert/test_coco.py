@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from ramses_d2.data import load_folder, read_label_map
-from ramses_d2.data.convert import Source, SourceImage, read_coco, write_coco, write_ramses
+from ramses_d2.data.convert.coco import read_coco, write_coco
+from ramses_d2.data.convert.source import Source, SourceImage
+from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-
-from .images import read_labels, save_image
+from tests.data.convert.images import read_labels, save_image
 
 # As on cocodataset.org/#format-data: info, licenses, polygons, an uncompressed RLE of a crowd, a compressed RLE
 SPECIFICATION = """

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from skimage.io import imsave
 
-from ramses_d2.data.convert import read_label_images, write_ramses
+from ramses_d2.data.convert.label_images import read_label_images
+from ramses_d2.data.convert.writer import write_ramses
 from ramses_d2.errors import RamsesError
-
-from .images import read_labels, save_image
+from tests.data.convert.images import read_labels, save_image
 
 
 def label_map() -> np.ndarray:

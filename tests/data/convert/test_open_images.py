@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data import load_folder
-from ramses_d2.data.convert import OpenImagesFiles, open_images, read_open_images, write_ramses
+from ramses_d2.data.convert import open_images
+from ramses_d2.data.convert.open_images import OpenImagesFiles, read_open_images
+from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.folder import load_folder
 from ramses_d2.errors import RamsesError
-
-from .images import read_labels, save_image
+from tests.data.convert.images import read_labels, save_image
 
 # Ids that a table reader takes for numbers: a float, an integer with leading zeros, infinity
 FLOAT_ID, INTEGER_ID, LETTERS_ID = "12345678901234e5", "0001234567890123", "00inf00000000abc"

@@ -11,17 +11,14 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ramses_d2.data import load_coco, load_folder, read_label_map
-from ramses_d2.data.convert import (
-    read_coco,
-    read_ramses,
-    read_solov2,
-    read_voc,
-    write_coco,
-    write_ramses,
-    write_solov2,
-    write_voc,
-)
+from ramses_d2.data.coco import load_coco
+from ramses_d2.data.convert.coco import read_coco, write_coco
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
+from ramses_d2.data.convert.voc import read_voc, write_voc
+from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.images import read_label_map
 
 REAL = Path(__file__).parents[4] / "shared/data"
 

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert import Source, SourceImage, read_solov2, write_ramses, write_solov2
+from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
+from ramses_d2.data.convert.source import Source, SourceImage
+from ramses_d2.data.convert.writer import write_ramses
 from ramses_d2.errors import RamsesError
-
-from .images import read_labels, save_image
+from tests.data.convert.images import read_labels, save_image
 
 
 @pytest.fixture

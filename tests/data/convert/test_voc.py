@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert import Source, SourceImage, read_voc, write_ramses, write_voc
+from ramses_d2.data.convert.source import Source, SourceImage
+from ramses_d2.data.convert.voc import read_voc, write_voc
+from ramses_d2.data.convert.writer import write_ramses
 from ramses_d2.errors import RamsesError
-
-from .images import read_labels, save_image
+from tests.data.convert.images import read_labels, save_image
 
 # The first colours of VOC's palette, and void, as its documentation lists them
 COLOURS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 5: (128, 0, 128), 8: (64, 0, 0), 255: (224, 224, 192)}

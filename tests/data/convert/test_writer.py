@@ -11,21 +11,17 @@ import pandas as pd
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ramses_d2.data import load_folder, register
-from ramses_d2.data.convert import (
-    Source,
-    SourceImage,
-    coco,
-    read_coco,
-    read_ramses,
-    write_coco,
-    write_ramses,
-    write_voc,
-)
+from ramses_d2.data.catalog import register
+from ramses_d2.data.convert import coco
+from ramses_d2.data.convert.coco import read_coco, write_coco
 from ramses_d2.data.convert.output import IMAGE_MODES
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.convert.source import Source, SourceImage
+from ramses_d2.data.convert.voc import write_voc
+from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.folder import load_folder
 from ramses_d2.errors import RamsesError
-
-from .images import save_image
+from tests.data.convert.images import save_image
 
 
 def source(tmp_path, resolution=2.0, suffix=".png", **columns) -> Source:

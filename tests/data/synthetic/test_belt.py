@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2 import RamsesError
-from ramses_d2.data import load_folder
-from ramses_d2.data.synthetic import SceneConfig, write_belt
+from ramses_d2.data.folder import load_folder
+from ramses_d2.data.synthetic.belt import write_belt
+from ramses_d2.data.synthetic.scene import SceneConfig
+from ramses_d2.errors import RamsesError
 
 CONFIG = SceneConfig(height=64, width=128, stones=(5, 7), resolution=(2.0, 2.0), diameter_mm=(6, 9))
 

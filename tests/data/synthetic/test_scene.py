@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ramses_d2.data.synthetic import SceneConfig, render_scene
 from ramses_d2.data.synthetic.materials import MATERIALS
+from ramses_d2.data.synthetic.scene import SceneConfig, render_scene
 from ramses_d2.errors import RamsesError
 
 CONFIG = SceneConfig()

@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramses_d2.data.synthetic.materials import MATERIALS, get_material
-from ramses_d2.data.synthetic.stones import (
-    ANGLES,
-    Stone,
-    draw_stone,
-    make_noise,
-    profile,
-    render_stone,
-    smallest_width,
-)
+from ramses_d2.data.synthetic.stones import ANGLES, Stone, draw_stone, make_noise, profile, render_stone, smallest_width
 from ramses_d2.errors import RamsesError
 
 

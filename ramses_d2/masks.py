@@ -1,0 +1,200 @@
+"""From overlapping instance masks to one label image in which every pixel has one owner.
+
+Shape letters: K instances, H W image, h w a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from scipy import ndimage
+
+
+def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> dict[str, Any]:
+    """Encode a mask that is given inside its box; equals ``pycocotools.mask.encode`` of the full image.
+
+    Args:
+        mask: bool (h, w), the box's content; the box must lie inside the image.
+        x0, y0: left and top of the box in the image, px.
+        height, width: size of the image, px.
+
+    Returns:
+        COCO RLE ``{"size": [height, width], "counts": bytes}``.
+
+    Raises:
+        ValueError: the box does not lie inside the image.
+    """
+    h, w = mask.shape
+    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
+        raise ValueError(f"box {w} x {h} at ({x0}, {y0}) is not inside an image of {width} x {height}")
+    # One empty row below the box keeps the runs of neighbouring columns apart; every change in this
+    # column-major sequence starts or ends a run
+    columns = np.zeros((w, h + 1), dtype=np.int8)
+    columns[:, :h] = np.asarray(mask, dtype=bool).T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
+    column, row = np.divmod(changes, h + 1)
+    edges = (x0 + column) * height + y0 + row
+    # Where the box is as high as the image, a run may end exactly where the next column's run starts: join
+    # them
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    return mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+
+
+def decode_in_box(rle: dict[str, Any], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    """Decode a mask inside a box only; equals that part of ``pycocotools.mask.decode``, at the cost of its columns.
+
+    Args:
+        rle: COCO RLE of a full image, compressed.
+        x0, y0, x1, y1: box in the image, px, end exclusive.
+
+    Returns:
+        bool (y1 - y0, x1 - x0).
+    """
+    height, _ = rle["size"]
+    counts = _run_lengths(rle["counts"])
+    edges = np.cumsum(counts)
+    # Every change of the column-major sequence toggles the mask; a running sum over the box's columns restores it
+    first, last = x0 * height, x1 * height
+    toggles = np.zeros(last - first + 1, np.int8)
+    starts, ends = edges[0::2][: len(edges) // 2], edges[1::2]
+    np.add.at(toggles, np.clip(starts, first, last) - first, 1)
+    np.add.at(toggles, np.clip(ends, first, last) - first, -1)
+    columns = np.cumsum(toggles[:-1], dtype=np.int8).reshape(x1 - x0, height)
+    return columns[:, y0:y1].T.astype(bool)
+
+
+def _run_lengths(counts: bytes | str) -> np.ndarray:
+    """Run lengths of a compressed COCO RLE (pycocotools has no public function for this).
+
+    Each number is written in groups of 5 bits, least significant first, as characters from "0" on; bit 6 says that more
+    follow. From the fourth number on, the difference to the number two before is stored.
+    """
+    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    values, value, shift = [], 0, 0
+    for code in codes.tolist():
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            values.append(value + values[-2] if len(values) > 2 else value)
+            value, shift = 0, 0
+    return np.array(values, np.int64)
+
+
+def encode_label_map(label_map: np.ndarray, labels: Sequence[int]) -> list[dict[str, Any]]:
+    """Encode the objects of a label map.
+
+    Args:
+        label_map: integer (H, W), 0 = background.
+        labels: values to encode, from 1; one without pixels gives an empty mask.
+
+    Returns:
+        one COCO RLE of the full image per label.
+    """
+    height, width = label_map.shape
+    labels = [int(label) for label in labels]
+    boxes = ndimage.find_objects(label_map, max(labels, default=0)) if labels else []
+    rles = []
+    for label in labels:
+        box = boxes[label - 1]
+        if box is None:
+            rles.append(encode_in_box(np.zeros((0, 0), dtype=bool), 0, 0, height, width))
+        else:
+            rles.append(encode_in_box(label_map[box] == label, box[1].start, box[0].start, height, width))
+    return rles
+
+
+class RLEMasks(list):
+    """A list of COCO RLEs that can be indexed like a tensor, so that ``Instances`` can hold it."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """One RLE for an int, else RLEMasks: for a slice, or a bool or int sequence, array or tensor."""
+        if isinstance(index, slice):
+            return RLEMasks(super().__getitem__(index))
+        if isinstance(index, torch.Tensor):
+            index = index.cpu().numpy()
+        index = np.asarray(index)
+        if index.ndim == 0:
+            return super().__getitem__(int(index))
+        if index.dtype == bool:
+            if len(index) != len(self):
+                raise IndexError(f"a bool index of length {len(index)} for {len(self)} masks")
+            index = np.flatnonzero(index)
+        return RLEMasks(super(RLEMasks, self).__getitem__(int(i)) for i in index)
+
+    def any(self, dim: int) -> torch.Tensor:
+        """Union of the masks, as ``any(dim=0)`` of the (K, H, W) tensor; nothing but the union is ever decoded.
+
+        Detectron2's Visualizer asks for it in ``ColorMode.IMAGE_BW``.
+
+        Args:
+            dim: 0.
+
+        Returns:
+            bool (H, W); of no masks, which know no size, a single False that broadcasts to any.
+
+        Raises:
+            ValueError: another ``dim``.
+        """
+        if dim != 0:
+            raise ValueError(f"any(dim={dim}): run lengths can be joined over the masks only, dim=0")
+        if not self:
+            return torch.tensor(False)
+        return torch.from_numpy(mask_utils.decode(mask_utils.merge(list(self))).astype(bool))
+
+
+def paint_label_image(
+    masks: Iterable[np.ndarray], boxes: np.ndarray, scores: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Paint masks by ascending score, so that the surest instance owns a disputed pixel; cost grows with box pixels.
+
+    Args:
+        masks: K bool (h, w) arrays, each cut to its box.
+        boxes: (K, 4) XYXY of whole pixels, end exclusive.
+        scores: (K,).
+        shape: (H, W).
+
+    Returns:
+        (H, W) uint16, 0 = background, instance index + 1 elsewhere. An instance hidden by surer ones has no pixel.
+
+    Raises:
+        ValueError: more than 65 535 instances.
+    """
+    if len(scores) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{len(scores)} instances do not fit a 16-bit label image")
+    labels = np.zeros(shape, np.uint16)
+    masks = list(masks)
+    for index in np.argsort(scores, kind="stable"):
+        x0, y0, x1, y1 = (int(edge) for edge in boxes[index])
+        labels[y0:y1, x0:x1][masks[index]] = index + 1
+    return labels
+
+
+def whole_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The smallest boxes of whole pixels that hold boxes (K, 4) XYXY of a network, inside an image (H, W)."""
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    grown = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+    return np.clip(grown, 0, [shape[1], shape[0]] * 2).astype(np.int64)
+
+
+def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarray]:
+    """Bool (h, w) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, each cut to its box.
+
+    Args:
+        masks: K masks of full images.
+        boxes: (K, 4) XYXY of whole pixels, end exclusive, that hold the masks.
+    """
+    for mask, (x0, y0, x1, y1) in zip(masks, np.asarray(boxes).astype(int), strict=True):
+        if isinstance(mask, dict):
+            yield decode_in_box(mask, x0, y0, x1, y1)
+        else:
+            yield mask[y0:y1, x0:x1].cpu().numpy()
