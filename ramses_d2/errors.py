@@ -28,11 +28,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 @contextmanager
 def full_disk_is_one_line(hint: str) -> Iterator[None]:
-    """Turn the error of a full disk into a line that says what to do.
-
-    Raises:
-        RamsesError: the disk is full.
-    """
+    """Turn the error of a full disk into a line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -44,11 +40,7 @@ def full_disk_is_one_line(hint: str) -> Iterator[None]:
 
 @contextmanager
 def file_errors_are_one_line() -> Iterator[None]:
-    """Turn an error of the system about a file or folder into a line that names it.
-
-    Raises:
-        RamsesError: it cannot be read or written, or the disk is full.
-    """
+    """Turn an error of the system about a file or folder into a line that names it."""
     try:
         with full_disk_is_one_line("make room and try again"):
             yield

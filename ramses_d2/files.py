@@ -60,9 +60,6 @@ def folder_swap(output: Path) -> Iterator[Path]:
 
     Args:
         output: the folder to make or to replace.
-
-    Raises:
-        RamsesError: ``output`` is the working directory, and not empty.
     """
     output = output.resolve()
     _tidy_up(output)
@@ -120,11 +117,7 @@ def _is_running(process: int) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RamsesError: missing, unreadable or not JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -215,10 +208,6 @@ class OwnFolder:
         Args:
             output: the folder to write.
             force: replace an earlier one.
-
-        Raises:
-            RamsesError: it exists without ``force``, is a file or not of this kind, or something in it was added or
-                changed.
         """
         if output.exists() and not output.is_dir():
             raise RamsesError(f"{output} is a file: name a folder to write the {self.name} to")

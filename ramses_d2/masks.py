@@ -24,9 +24,6 @@ def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -
 
     Returns:
         COCO RLE ``{"size": [height, width], "counts": bytes}``.
-
-    Raises:
-        ValueError: the box does not lie inside the image.
     """
     h, w = mask.shape
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
@@ -141,9 +138,6 @@ class RLEMasks(list):
 
         Returns:
             bool (H, W); of no masks, which know no size, a single False that broadcasts to any.
-
-        Raises:
-            ValueError: another ``dim``.
         """
         if dim != 0:
             raise ValueError(f"any(dim={dim}): run lengths can be joined over the masks only, dim=0")
@@ -165,9 +159,6 @@ def paint_label_image(
 
     Returns:
         (H, W) uint16, 0 = background, instance index + 1 elsewhere. An instance hidden by surer ones has no pixel.
-
-    Raises:
-        ValueError: more than 65 535 instances.
     """
     if len(scores) > np.iinfo(np.uint16).max:
         raise ValueError(f"{len(scores)} instances do not fit a 16-bit label image")

@@ -72,9 +72,6 @@ def share_batch_masses(
         report, one row per batch and class: ``batch``, ``class``, ``how`` the particles got their masses, ``grams_in``,
         ``grams_weighed`` (one by one), ``grams_out`` (sum of the masses), ``F``, ``particles``, ``shared`` and
         ``weighed`` (numbers of particles), ``residual`` (out / in - 1).
-
-    Raises:
-        RamsesError: a batch is wrong, holds an image of another batch, or does not agree with its particles.
     """
     if not 0 < coin_mass < np.inf:
         raise RamsesError(f"coin mass {coin_mass:g} g: give the grams of one coin, above 0")
@@ -104,11 +101,7 @@ def share_batch_masses(
 
 
 def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "metadata.json") -> list[Batch]:
-    """Check the ``batches`` of a metadata.json.
-
-    Raises:
-        RamsesError: key missing, no number of grams, or an image in two batches; with the number of the batch.
-    """
+    """Check the ``batches`` of a metadata.json."""
     if not isinstance(batches, (list, tuple)):
         raise RamsesError(f"{source}: batches must be a list, see datasets/README.md")
     parsed: list[Batch] = []
@@ -124,11 +117,7 @@ def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "me
 
 
 def batch_of_images(batches: Sequence[Batch], source: str | Path = "metadata.json") -> dict[str, int]:
-    """Base name -> number of the image's batch.
-
-    Raises:
-        RamsesError: an image is in two batches.
-    """
+    """Base name -> number of the image's batch."""
     numbers: dict[str, int] = {}
     for batch in batches:
         for name in batch.images:
@@ -276,9 +265,6 @@ def write_batch_masses(
 
     Returns:
         the file written, and the report of :func:`share_batch_masses`.
-
-    Raises:
-        RamsesError: anything missing or wrong; ``output`` exists.
     """
     folder = Path(folder)
     if not folder.is_dir():

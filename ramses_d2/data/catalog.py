@@ -40,9 +40,6 @@ def complete_registration(name: str) -> None:
 
     Args:
         name: in DatasetCatalog.
-
-    Raises:
-        RamsesError: its dataset dicts cannot be read, see :func:`complete_dataset_dicts`, or have no classes.
     """
     metadata = MetadataCatalog.get(name)
     if getattr(metadata, "ramses_dataset_dicts", False) or getattr(metadata, "evaluator_type", "") == "ramses":
@@ -80,9 +77,6 @@ def complete_dataset_dicts(dataset_dicts: list[DatasetDict], place: str) -> list
     Returns:
         new dataset dicts; annotations have labels from large to small, crowd is kept apart. Values Detectron2 does not
         know (``resolution``, ``mass``, ``gt_mass``) are taken where they are there, and unknown elsewhere.
-
-    Raises:
-        RamsesError: a dataset dict lacks its size or file, or there are annotations but no outline.
     """
     numbers = count(1)
     completed = [
@@ -173,9 +167,6 @@ def register(uri: str) -> str:
 
     Returns:
         ``uri``, the name in both catalogs.
-
-    Raises:
-        RamsesError: not such a URI; file, folder or subset missing.
     """
     source = _resolve(uri)
     if uri in DatasetCatalog.list():
@@ -211,10 +202,6 @@ def register_datasets(names: Sequence[str]) -> None:
 
     Names a script has registered itself, such as by Detectron2's ``register_coco_instances``, stay; what their dataset
     dicts lack is filled in, see :mod:`ramses_d2.data.registered_dataset_dicts`.
-
-    Raises:
-        RamsesError: neither a URI nor a registered name, a registered data set that cannot be read or has no outlines,
-            or data sets with different class lists.
     """
     for name in names:
         if "://" in name or name not in DatasetCatalog.list():

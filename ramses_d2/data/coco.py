@@ -33,9 +33,6 @@ def usable_outline(segmentation: Any, size: tuple[int, int], place: str) -> list
 
     Returns:
         polygons or RLE; None when nothing is left.
-
-    Raises:
-        RamsesError: neither polygons nor RLE, or an RLE that is damaged or of another size than the image.
     """
     if isinstance(segmentation, dict):
         if not {"size", "counts"} <= segmentation.keys():
@@ -81,9 +78,6 @@ def measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> d
         annotation: with a usable ``segmentation``.
         size: (H, W) of the image.
         place: file and annotation, for errors.
-
-    Raises:
-        RamsesError: an area that is no number, or a box that is no list of numbers.
     """
     area, box = annotation.get("area"), given_box(annotation, place)
     try:
@@ -100,11 +94,7 @@ def measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> d
 
 
 def given_box(annotation: dict[str, Any], place: str) -> list[float] | None:
-    """The four numbers of an annotation's ``bbox``; None where there is none, or one with another count of numbers.
-
-    Raises:
-        RamsesError: the box is no list of numbers.
-    """
+    """The four numbers of an annotation's ``bbox``; None where there is none, or one with another count of numbers."""
     box = annotation.get("bbox")
     try:
         numbers = [] if box is None else [float(number) for number in box]
@@ -146,10 +136,6 @@ def read_coco_file(json_path: str | Path, label_file: str | Path | None = None) 
     Args:
         json_path: the annotation file.
         label_file: class names in class order, see :func:`read_label_file`; default: the order of the ids.
-
-    Raises:
-        RamsesError: a file, list or key is missing; an id occurs twice or is not listed; a category that is used is not
-            in the label file; two classes of one name.
     """
     path = Path(json_path)
     content = read_json(path)
@@ -170,11 +156,7 @@ def read_coco_file(json_path: str | Path, label_file: str | Path | None = None) 
 
 
 def read_label_file(path: str | Path) -> list[str]:
-    """Class names in class order: one a line; blank lines, and lines that begin with "#", do not count.
-
-    Raises:
-        RamsesError: no such file, no name, or a name twice.
-    """
+    """Class names in class order: one a line; blank lines, and lines that begin with "#", do not count."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -191,11 +173,7 @@ def read_label_file(path: str | Path) -> list[str]:
 
 
 def _by_id(entries: Iterable[Any], kind: str, path: Path) -> dict[CocoId, dict[str, Any]]:
-    """Entries by their id.
-
-    Raises:
-        RamsesError: an entry without id, or an id that occurs twice.
-    """
+    """Entries by their id."""
     found: dict[CocoId, dict[str, Any]] = {}
     for position, entry in enumerate(entries, start=1):
         key = entry.get("id") if isinstance(entry, dict) else None
@@ -274,10 +252,6 @@ def load_coco(
     Returns:
         dataset dicts in the order of the image ids, and the class names. Beside the usual keys, these have the
         file's own ids (``coco_image_id``, ``coco_id`` of an annotation) and ``crowd``, where there is one.
-
-    Raises:
-        RamsesError: see :func:`~ramses_d2.data.coco_file.read_coco_file`; an image is missing, or a value is wrong; no
-            outline at all.
     """
     coco = read_coco_file(json_path, label_file)
     image_folder = Path(image_folder) if image_folder is not None else coco.path.parent
@@ -335,11 +309,7 @@ def find_image(folder: Path, name: str) -> Path | None:
 
 
 def _find_images(coco: CocoFile, folder: Path) -> dict[CocoId, Path]:
-    """The file of every image.
-
-    Raises:
-        RamsesError: one is not there.
-    """
+    """The file of every image."""
     paths, missing = {}, []
     for coco_id, image in coco.images.items():
         name = image.get("file_name")
@@ -446,9 +416,6 @@ def coco_ground_truth(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequ
         resolution (px/mm or None). Annotations: id from 1, image_id, category_id, segmentation (RLE, counts
         as str), bbox (XYWH), area (px), iscrowd, and, but for crowd regions, label, mass (g or None), gt_mass and
         resolution; coco_id, the id in the file they come from, if there is one.
-
-    Raises:
-        RamsesError: a label image cannot be read.
     """
     images, annotations = [], []
     for dataset_dict in {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}.values():

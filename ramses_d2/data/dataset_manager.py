@@ -40,11 +40,7 @@ EmptyImage = tuple[str, str, float]  # folder, base name, resolution in px/mm
 
 
 def read_folders(folders: Sequence[str | Path]) -> pd.DataFrame:
-    """The annotations of RAMSES folders in one table, with ``folder`` (absolute path), indexed by CSV row.
-
-    Raises:
-        RamsesError: a folder is given twice; anything missing or wrong.
-    """
+    """The annotations of RAMSES folders in one table, with ``folder`` (absolute path), indexed by CSV row."""
     paths = [Path(folder).resolve() for folder in folders]
     if not paths or len(set(paths)) < len(paths):
         raise RamsesError(f"data set folders {', '.join(map(str, folders)) or '(none)'}: name each of them once")
@@ -57,11 +53,7 @@ def read_folders(folders: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def common_class_names(folders: Sequence[str | Path], table: pd.DataFrame) -> list[str]:
-    """Class order of several folders: that of their classes.json, else the sorted names in the table.
-
-    Raises:
-        RamsesError: the classes.json of two folders differ.
-    """
+    """Class order of several folders: that of their classes.json, else the sorted names in the table."""
     orders = {
         path: folder_class_names(path.parent)
         for path in (Path(folder) / "classes.json" for folder in folders)
@@ -75,11 +67,7 @@ def common_class_names(folders: Sequence[str | Path], table: pd.DataFrame) -> li
 
 
 def find_empty_images(table: pd.DataFrame, folders: Sequence[str | Path]) -> list[EmptyImage]:
-    """Images that have a label image, but no rows in the table of :func:`read_folders`.
-
-    Raises:
-        RamsesError: the resolution of one of them is unknown.
-    """
+    """Images that have a label image, but no rows in the table of :func:`read_folders`."""
     found: list[EmptyImage] = []
     for folder in map(Path, folders):
         path = folder.resolve()
@@ -155,9 +143,6 @@ def rejected_images(
         maxinst: most particles.
         exclude: classes.
         ratio: height / width of the window that a crop keeps, None = no crop.
-
-    Raises:
-        RamsesError: a folder is missing, or what a limit needs.
     """
     particles = counts.sum(axis=1)
     tests = {
@@ -310,9 +295,6 @@ class AnnotatedImages:
             empty: images without particles.
             keys: folder -> its key in names; default: the last part of its path.
             bare_names: names are base names, as in the original: equal ones of two folders stay together.
-
-        Raises:
-            RamsesError: a column or folder is missing, or an impossible shape.
         """
         missing = [name for name in _NEEDED_COLUMNS if name not in annotations]
         if missing:
@@ -369,9 +351,6 @@ class AnnotatedImages:
 
         Args:
             group_by: see :func:`ramses_d2.data.split_groups.group_keys`; None = each image is on its own.
-
-        Raises:
-            RamsesError: there is nothing to group by.
         """
         self.group_by = group_by
         keys = group_keys(group_by, self.images, self._rows()) if group_by else [None] * len(self.images)
@@ -391,9 +370,6 @@ class AnnotatedImages:
             dataset_name: a column of the annotations and values in it.
             constraint: "in" = images with such a value, "not_in" = images without.
             mass: only images with a particle whose mass is known.
-
-        Raises:
-            RamsesError: no annotations, no such column or constraint.
         """
         if self.images.empty:
             raise RamsesError("there are no annotations to choose images from: the split's CSV was not read")
@@ -458,9 +434,6 @@ class AnnotatedImages:
 
         Returns:
             sorted names of each side.
-
-        Raises:
-            RamsesError: no images, or too few groups.
         """
         names = sorted(self.candidates(mass=mass))
         if not names:
@@ -473,11 +446,7 @@ class AnnotatedImages:
     def balance(
         self, names: list[str], max_per_class: int | None, max_reuse: int, rng: np.random.Generator
     ) -> list[str]:
-        """Training images, capped and repeated, sorted by name; see ``DatasetManager.create_split``.
-
-        Raises:
-            RamsesError: the cap leaves none.
-        """
+        """Training images, capped and repeated, sorted by name; see ``DatasetManager.create_split``."""
         if max_per_class is None and max_reuse <= 1:
             return names
         most = self.counts.loc[names].sum().max() if max_per_class is None else max_per_class
@@ -554,9 +523,6 @@ class DatasetManager(AnnotatedImages):
         Args:
             folders: RAMSES folders; a ``classes.json`` in them fixes the class order.
             **settings: arguments of :class:`AnnotatedPictures`.
-
-        Raises:
-            RamsesError: anything missing or wrong in a folder.
         """
         table = read_folders(folders)
         settings.setdefault("cls_to_idx", class_ids(common_class_names(folders, table), settings.get("exclude", ())))
@@ -570,9 +536,6 @@ class DatasetManager(AnnotatedImages):
         Args:
             *paths: our split.json or the original's NAME.json; the CSV of the latter is NAME.csv or a second path.
                 Without a CSV, the sets can be read and saved, but none can be created.
-
-        Raises:
-            RamsesError: a file or folder is missing or wrong.
         """
         return read_manager(cls, *paths)
 
@@ -595,9 +558,6 @@ class DatasetManager(AnnotatedImages):
 
         Returns:
             the JSON file.
-
-        Raises:
-            RamsesError: the file exists, or the format cannot hold the sets.
         """
         return save_manager(self, Path(path), dataset_id, format, force)
 
@@ -631,9 +591,6 @@ class DatasetManager(AnnotatedImages):
             constraint: "in" or "not_in".
             mass: only images with a particle whose mass is known.
             shuffle: False = take images in the order of the annotations.
-
-        Raises:
-            RamsesError: no annotations, or a wrong argument.
         """
         if subset not in ("train", "valid"):
             raise RamsesError(f"subset {subset!r}: it is 'train' or 'valid'")
@@ -668,9 +625,6 @@ class DatasetManager(AnnotatedImages):
             max_reuse: most uses of an image in training.
             append: add to both sets, from images that are in neither.
             exclude, not_counting, seed, dataset_name, constraint, mass, shuffle: see :meth:`create_set`.
-
-        Raises:
-            RamsesError: no annotations, or a wrong argument.
         """
         rng = self._generator(seed) if shuffle else None
         old_train, old_valid = (self.train_basenames, self.valid_basenames) if append else ([], [])
@@ -690,9 +644,6 @@ class DatasetManager(AnnotatedImages):
             ds_id: value of the annotations' column ``id``.
             hasmass: the particle has a known mass.
             method: "notin" = its ``id`` is another one than ``ds_id``; anything else = it is ``ds_id``.
-
-        Raises:
-            RamsesError: no annotations, or no column ``id``.
         """
         names = set(self.candidates())
         rows = self._known_masses() if hasmass else pd.Series(True, self.annotations.index)
@@ -729,9 +680,6 @@ class DatasetManager(AnnotatedImages):
                 gets more particles than the commonest class has.
             mass: only images with a particle whose mass is known.
             seed: a new ``self.seed``.
-
-        Raises:
-            RamsesError: no annotations, too few groups, or a wrong share.
         """
         if not 0 < valid < 1:
             raise RamsesError(f"share of the validation set is {valid:g}; it is between 0 and 1, such as 0.2")
@@ -759,9 +707,6 @@ class DatasetManager(AnnotatedImages):
         Args:
             folds: number of folds, 2 or more.
             stratify, max_per_class, max_reuse, mass, seed: see :meth:`create_split`.
-
-        Raises:
-            RamsesError: no annotations, or too few groups.
         """
         if folds < 2:
             raise RamsesError(f"{folds} folds: give 2 or more")
@@ -1024,9 +969,6 @@ def split_folders(
 
     Returns:
         the manager that holds the sets, and the file.
-
-    Raises:
-        RamsesError: anything missing or wrong; ``output`` exists.
     """
     if mininst is None:
         mininst = 0 if format == OURS else 1

@@ -46,9 +46,6 @@ def read_annotations(path: Path) -> pd.DataFrame:
         ``class`` (str), ``res`` (px/mm), ``mass`` (g, NaN = unknown), ``gt_mass`` (bool), ``area`` (px, NaN =
         unknown). ``x0 y0 x1 y1`` (as in the file), ``height`` and ``width`` (px, NaN where blank) only if the
         file has them.
-
-    Raises:
-        RamsesError: file missing or not a CSV; column missing; a value that cannot be used.
     """
     table = read_text_table(path)
     missing = missing_columns(table)
@@ -105,11 +102,7 @@ def convert_columns(table: pd.DataFrame, reject: Reject) -> pd.DataFrame:
 
 
 def reject_duplicates(table: pd.DataFrame, path: Path) -> None:
-    """Stop when two rows name the same object, that is the same ``baseimg`` and ``label``.
-
-    Raises:
-        RamsesError: with the row of the second one.
-    """
+    """Stop when two rows name the same object, that is the same ``baseimg`` and ``label``."""
     duplicated = table.duplicated(["baseimg", "label"])
     if duplicated.any():
         row = duplicated.idxmax()
@@ -125,9 +118,6 @@ def read_text_table(path: Path, content: str | None = None) -> pd.DataFrame:
     Args:
         path: the file.
         content: read this instead of the file's content.
-
-    Raises:
-        RamsesError: file missing or not a comma-separated table; a column is there twice.
     """
     if not path.is_file():
         raise RamsesError(f"{path}: no such file; a RAMSES folder holds annotations.csv, images/ and labels/")
@@ -259,11 +249,7 @@ METADATA_NAME = "metadata.json"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The content of a folder's metadata.json; nothing where there is none.
-
-    Raises:
-        RamsesError: not JSON, or no JSON object.
-    """
+    """The content of a folder's metadata.json; nothing where there is none."""
     path = folder / METADATA_NAME
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
@@ -272,11 +258,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def image_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Base name -> entry of the image under ``images`` of a folder's metadata.json; nothing where there is none.
-
-    Raises:
-        RamsesError: see :func:`read_metadata`; or images is no list of objects with a file_name.
-    """
+    """Base name -> entry of the image under ``images`` of a folder's metadata.json; nothing where there is none."""
     images = read_metadata(folder).get("images", [])
     if not isinstance(images, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("file_name"), str) for entry in images
@@ -310,9 +292,6 @@ def load_folder(
 
     Returns:
         dataset dicts sorted by base name, ``image_id`` from 1, and the class names.
-
-    Raises:
-        RamsesError: anything missing or wrong, with file and row.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -336,11 +315,7 @@ def folder_class_names(folder: Path, table: pd.DataFrame | None = None) -> list[
 
 
 def class_names_from_ids(ids: Any, path: Path) -> list[str]:
-    """``{"Ra": 1, "Rc": 2}`` to ``["Ra", "Rc"]``.
-
-    Raises:
-        RamsesError: the ids are not exactly 1 ... n.
-    """
+    """``{"Ra": 1, "Rc": 2}`` to ``["Ra", "Rc"]``."""
     if not isinstance(ids, dict) or sorted(ids.values(), key=str) != sorted(range(1, len(ids) + 1), key=str):
         raise RamsesError(f"{path}: class ids must be the numbers 1 to the number of classes, each once")
     return sorted(ids, key=ids.get)
@@ -367,9 +342,6 @@ def build_dataset_dicts(
 
     Returns:
         dataset dicts sorted by base name, ``image_id`` from 1.
-
-    Raises:
-        RamsesError: anything missing or wrong, with file and row.
     """
     images = _list_images(folder)
     table = table.assign(baseimg=base_names(table["baseimg"], images))

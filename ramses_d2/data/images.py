@@ -31,10 +31,6 @@ def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.n
 
     Returns:
         uint8 (H, W, 3), contiguous.
-
-    Raises:
-        RamsesError: no such file; not an image; truncated; of another size than the dataset dict says; unknown
-            format.
     """
     if format not in ("RGB", "BGR"):
         raise RamsesError(f"INPUT.FORMAT is {format!r}; RAMSES reads RGB or BGR")
@@ -62,10 +58,6 @@ def read_label_map(dataset_dict: dict[str, Any]) -> np.ndarray:
 
     Returns:
         int32 (H, W) with values among the annotations' ``label``, 0 = background.
-
-    Raises:
-        RamsesError: label image missing, truncated, not single-channel integer, or of another size than the
-            image.
     """
     shape = (dataset_dict["height"], dataset_dict["width"])
     labels = np.array([a["label"] for a in dataset_dict["annotations"]], dtype=np.int64)
@@ -98,9 +90,6 @@ def read_label_image(path: Path) -> np.ndarray:
 
     Returns:
         int32 (H, W), values >= 0.
-
-    Raises:
-        RamsesError: missing, truncated, or not a single channel of 8, 16 or 32-bit integers.
     """
     image = _decode(path)
     if image.mode not in _LABEL_MODES:

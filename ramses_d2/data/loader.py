@@ -108,9 +108,6 @@ class TrainLoader:
         total_batch_size: images per step over all processes.
         num_workers: data-loader processes.
         seed: of the whole run, the same on every process.
-
-    Raises:
-        RamsesError: the batch size is not a multiple of the number of processes.
     """
 
     def __init__(

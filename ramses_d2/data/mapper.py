@@ -69,11 +69,7 @@ class RamsesDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Read INPUT.*, MODEL.META_ARCHITECTURE and MODEL.RAMSES.MASK_STRIDE.
-
-        Raises:
-            RamsesError: sizes that the network cannot take, or an unknown INPUT.FIT.
-        """
+        """Read INPUT.*, MODEL.META_ARCHITECTURE and MODEL.RAMSES.MASK_STRIDE."""
         with_masks = cfg.MODEL.META_ARCHITECTURE == "MaskRCNN"
         if is_train:
             sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.MODEL.RAMSES.MASK_STRIDE)
@@ -108,11 +104,7 @@ class RamsesDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Map one dataset dict.
-
-        Raises:
-            RamsesError: image or label image missing, unreadable or of the wrong size.
-        """
+        """Map one dataset dict."""
         output = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width", "resolution")}
         image = read_image(dataset_dict, format=self.image_format)
         if not self.is_train:
@@ -151,10 +143,6 @@ def training_canvas(min_size: int | Sequence[int], max_size: int, mask_stride: i
         min_size: INPUT.MIN_SIZE_TRAIN, one value.
         max_size: INPUT.MAX_SIZE_TRAIN.
         mask_stride: MODEL.RAMSES.MASK_STRIDE.
-
-    Raises:
-        RamsesError: several short sides; sides that are no multiples of 64, or in the wrong order; a stride
-            that does not divide 64.
     """
     sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
     if len(sizes) != 1:
@@ -183,10 +171,6 @@ def training_edges(
         max_size: INPUT.MAX_SIZE_TRAIN.
         mask_stride: MODEL.RAMSES.MASK_STRIDE.
         sampling: INPUT.MIN_SIZE_TRAIN_SAMPLING.
-
-    Raises:
-        RamsesError: no size, one that is not above 0 or above the largest longer side; a range that is not given by its
-            two ends; a stride that does not divide 64.
     """
     sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
     if sampling not in ("choice", "range"):

@@ -41,9 +41,6 @@ def load_split(path: str | Path, subset: str) -> tuple[list[DatasetDict], list[s
 
     Returns:
         dataset dicts in the order of the file, and the class names.
-
-    Raises:
-        RamsesError: file, subset, folder or image missing; content wrong.
     """
     path = Path(path)
     split = read_split(path)
@@ -77,11 +74,7 @@ def subset_names(path: str | Path) -> list[str]:
 
 
 def read_split(path: Path) -> dict[str, Any]:
-    """The content of a split file, ours or the original's.
-
-    Raises:
-        RamsesError: no such file, or not a split.
-    """
+    """The content of a split file, ours or the original's."""
     split = read_json(path)
     if not isinstance(split, dict) or not is_original(split):
         _check_ours(split, path)
@@ -171,11 +164,7 @@ def _folder_keys(table: pd.DataFrame) -> list[str]:
 
 
 def find_folder(folder: str, path: Path, csv_path: Path) -> Path:
-    """The folder as written, else (a path of another machine) its last part beside the split file.
-
-    Raises:
-        RamsesError: neither exists.
-    """
+    """The folder as written, else (a path of another machine) its last part beside the split file."""
     candidates = [path.parent / folder, path.parent / _parts(folder)[-1]]
     for candidate in candidates:
         if candidate.is_dir():
@@ -211,9 +200,6 @@ def write_split(
 
     Returns:
         ``path``.
-
-    Raises:
-        RamsesError: ``path`` exists (and is not to be replaced, or is no split file), or its folder does not.
     """
     path = Path(path)
     _check_replaceable(path, force)
@@ -238,9 +224,6 @@ def write_original_split(
 
     Returns:
         ``path``.
-
-    Raises:
-        RamsesError: a file exists (and is not to be replaced), or the folder does not.
     """
     path = Path(path)
     csv_path = path.with_suffix(".csv")
@@ -285,9 +268,6 @@ def group_keys(group_by: str, images: pd.DataFrame, rows: pd.DataFrame) -> list[
 
     Returns:
         P keys; None = a group of its own (in no batch, no match, no value).
-
-    Raises:
-        RamsesError: no such column and field, a wrong pattern, two values in one image, or a wrong metadata.json.
     """
     if group_by.startswith(REGEX):
         keys = _regex_keys(group_by.removeprefix(REGEX), images)
@@ -393,9 +373,6 @@ def assign_sides(
 
     Returns:
         int (P,), the side of every image.
-
-    Raises:
-        RamsesError: fewer groups than sides.
     """
     shares = np.asarray(shares, dtype=float)[:, None]
     sides = len(shares)

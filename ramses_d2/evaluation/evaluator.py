@@ -326,9 +326,6 @@ class RamsesEvaluator(DatasetEvaluator):
             worst_pictures: images with the worst predictions to draw.
             stored_pictures: images of truth and prediction for TensorBoard, in a training.
             distributed: gather the predictions of all processes; else those of this one are all.
-
-        Raises:
-            RamsesError: the data set has no image.
         """
         self._dataset_name = dataset_name
         self._output_dir = output_dir
@@ -352,11 +349,7 @@ class RamsesEvaluator(DatasetEvaluator):
         self._weighs = False
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take the predictions of some images, as run lengths.
-
-        Raises:
-            RamsesError: a class the data set does not have.
-        """
+        """Take the predictions of some images, as run lengths."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             self._weighs |= instances.has("pred_masses")
@@ -374,9 +367,6 @@ class RamsesEvaluator(DatasetEvaluator):
         Returns:
             On the main process, task -> metric -> float: "segm", "bbox", and "mass" where the model weighs (plain
             SOLOv2 does not). Empty on the others.
-
-        Raises:
-            RamsesError: predictions for an image the data set does not have.
         """
         if not self._gather():
             return OrderedDict()

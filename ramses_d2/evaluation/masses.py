@@ -394,10 +394,6 @@ def fit_power_law(dataset_dicts: Sequence[dict[str, Any]]) -> PowerLaw:
 
     Args:
         dataset dicts: dataset dicts; repeats count once. Missing areas are read from the label maps.
-
-    Raises:
-        RamsesError: no particle with a known mass in an image of known resolution, or a label map that
-            cannot be read.
     """
     class_ids, areas, masses = training_truth(dataset_dicts)
     if len(masses) == 0:

@@ -173,9 +173,6 @@ def compare_image(outcome: Outcome, dataset_dict: dict[str, Any], longest: int =
 
     Returns:
         (h, w, 3) uint8 RGB: truth on the left, or above where images are wide, and the prediction.
-
-    Raises:
-        RamsesError: the image cannot be read.
     """
     particles = outcome.particles[outcome.particles["image_id"] == dataset_dict["image_id"]]
     reported = outcome.reported[outcome.reported["image_id"] == dataset_dict["image_id"]]
