@@ -22,7 +22,7 @@ def one_line(error: RamsesError) -> str:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error says that no space is left, on the disk or of the user's share of it."""
+    """Whether the disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
