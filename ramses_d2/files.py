@@ -152,6 +152,19 @@ def natural_key(path: str | Path) -> tuple[list[str | int], str]:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
+def list_images(folder: Path, layout: str) -> dict[str, Path]:
+    """Base name -> image of a folder, by name; ``layout`` says in an error what the folder should be part of."""
+    if not folder.is_dir():
+        raise RamsesError(f"{folder}: no such folder; {layout}")
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in images:
+                raise RamsesError(f"{path}: a second image with the base name of {images[path.stem].name}; rename one")
+            images[path.stem] = path
+    return images
+
+
 def base_name(name: str) -> str:
     """File name of an image without folder and extension; a name without extension may have dots."""
     last = name.replace("\\", "/").rpartition("/")[2]

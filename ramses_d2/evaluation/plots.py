@@ -15,10 +15,11 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from ramses_d2.data.images import paint_outlines, read_image
+from ramses_d2.data.images import read_image
 from ramses_d2.draw import Color, caption_font, draw_instances
 from ramses_d2.evaluation.coco import RECALLS, Curves
 from ramses_d2.evaluation.result import Outcome
+from ramses_d2.masks import paint_segmentations
 
 MISSED, BACKGROUND = "(missed)", "(background)"
 # Inches: side of a cell, least side of all cells, a letter of a class name, margins for the rest
@@ -214,7 +215,7 @@ def _label_map(
     """Label map (H, W) of this shape: k = row k - 1; small masks lie on large ones."""
     order = np.argsort(-rows["area"].to_numpy(), kind="stable")
     outlines = [entries[row]["segmentation"] for row in rows.index[order]]
-    labels = paint_outlines(outlines, (order + 1).tolist(), (dataset_dict["height"], dataset_dict["width"]))
+    labels = paint_segmentations(outlines, (order + 1).tolist(), (dataset_dict["height"], dataset_dict["width"]))
     if labels.shape == shape:
         return labels
     return cv2.resize(labels.astype(np.uint16), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int32)

@@ -58,7 +58,7 @@ def test_boxes_follow_the_label_images(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="ramses_d2"):
         dataset_dicts, _ = load_folder(tiny_folder(count=5, box_convention=convention))
-    assert [message in dataset_dict.message for dataset_dict in caplog.dataset_dicts] == [True]
+    assert [message in dataset_dict.message for dataset_dict in caplog.records] == [True]
     for dataset_dict in dataset_dicts:
         label_map = np.asarray(Image.open(dataset_dict["label_file_name"]))
         for annotation, (rows, columns) in zip(

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.images import paint_outlines, read_image, read_label_image, read_label_map
+from ramses_d2.data.images import read_image, read_label_image, read_label_map
 from ramses_d2.errors import RamsesError
+from ramses_d2.masks import paint_segmentations
 
 RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -129,7 +130,7 @@ def test_rows_without_pixels_are_logged_once(
     with caplog.at_level(logging.WARNING):
         maps = [read_label_map(dataset_dict) for dataset_dict in dataset_dicts]
     assert all(label_map.max() == 6 for label_map in maps)
-    assert len([r for r in caplog.dataset_dicts if "without a pixel" in r.message]) == 1
+    assert len([r for r in caplog.records if "without a pixel" in r.message]) == 1
 
 
 def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
@@ -151,13 +152,13 @@ def test_polygons_in_their_box_equal_the_whole_image(polygons: list[list[tuple[f
     height, width = 15, 20
     outline = [np.ravel(polygon).tolist() for polygon in polygons]
     expected = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
-    assert np.array_equal(paint_outlines([outline], [1], (height, width)), expected)
+    assert np.array_equal(paint_segmentations([outline], [1], (height, width)), expected)
 
 
 def test_later_outlines_cover_earlier_ones() -> None:
     large = [[1, 1, 9, 1, 9, 9, 1, 9]]
     small = mask_utils.encode(np.asfortranarray(np.pad(np.ones((2, 3), np.uint8), ((3, 5), (4, 5)))))
     uncompressed = {"size": [10, 12], "counts": [0, 1, 119]}
-    label_map = paint_outlines([large, small, uncompressed], [1, 2, 3], (10, 12))
+    label_map = paint_segmentations([large, small, uncompressed], [1, 2, 3], (10, 12))
     assert (label_map[3:5, 4:7] == 2).all() and label_map[0, 0] == 3
     assert np.count_nonzero(label_map == 1) == 64 - 6

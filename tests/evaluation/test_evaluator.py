@@ -297,7 +297,7 @@ def test_log_shows_everything_in_110_columns(
     law = PowerLaw({}, (0.1, 1.0))
     with caplog.at_level(logging.INFO):
         evaluate(dataset_dicts, outputs, power_law=law)
-    text = "\n".join(dataset_dict.getMessage() for dataset_dict in caplog.dataset_dicts)
+    text = "\n".join(dataset_dict.getMessage() for dataset_dict in caplog.records)
     for shown in (
         "segm AP",
         "recycled material ",

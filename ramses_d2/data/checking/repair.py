@@ -23,7 +23,7 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.files import OwnFolder, folder_swap
 
 LOG = "fixes.csv"
-MENDED_COPY = OwnFolder("mended copy", "mending", "fixes.json", "ramses-mended-copy")
+MENDED_COPY = OwnFolder("mended copy", "fixes.json", "ramses-mended-copy")
 _LOG_HEADER = ("file", "row", "label", "what", "from", "to")
 
 
@@ -65,8 +65,8 @@ def repair_folder(
             changes += repair_rows(checked, particles, folder / "annotations.csv")
         changes += _repair_split(source, output, folder)
         _write_log(changes, folder / LOG)
-        dataset_dict = json.dumps(MENDED_COPY.entries(folder), indent=1, ensure_ascii=False)
-        (folder / MENDED_COPY.dataset_dict).write_text(dataset_dict + "\n", encoding="utf-8")
+        dataset_dict = json.dumps(MENDED_COPY.entries(), indent=1, ensure_ascii=False)
+        (folder / MENDED_COPY.marker).write_text(dataset_dict + "\n", encoding="utf-8")
     return changes
 
 

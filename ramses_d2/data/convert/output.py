@@ -25,7 +25,7 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.files import OwnFolder, atomic_path, folder_swap
 
 IMAGE_MODES = ("copy", "link", "none")
-CONVERSION = OwnFolder("converted data set", "conversion", "conversion.json", "ramses-conversion")
+CONVERSION = OwnFolder("converted data set", "conversion.json", "ramses-conversion")
 
 
 @dataclass
@@ -101,7 +101,7 @@ def new_folder(output: str | Path, report: Report, force: bool) -> Iterator[Path
     _check_outside(Path(report.origin), output)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / CONVERSION.dataset_dict, report.to_json() | CONVERSION.entries(folder))
+        write_json(folder / CONVERSION.marker, report.to_json() | CONVERSION.entries())
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from ramses_d2.files import OwnFolder, folder_swap
 
 JPEG_QUALITY = 92
 SYNTHETIC_TAG = "SYNTHETIC"
-SYNTHETIC = OwnFolder("synthetic data set", "rendering", "synthetic.json", "ramses-synthetic")
+SYNTHETIC = OwnFolder("synthetic data set", "synthetic.json", "ramses-synthetic")
 
 
 def write_dataset(
@@ -199,4 +199,4 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     SYNTHETIC.check_replaceable(output, overwrite)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / SYNTHETIC.dataset_dict, SYNTHETIC.entries(folder))
+        write_json(folder / SYNTHETIC.marker, SYNTHETIC.entries())

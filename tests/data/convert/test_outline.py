@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from ramses_d2.data.convert.outline import coco_segmentation
-from ramses_d2.data.images import paint_outlines
+from ramses_d2.masks import paint_segmentations
 
 SHAPE = (40, 50)
 
@@ -40,7 +40,7 @@ def test_every_mask_comes_back_exactly(mask, x0, y0):
     segmentation, exact = coco_segmentation(mask, x0, y0, SHAPE)
     assert exact
     np.testing.assert_array_equal(decoded(segmentation), full(mask, x0, y0))
-    np.testing.assert_array_equal(paint_outlines([segmentation], [1], SHAPE), full(mask, x0, y0))
+    np.testing.assert_array_equal(paint_segmentations([segmentation], [1], SHAPE), full(mask, x0, y0))
     rle, exact = coco_segmentation(mask, x0, y0, SHAPE, "rle")
     assert exact and isinstance(rle["counts"], str)
     np.testing.assert_array_equal(decoded(rle), full(mask, x0, y0))
