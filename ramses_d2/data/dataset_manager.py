@@ -231,7 +231,9 @@ class DatasetManager:
         if path.suffix.lower() != ".json":
             path = path.with_name(f"{path.name}.json")
         settings = self.other_keys.get("settings", {}) | {name: getattr(self, name) for name in _SETTINGS}
-        by_name = (self.places["key"] + "/" + self.places["base"]).groupby(self.places["image"]).agg(list)
+        by_name: dict[str, list[str]] = {}
+        for place in self.places.itertuples():
+            by_name.setdefault(place.image, []).append(f"{place.key}/{place.base}")
         subsets: dict[str, list[str]] = {}
         for subset, names in self.subsets.items():
             unknown = [name for name in names if name not in by_name]
