@@ -53,14 +53,14 @@ def test_every_particle_has_the_colour_of_its_fate(dataset_dicts: list[dict]) ->
 
 def test_images_without_anything_are_drawn(dataset_dicts: list[dict]) -> None:
     assert compare_image(outcome(), dataset_dicts[2], 300).shape[1] == 2 * 300 + 8
-    compare_image(outcome([], weighs=False), dataset_dicts[0])
+    compare_image(outcome([], has_mass=False), dataset_dicts[0])
 
 
 def test_wide_images_stand_one_above_the_other(tmp_path: Path) -> None:
     scene = outcome()
     mask = np.zeros((20, 4000), dtype=np.uint8, order="F")
     mask[5:15, 100:900] = 1
-    for entry in [*scene.truth["annotations"], *scene.results]:
+    for entry in [*scene.ground_truth["annotations"], *scene.results]:
         entry["segmentation"] = mask_utils.encode(mask)
     Image.new("RGB", (4000, 20)).save(tmp_path / "wide.png")
     dataset_dict = {"file_name": str(tmp_path / "wide.png"), "image_id": 2, "height": 20, "width": 4000}

@@ -22,9 +22,9 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-@pytest.mark.parametrize("weighs", [True, False])
-def test_by_hand(weighs: bool) -> None:
-    matrix = confusion_matrix(outcome(weighs=weighs))
+@pytest.mark.parametrize("has_mass", [True, False])
+def test_by_hand(has_mass: bool) -> None:
+    matrix = confusion_matrix(outcome(has_mass=has_mass))
     assert matrix.tolist() == BY_HAND
     table = confusion_table(matrix, CLASSES)
     assert table.loc["glass", "brick"] == 1 and table.loc["brick", "(missed)"] == 1

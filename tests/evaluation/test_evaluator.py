@@ -199,7 +199,7 @@ def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, cap
     dataset_dicts = data_set()
     with caplog.at_level(logging.WARNING):
         results = evaluate(dataset_dicts, [perfect(r)[:0] for r in dataset_dicts], tmp_path / "out")
-    assert "found nothing in 2 pictures" in caplog.text
+    assert "found nothing in 2 images" in caplog.text
     assert results["segm"]["AP"] == 0
     assert results["mass"]["TotalError"] == -100
     assert np.isnan(results["mass"]["MAPE"]) and results["mass"]["pairs"] == 0
@@ -330,7 +330,7 @@ def test_predictions_of_another_data_set(data_set: Callable[..., list[dict]]) ->
 
 def test_a_data_set_without_images(data_set: Callable[..., list[dict]]) -> None:
     data_set(repeat=0)
-    with pytest.raises(RamsesError, match="has no picture"):
+    with pytest.raises(RamsesError, match="has no image"):
         evaluate([], [])
 
 

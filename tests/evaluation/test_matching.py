@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ramses_d2.evaluation.masses import greedy_match, mask_iou, pair_table, prediction_table, truth_table
+from ramses_d2.evaluation.masses import greedy_match, ground_truth_table, mask_iou, pair_table, prediction_table
 from ramses_d2.masks import encode_in_box
 
 
@@ -75,7 +75,7 @@ def test_tables_of_two_images() -> None:
         found(7, 0.3, square(0, 0)),  # a duplicate that overlaps better, but comes too late
         found(11, 0.9, square(0, 0)),  # an image without particles
     ]
-    truth, predictions = truth_table(annotations), prediction_table(annotations, results)
+    truth, predictions = ground_truth_table(annotations), prediction_table(annotations, results)
     assert np.isnan(truth["mass"][1]) and truth["class_id"].tolist() == [0, 1, 0]
     assert predictions["nearest"].tolist() == [1, 2, 0, 0, -1]
     assert predictions["match50"].tolist() == [1, 2, 0, -1, -1]
@@ -96,6 +96,6 @@ def test_empty_tables_have_all_columns() -> None:
     nothing = prediction_table([], [])
     full = prediction_table([particle(1, 1, square(0, 0))], [found(1, 0.5, square(0, 0))])
     assert set(nothing.columns) == set(full.columns)
-    pairs = pair_table(truth_table([]), nothing, 0.5)
+    pairs = pair_table(ground_truth_table([]), nothing, 0.5)
     assert len(pairs) == 0 and isinstance(pairs, pd.DataFrame)
-    assert len(pair_table(truth_table([]), prediction_table([], [found(1, 0.5, square(0, 0))]), 0.75)) == 0
+    assert len(pair_table(ground_truth_table([]), prediction_table([], [found(1, 0.5, square(0, 0))]), 0.75)) == 0

@@ -80,7 +80,7 @@ def test_missing_areas_come_from_the_label_maps(
             annotation["area"] = NAN
     for values, same in zip(power_law.training_truth(dataset_dicts), expected, strict=True):
         np.testing.assert_allclose(values, same)
-    monkeypatch.setattr(power_law, "MAX_DECODED_PICTURES", 2)
+    monkeypatch.setattr(power_law, "MAX_DECODED_IMAGES", 2)
     assert len(power_law.training_truth(dataset_dicts)[0]) == 18
     # mass of the fixture is 0.02 g/mm2 times class number: exponent 1 for every class
     assert fit_power_law(dataset_dicts).laws[1] == pytest.approx((0.04, 1))

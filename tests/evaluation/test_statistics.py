@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ramses_d2.evaluation.result import evaluation_statistics, image_errors
+from ramses_d2.evaluation.result import evaluation_stats, image_errors
 from tests.evaluation.scene import outcome, results
 
 
 def test_counts_and_rates_by_hand() -> None:
-    statistics = evaluation_statistics(outcome())
+    statistics = evaluation_stats(outcome())
     assert {key: statistics[key] for key in ("pictures", "crowd_regions", "max_dets", "report_thresh")} == {
         "pictures": 3,
         "crowd_regions": 1,
@@ -31,7 +31,7 @@ def test_counts_and_rates_by_hand() -> None:
 
 
 def test_precisions_of_all_are_the_mean_of_the_classes() -> None:
-    statistics = evaluation_statistics(outcome())
+    statistics = evaluation_stats(outcome())
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR@100", "ARs@100", "AP_by_IoU"} <= set(
         statistics["all"]["segm"]
     )
@@ -44,7 +44,7 @@ def test_precisions_of_all_are_the_mean_of_the_classes() -> None:
 
 def test_masses_by_hand() -> None:
     """Totals: 3 + 4 + 6 + 9 against 2 + 4 + 1 + 1 g; the glass of unknown mass and the crowd are left out."""
-    statistics = evaluation_statistics(outcome())
+    statistics = evaluation_stats(outcome())
     mass = statistics["all"]["mass"]
     assert (mass["true_g"], mass["predicted_g"], mass["error_g"]) == (8, 22, 14)
     assert mass["error_percent"] == 175 and mass["excluded"] == 2 and mass["weighed"] == 4
@@ -52,7 +52,7 @@ def test_masses_by_hand() -> None:
     brick = statistics["per_class"][0]["mass"]
     assert (brick["true_g"], brick["predicted_g"]) == (4, 16)
     assert brick["share_percent"] == {"true": 50, "predicted": pytest.approx(1600 / 22)}
-    assert evaluation_statistics(outcome(weighs=False))["all"]["mass"] is None
+    assert evaluation_stats(outcome(has_mass=False))["all"]["mass"] is None
 
 
 def test_badness_by_hand() -> None:
@@ -71,6 +71,6 @@ def test_badness_by_hand() -> None:
 
 
 def test_badness_without_masses_and_without_predictions() -> None:
-    plain = image_errors(outcome([{k: v for k, v in r.items() if k != "mass"} for r in results()], weighs=False))
+    plain = image_errors(outcome([{k: v for k, v in r.items() if k != "mass"} for r in results()], has_mass=False))
     assert plain["badness"].tolist() == [3.0, 0.0, 0.0]
     assert image_errors(outcome([]))["badness"].tolist() == [4.0, 1.0, 0.0]
