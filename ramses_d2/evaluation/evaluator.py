@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import re
@@ -11,6 +10,8 @@ import textwrap
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,12 @@ import pandas as pd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ramses_d2.data.coco import coco_ground_truth
 from ramses_d2.errors import RamsesError
 from ramses_d2.evaluation.coco import FileIds, instances_to_results
-from ramses_d2.evaluation.masses import (
-    IOU_THRESHOLDS,
-    PowerLaw,
-    as_percent,
-)
+from ramses_d2.evaluation.masses import IOU_THRESHOLDS, PowerLaw, as_percent
 from ramses_d2.evaluation.plots import (
     compare_image,
     confusion_table,
@@ -45,7 +41,7 @@ from ramses_d2.evaluation.result import (
     evaluation_stats,
     image_errors,
 )
-from ramses_d2.files import atomic_file, folder_swap, json_values
+from ramses_d2.files import folder_swap, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +57,26 @@ _PAIR_COLUMNS = [
 ]  # fmt: skip
 
 
+# Columns of the mass tables: heading, where the value is, its format
+_IOU_COLUMNS = (
+    ("pairs", "pairs", "d"), ("class accuracy %", "class_accuracy", ".2f"), ("MAPE %", "particle.MAPE", ".2f"),
+    ("median %", "particle.MedAPE", ".2f"), ("bias %", "particle.Bias", "+.2f"), ("MAE g", "particle.MAE", ".4g"),
+    ("bias g", "particle.BiasGrams", "+.4g"), ("R2", "particle.R2", ".4f"), ("matched %", "total.percent", "+.2f"),
+)  # fmt: skip
+_CLASS_COLUMNS = (
+    ("GT n", "ground_truth", "d"), ("pred n", "predictions", "d"), ("pairs", f"{_AT_50}.pairs", "d"),
+    ("MAPE", f"{_AT_50}.particle.MAPE", ".1f"), ("median", f"{_AT_50}.particle.MedAPE", ".1f"),
+    ("bias", f"{_AT_50}.particle.Bias", "+.1f"), ("GT g", "total.true", ".5g"), ("pred g", "total.predicted", ".5g"),
+    ("total", "total.percent", "+.1f"), ("matched", f"{_AT_50}.total.percent", "+.1f"),
+)  # fmt: skip
+
+
 def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[str], max_dets: int) -> str:
     """AP of each task ("segm", "bbox") and of each class, in percent."""
     columns = (*_AP_METRICS, f"AR@{max_dets}")
-    by_task = [
-        {"": task} | {name: _number(metrics[name], ".2f") for name in columns} for task, metrics in results.items()
-    ]
+    by_task = [{"": task} | {name: _number(found[name], ".2f") for name in columns} for task, found in results.items()]
     by_class = [
-        {"class": name} | {f"{task} AP": f"{metrics[f'AP-{name}']:.2f}" for task, metrics in results.items()}
+        {"class": name} | {f"{task} AP": f"{found[f'AP-{name}']:.2f}" for task, found in results.items()}
         for name in class_names
     ]
     heading = f"Average precision, % (at most {max_dets} predictions an image and class):"
@@ -78,72 +86,31 @@ def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[
 def mass_tables(masses: Mapping[str, Any], report_thresh: float) -> str:
     """The metrics of :func:`ramses_d2.evaluation.masses.evaluate_masses`, in at most 110 columns."""
     whole = masses["all"]
-    remarks = [*_remarks(whole), _composition(masses["per_class"]), _by_score(masses["total_by_score"])]
+    by_iou = [
+        {"IoU": f"{threshold:.2f}"} | _row(whole[f"iou{as_percent(threshold)}"], _IOU_COLUMNS)
+        for threshold in IOU_THRESHOLDS
+    ]
+    by_class = [{"class": found["class"][:18]} | _row(found, _CLASS_COLUMNS) for found in (*masses["per_class"], whole)]
     return "\n".join(
         [
             f"Masses of predictions with a score of {report_thresh:g} or more, over matched pairs:",
-            _table([_iou_row(whole, threshold) for threshold in IOU_THRESHOLDS]),
+            _table(by_iou),
             f"By class, % and g (pairs at IoU {IOU_THRESHOLDS[0]:.2f}; total: all predictions, all weighed):",
-            _table([_class_row(metrics) for metrics in (*masses["per_class"], whole)]),
-            *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in remarks),
+            _table(by_class),
+            *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in _remarks(masses)),
         ]
     )
 
 
-def _iou_row(whole: Mapping[str, Any], threshold: float) -> dict[str, str]:
-    at = whole[f"iou{as_percent(threshold)}"]
-    errors = at["particle"]
-    return {
-        "IoU": f"{threshold:.2f}",
-        "pairs": str(at["pairs"]),
-        "class accuracy %": _number(at["class_accuracy"], ".2f"),
-        "MAPE %": _number(errors["MAPE"], ".2f"),
-        "median %": _number(errors["MedAPE"], ".2f"),
-        "bias %": _number(errors["Bias"], "+.2f"),
-        "MAE g": _number(errors["MAE"], ".4g"),
-        "bias g": _number(errors["BiasGrams"], "+.4g"),
-        "R2": _number(errors["R2"], ".4f"),
-        "matched %": _number(at["total"]["percent"], "+.2f"),
-    }
+def _row(metrics: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    return {heading: _number(reduce(getitem, path.split("."), metrics), spec) for heading, path, spec in columns}
 
 
-def _class_row(metrics: Mapping[str, Any]) -> dict[str, str]:
-    pairs, total = metrics[_AT_50], metrics["total"]
-    return {
-        "class": metrics["class"][:18],
-        "GT n": str(metrics["ground_truth"]),
-        "pred n": str(metrics["predictions"]),
-        "pairs": str(pairs["pairs"]),
-        "MAPE": _number(pairs["particle"]["MAPE"], ".1f"),
-        "median": _number(pairs["particle"]["MedAPE"], ".1f"),
-        "bias": _number(pairs["particle"]["Bias"], "+.1f"),
-        "GT g": _number(total["true"], ".5g"),
-        "pred g": _number(total["predicted"], ".5g"),
-        "total": _number(total["percent"], "+.1f"),
-        "matched": _number(pairs["total"]["percent"], "+.1f"),
-    }
-
-
-def _composition(per_class: Sequence[Mapping[str, Any]]) -> str:
-    shares = (
-        f"{metrics['class']} {_number(metrics['share']['predicted'], '.1f')} "
-        f"({_number(metrics['share']['true'], '.1f')})"
-        for metrics in per_class
-    )
-    return "Composition by mass, predicted (true), %: " + ", ".join(shares)
-
-
-def _by_score(totals: Sequence[Mapping[str, float]]) -> str:
-    errors = (f"{entry['score']:g}: {_number(entry['percent'], '+.1f')}" for entry in totals)
-    return "Total error by least score, %: " + ", ".join(errors)
-
-
-def _remarks(whole: Mapping[str, Any]) -> list[str]:
-    """A line each for the baseline and for masses that could not be compared."""
+def _remarks(masses: Mapping[str, Any]) -> list[str]:
+    """A line each for the baseline, masses that could not be compared, the composition, and the choice of a score."""
     remarks = []
-    pairs = whole[_AT_50]
-    if "power_law" in pairs:
-        law = pairs["power_law"]
+    whole = masses["all"]
+    if law := whole[_AT_50].get("power_law"):
         remarks.append(
             f"Power law in class and area on the same masks: MAPE {_number(law['MAPE'], '.2f')} % "
             f"(gain of the network: {_number(law['gain'], '+.1f')} %)"
@@ -159,6 +126,13 @@ def _remarks(whole: Mapping[str, Any]) -> list[str]:
         remarks.append(
             f"{whole['without_mass']} predictions have no mass (unknown resolution?) and add 0 g to the total"
         )
+    shares = (
+        f"{found['class']} {_number(found['share']['predicted'], '.1f')} ({_number(found['share']['true'], '.1f')})"
+        for found in masses["per_class"]
+    )
+    errors = (f"{entry['score']:g}: {_number(entry['percent'], '+.1f')}" for entry in masses["total_by_score"])
+    remarks.append("Composition by mass, predicted (true), %: " + ", ".join(shares))
+    remarks.append("Total error by least score, %: " + ", ".join(errors))
     return remarks
 
 
@@ -191,30 +165,43 @@ def write_files(
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {dataset_dict["image_id"]: dataset_dict["image_name"] for dataset_dict in dataset_dicts}
-    _write_json(folder / "predictions.json", ids.results(result.results))
-    _write_json(folder / "ground_truth.json", ids.ground_truth(result.ground_truth))
+    write_json(folder / "predictions.json", ids.results(result.results))
+    write_json(folder / "ground_truth.json", ids.ground_truth(result.ground_truth))
     evaluation: dict[str, Any] = {"settings": settings, "results": result.metrics()}
     if result.masses is not None:
         evaluation["mass"] = result.masses
-        _write_table(folder / "mass_pairs.csv", _name_pairs(result, names))
+        image_names = {each["image_id"]: each["image_name"] for each in dataset_dicts}
+        classes = dict(enumerate(result.class_names))
+        pairs = result.pairs.assign(image_name=result.pairs["image_id"].map(image_names))
+        for name in ("true_class", "predicted_class"):
+            pairs[name] = pairs[name].map(classes)  # files carry names, never ids
+        _write_table(folder / "mass_pairs.csv", pairs.reindex(columns=_PAIR_COLUMNS))
     else:
         (folder / "mass_pairs.csv").unlink(missing_ok=True)  # of a network that predicted masses
-    _write_json(folder / "evaluation.json", evaluation, indent=2)
-    _write(folder / "evaluation.txt", (tables + "\n").encode())
+    write_json(folder / "evaluation.json", evaluation, indent=2)
+    write_bytes(folder / "evaluation.txt", (tables + "\n").encode())
 
     errors = image_errors(result)
     worst = errors[errors["badness"] >= _NOTICEABLE].head(worst_images)
     stats = {"dataset": settings["dataset"]} | evaluation_stats(result)
     stats["worst"] = _draw_worst(folder / "worst", result, dataset_dicts, worst)
-    _write_json(folder / "test_stats.json", stats, indent=2)
+    write_json(folder / "test_stats.json", stats, indent=2)
 
     matrix = confusion_matrix(result)
-    _write(folder / "confusion_matrix.csv", confusion_table(matrix, result.class_names).to_csv().encode())
-    _write_figure(folder / "confusion_matrix.png", draw_confusion(matrix, result.class_names, result.report_thresh))
     curves = result.curves.get("segm") or next(iter(result.curves.values()))
+    write_bytes(folder / "confusion_matrix.csv", confusion_table(matrix, result.class_names).to_csv().encode())
     _write_table(folder / "precision_recall.csv", precision_recall_table(curves))
-    _write_figure(folder / "precision_recall.png", draw_precision_recall(curves, result.report_thresh))
+    for name, figure in (
+        ("confusion_matrix", draw_confusion(matrix, result.class_names, result.report_thresh)),
+        ("precision_recall", draw_precision_recall(curves, result.report_thresh)),
+    ):
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        write_bytes(folder / f"{name}.png", image.getvalue())
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_bytes(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
 def _draw_worst(
@@ -232,35 +219,6 @@ def _draw_worst(
             (unfinished / name).write_bytes(encoded.tobytes())  # unlike cv2.imwrite, fails on a full disk
             listed.append({"picture": dataset_dict["image_name"], "file": f"{folder.name}/{name}"} | row)
     return listed
-
-
-def _name_pairs(result: EvaluationResult, names: Mapping[int, str]) -> pd.DataFrame:
-    """Rows of mass_pairs.csv: files carry names, never ids."""
-    classes = dict(enumerate(result.class_names))
-    return result.pairs.assign(
-        image_name=result.pairs["image_id"].map(names),
-        true_class=result.pairs["true_class"].map(classes),
-        predicted_class=result.pairs["predicted_class"].map(classes),
-    ).reindex(columns=_PAIR_COLUMNS)
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    _write(path, table.to_csv(index=False, float_format="%.6g").encode())
-
-
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    _write(path, (json.dumps(json_values(value), indent=indent, allow_nan=False) + "\n").encode())
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    _write(path, image.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path, "wb") as stream:
-        stream.write(content)
 
 
 class RamsesEvaluator(DatasetEvaluator):
