@@ -175,7 +175,7 @@ def compare_image(result: EvaluationResult, dataset_dict: dict[str, Any], longes
 
     image = _reduced(read_image(dataset_dict), _LONGEST)
     objects = [annotation for annotation in result.ground_truth["annotations"] if not annotation["iscrowd"]]
-    panels = []
+    drawings = {}
     for heading, rows, entries, states in (
         ("ground truth", particles, objects, true),
         ("prediction", reported, result.results, found),
@@ -191,9 +191,13 @@ def compare_image(result: EvaluationResult, dataset_dict: dict[str, Any], longes
             colors=[COLORS[state] for state in states],
             alpha=0.25,
         )
-        panels.append(
-            _with_heading(_reduced(drawing, longest), f"{heading}: {_contents(rows)}", _legend(heading, states))
-        )
+        drawings[heading] = _reduced(drawing, longest), f"{heading}: {_contents(rows)}", _legend(heading, states)
+    # Particles of another size may have been enlarged more on one side
+    size = max((drawing.shape[1::-1] for drawing, _, _ in drawings.values()), key=max)
+    panels = [
+        _with_heading(drawing if drawing.shape[1::-1] == size else cv2.resize(drawing, size), *texts)
+        for drawing, *texts in drawings.values()
+    ]
     axis = 0 if panels[0].shape[1] > _WIDE * panels[0].shape[0] else 1
     gap = np.full_like(panels[0][:_GAP] if axis == 0 else panels[0][:, :_GAP], 255)
     return np.concatenate([panels[0], gap, panels[1]], axis=axis)

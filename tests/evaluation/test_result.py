@@ -235,6 +235,20 @@ def test_wide_images_stand_one_above_the_other(tmp_path: Path) -> None:
     assert drawing.shape[1] == 800 and drawing.shape[0] > 2 * 800 * 20 / 4000
 
 
+def test_drawings_of_particles_of_other_sizes_stand_side_by_side(tmp_path: Path) -> None:
+    """One side is enlarged more for its small particle."""
+    scene = outcome()
+    for entries, side in ((scene.ground_truth["annotations"], 6), (scene.results, 300)):
+        mask = np.zeros((600, 600), dtype=np.uint8, order="F")
+        mask[5 : 5 + side, 5 : 5 + side] = 1
+        for entry in entries:
+            entry["segmentation"] = mask_utils.encode(mask)
+    Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
+    dataset_dict = {"file_name": str(tmp_path / "a.png"), "image_id": 2, "height": 600, "width": 600}
+    drawing = compare_image(scene, dataset_dict)
+    assert drawing.shape[1] == 2 * 1600 + 8
+
+
 def test_images_are_stored_in_a_training_only(dataset_dicts: list[dict]) -> None:
     store_images(outcome(), dataset_dicts, 2)  # no training: nothing happens
     with EventStorage() as storage:
