@@ -142,7 +142,7 @@ def test_unknown_masses_spoil_their_batch_only(weighed: Any) -> None:
 
 
 def test_nothing_to_calibrate_with(weighed: Any) -> None:
-    with pytest.raises(RamsesError, match=r"none of its 1 batches can be compared.*batch 1: 1 of its 2 pictures"):
+    with pytest.raises(RamsesError, match=r"none of its 1 batches can be compared.*batch 1: 1 of its 2 images"):
         calibrate(run(), weighed((["a.jpg", "gone.jpg"], {"Rc": 1})))
 
 

@@ -71,7 +71,7 @@ def test_cut_and_flat_coins_are_rejected():
     assert "the coin says" in found.message
     (found,) = coin_scales(pd.DataFrame(rows[1:]))
     assert np.isnan(found.from_area) and not found.warning
-    assert found.message == "a.jpg: no usable coin (1 cut by the edge of the image, 1 not round)"
+    assert found.message == "a.jpg: no usable coin (1 cut by the edge of the picture, 1 not round)"
 
 
 def test_real_discs():

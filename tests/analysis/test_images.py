@@ -40,9 +40,7 @@ def test_a_file_is_taken_once_and_equal_names_get_a_number(images: Path) -> None
     assert names("b", "b/f9.png", "c") == ["f9", "f10", "f9-2"]
 
 
-@pytest.mark.parametrize(
-    ("source", "message"), [("nowhere", "no such"), ("b/*.bmp", "no picture"), (".", "--recursive")]
-)
+@pytest.mark.parametrize(("source", "message"), [("nowhere", "no such"), ("b/*.bmp", "no image"), (".", "--recursive")])
 def test_nothing_there_is_one_line(images: Path, source: str, message: str) -> None:
     with pytest.raises(RamsesError, match=message):
         find_images([source])
