@@ -41,7 +41,7 @@ def test_sums_and_weights_belong_to_the_same_draws_whatever_the_chunks(units, mo
     values = np.random.default_rng(1).random((6, 2))
     resampling = Resampling("pictures", replicates=150, seed=4)
     sums = replicate_sums(values, units, resampling)
-    monkeypatch.setattr(bootstrap, "_CHUNK", 7 * 6)
+    monkeypatch.setattr(bootstrap, "CHUNK", 7 * 6)
     chunks = list(replicate_weights(units, resampling))
     assert len(chunks) == 22 and len(chunks[0]) == 7  # 150 = 21 * 7 + 3
     np.testing.assert_allclose(np.concatenate(chunks) @ values, sums, rtol=1e-12)
