@@ -148,8 +148,6 @@ def test_per_constituent_and_per_class():
     assert list(grade_groups(sample(), "class", resampling=None)) == ["Rc", "Ru01", "Rb01"]
     only_unknown = grade_groups(sample()[-1:], resampling=None)["Rc"]
     assert only_unknown.particles == 0 and only_unknown.sieves["passing"].isna().all()
-    with pytest.raises(RamsesError, match="constituent or class"):
-        grade_groups(sample(), "colour")
 
 
 def random_table(seed: int) -> pd.DataFrame:
