@@ -73,13 +73,13 @@ def draw_instances(
     particles = _appearance(labels, class_ids, scores, masses, class_names, mode, colors)
     canvas, _ = _paint(image, particles, alpha, boundaries)
     # White letters with a dark rim can be read on any stone
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(drawn)
     for caption in _captions(particles, canvas.shape[:2], font_size):
         font, rim = caption_font(max(1, int(caption.size))), max(1, round(RIM * caption.size))
         for line, x, y in caption.baselines():
             draw.text((x, y), line, "white", font, anchor="ms", stroke_width=rim, stroke_fill="black")
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
 def plot_instances(

@@ -6,7 +6,6 @@ Here the grams come from images, so a result is an estimate and not an EN 933-11
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,6 +85,7 @@ def compose(
     constituent_of = dict(zip(rows["class"], rows["constituent"], strict=True))
     names = [name for name in mapping.classes if name in constituent_of]
     names += sorted(set(constituent_of) - set(names))
+    counts_as = np.array([constituent_of[name] for name in names], object)
     per_class = rows["class"].to_numpy()[:, None] == np.array(names, object)  # (n, classes) bool
 
     units, remark = resampling.units(rows["baseimg"]) if resampling else (None, "")
@@ -97,21 +97,37 @@ def compose(
         unequal = unequal_weights(unit_grams.sum(axis=1), resampling.over)
         replicates = replicate_sums(class_grams, units, resampling)
 
-    def values(keys: Sequence[str]) -> dict[str, Any]:
-        """Particles, grams, fraction and interval of the classes that count as one of these constituents."""
-        members = np.isin(np.array([constituent_of[name] for name in names], object), keys)
-        return _values(grams, per_class, members, replicates, unit_grams, resampling)
+    def values(members: np.ndarray) -> dict[str, Any]:
+        """``_VALUES`` of a group of classes, (classes,) bool."""
+        inside = per_class[:, members].any(axis=1)
+        total, own = float(grams.sum()), float(grams[inside].sum())
+        fraction = own / total if total > 0 else np.nan
+        low, high, remark = np.nan, np.nan, ""
+        if resampling is not None and total > 0:
+            own_units, rest_units = (unit_grams[:, kind].sum(axis=1) for kind in (members, ~members))
+            low, high = share_interval(
+                replicates[:, members].sum(axis=1),
+                replicates[:, ~members].sum(axis=1),
+                (unseen_weight(own_units, rest_units), unseen_weight(rest_units, own_units)),
+                resampling,
+            )
+            low, high = min(low, fraction), max(high, fraction)
+            remark = NOTHING_ELSE_SEEN if inside.all() else "" if inside.any() else NONE_SEEN
+        return dict(zip(_VALUES, (int(inside.sum()), own, fraction, low, high, remark), strict=True))
 
-    constituents = [{"constituent": key, "description": text} | values([key]) for key, text in CONSTITUENTS.items()]
-    constituents.append({"constituent": FLOATING, "description": FLOATING_DESCRIPTION, "remark": FLOATING_REMARK})
-    sums = [{"constituent": name, "description": " + ".join(keys)} | values(keys) for name, keys in SUMS.items()]
-    classes = [
-        {"class": name, "constituent": constituent_of[name]}
-        | _values(grams, per_class, np.array(names) == name, replicates, unit_grams, resampling)
-        for name in names
+    constituents = [
+        {"constituent": key, "description": text} | values(counts_as == key) for key, text in CONSTITUENTS.items()
     ]
-    in_constituent = np.array([[constituent_of[name] == key for key in CONSTITUENTS] for name in names], float)
-    in_constituent = in_constituent.reshape(-1, len(CONSTITUENTS))
+    constituents.append({"constituent": FLOATING, "description": FLOATING_DESCRIPTION, "remark": FLOATING_REMARK})
+    sums = [
+        {"constituent": name, "description": " + ".join(keys)} | values(np.isin(counts_as, keys))
+        for name, keys in SUMS.items()
+    ]
+    classes = [
+        {"class": name, "constituent": constituent_of[name]} | values(np.arange(len(names)) == index)
+        for index, name in enumerate(names)
+    ]
+    in_constituent = (counts_as[:, None] == np.array([*CONSTITUENTS], object)).astype(float)
     return Composition(
         constituents=_frame(constituents, ["constituent", "description"]),
         sums=_frame(sums, ["constituent", "description"]),
@@ -127,36 +143,6 @@ def compose(
         replicates=replicates @ in_constituent,
         unit_grams=unit_grams @ in_constituent,
     )
-
-
-def _values(
-    grams: np.ndarray,
-    per_class: np.ndarray,
-    members: np.ndarray,
-    replicates: np.ndarray,
-    unit_grams: np.ndarray,
-    resampling: Resampling | None,
-) -> dict[str, Any]:
-    """``_VALUES`` of a group of classes, ``members`` (classes,) bool.
-
-    Of n particles ``grams`` (n,) and ``per_class`` (n, classes) bool; grams in the ``replicates`` (R, classes) and in
-    the units (C, classes).
-    """
-    inside = per_class[:, members].any(axis=1)
-    total, own = float(grams.sum()), float(grams[inside].sum())
-    fraction = own / total if total > 0 else np.nan
-    low, high, remark = np.nan, np.nan, ""
-    if resampling is not None and total > 0:
-        own_units, rest_units = (unit_grams[:, kind].sum(axis=1) for kind in (members, ~members))
-        low, high = share_interval(
-            replicates[:, members].sum(axis=1),
-            replicates[:, ~members].sum(axis=1),
-            (unseen_weight(own_units, rest_units), unseen_weight(rest_units, own_units)),
-            resampling,
-        )
-        low, high = min(low, fraction), max(high, fraction)
-        remark = NOTHING_ELSE_SEEN if inside.all() else "" if inside.any() else NONE_SEEN
-    return dict(zip(_VALUES, (int(inside.sum()), own, fraction, low, high, remark), strict=True))
 
 
 def _frame(rows: list[dict[str, Any]], keys: list[str]) -> pd.DataFrame:

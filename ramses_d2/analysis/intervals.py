@@ -29,7 +29,7 @@ from ramses_d2.errors import RamsesError
 PARTICLES, IMAGES = "particles", "pictures"
 # Fewer images than this give an interval over images that is itself a rough guess
 FEW_IMAGES = 10
-# Fewer units than this of equal weight, of four times as many: 95 % intervals may hold the truth in 60 - 90 % only
+# Fewer units than this of equal weight, of four times as many: 95 % intervals may hold the true value in 60 - 90 % only
 _FEW_EFFECTIVE, _UNEQUAL = 200, 4
 CHUNK = 2**21  # weights held at a time: 16 MiB as float64
 

@@ -166,7 +166,7 @@ def measure_particle(mask: np.ndarray) -> Measures:
     corners = corner_hull(hull)
     max_feret, min_feret = feret_diameters(corners)
     depth = float(cv2.distanceTransform(pixels, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
-    perimeter, fragments = outline_length(pixels)
+    perimeter, fragments = perimeter_and_parts(pixels)
     return Measures(
         area=area,
         axis_major_length=major,
@@ -217,7 +217,7 @@ def feret_diameters(hull: np.ndarray) -> tuple[float, float]:
     return float(longest), float(np.ptp(corners @ normals.T, axis=0).min())
 
 
-def outline_length(mask: np.ndarray) -> tuple[float, int]:
+def perimeter_and_parts(mask: np.ndarray) -> tuple[float, int]:
     """Length of the outer outline of a uint8 (h, w) mask without its holes, summed over its parts, and their number.
 
     The chain code through the centres of the boundary's pixels, weighted after Vossepoel and Smeulders (Computer

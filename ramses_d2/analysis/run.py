@@ -467,7 +467,7 @@ class RunFolder:
 def _difference(old: Any, new: Any, where: str = "") -> str:
     """The first setting in which two runs differ, such as options.stream.overlap."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
+        for key in [*old, *new]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
     return where or "setting"
