@@ -289,6 +289,7 @@ def test_a_caption_stands_in_the_widest_part_of_its_particle():
     (caption,) = place(labels)
     assert caption.lines == ("Rb01 0.93", "4.12 g") and caption.size == 20
     assert covered(caption, labels) == {1} and caption.y > 120
+    assert place(np.eye(200, dtype=int)) == []  # thinner than its letters everywhere, and without room beside it
 
 
 @pytest.mark.parametrize("zoom", [1, 8])

@@ -66,6 +66,7 @@ def test_resolutions_from_a_number_a_csv_and_metadata(images):
     assert read_resolutions(None) is None and read_resolutions("28.7") == 28.7
     Path("r.csv").write_text("file_name,res\nf9.png,2.5\nf10.png,3\n")
     assert [image.resolution for image in find_images(["b"], read_resolutions("r.csv"))] == [2.5, 3.0]
+    assert [image.resolution for image in find_images(["b"], 28.7)] == [28.7, 28.7]
     Path("metadata.json").write_text(json.dumps({"images": [{"file_name": "f9.png", "resolution": 4}]}))
     listed = read_resolutions("metadata.json")
     assert find_images(["b/f9.png", "c"], listed)[1].resolution == 4  # by the base name
