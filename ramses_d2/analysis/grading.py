@@ -247,17 +247,16 @@ def passing_band(
     draws = [np.cumsum(draw * weights, axis=1) for draw in replicate_weights(units, resampling)]
     through = np.concatenate([np.pad(draw, ((0, 0), (1, 0)))[:, passing] for draw in draws])  # (R, S)
     total = np.concatenate([draw[:, -1] for draw in draws])
-    ends = []
-    for index, number in enumerate(passing):
+    unseen = []
+    for number in passing:
         own, rest = (
             np.bincount(units[part], weights[part], minlength=int(units.max()) + 1)
             for part in (slice(number), slice(number, None))
         )
         # What stays on a sieve is larger than all that passes, so no lighter than the largest of that
         largest = float(weights[max(0, number - _LARGEST) : number].max(initial=0.0))
-        unseen = unseen_weight(own, rest), max(unseen_weight(rest, own), largest)
-        ends.append(share_interval(through[:, index], total - through[:, index], unseen, resampling))
-    low, high = np.transpose(ends)
+        unseen.append((unseen_weight(own, rest), max(unseen_weight(rest, own), largest)))
+    low, high = share_interval(through, total[:, None] - through, np.transpose(unseen), resampling)
     # A larger sieve passes no less: a band that a heavy particle has widened stays as wide until the curve is there
     return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ramses_d2.errors import RamsesError
 
@@ -112,22 +113,23 @@ def interval(replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.
 
 
 def share_interval(
-    own: np.ndarray, rest: np.ndarray, unseen: tuple[float, float], resampling: Resampling
-) -> tuple[float, float]:
-    """The interval of a share own / (own + rest), 0 to 1, from (R,) sums of the replicates; NaN without any weight.
+    own: np.ndarray, rest: np.ndarray, unseen: tuple[ArrayLike, ArrayLike], resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end (...) of shares own / (own + rest), 0 to 1, from (R, ...) sums of the replicates.
 
-    ``unseen`` is what one more unit of the kind, and one of the rest, weighs (:func:`unseen_weight`).
+    ``unseen`` (...) is what one more unit of the kind, and one of the rest, weighs (:func:`unseen_weight`). NaN without
+    any weight.
     """
     # Another stream than that of the sums, which it must not depend on
     extra = np.random.default_rng((resampling.seed, 1)).exponential(size=len(own))
+    extra = extra.reshape(-1, *(1 for _ in own.shape[1:]))
     total = own + rest
     more_own, more_rest = unseen[0] * extra, unseen[1] * extra
     # Every replicate counts twice, once with one more unit of either side: the mixture of the Beta(s + 1, n - s) and
     # Beta(s, n - s + 1) laws, whose quantiles are the mid-p ends where all units weigh the same
     with np.errstate(invalid="ignore"):
         shares = np.concatenate([(own + more_own) / (total + more_own), own / (total + more_rest)])
-    low, high = interval(shares, resampling.confidence)
-    return float(low), float(high)
+    return interval(shares, resampling.confidence)
 
 
 def unseen_weight(own: np.ndarray, rest: np.ndarray) -> float:
