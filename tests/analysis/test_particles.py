@@ -280,19 +280,11 @@ def test_millimetres(labels):
         pd.testing.assert_frame_equal(table(labels, resolution)[rest], table(labels)[rest])
 
 
-def test_edges_and_order_of_sizes():
+def test_edges():
     labels = np.zeros((20, 30), np.uint16)
     labels[0, 5], labels[5:20, 0:2], labels[10, 10:30], labels[2:4, 2:4] = 1, 2, 3, 4
     assert table(labels)["edge"].tolist() == ["top", "bottom left", "right", ""]
     assert table(np.ones((3, 3), np.uint16))["edge"].tolist() == ["top bottom left right"]
-    labels = np.zeros((60, 300), np.uint16)
-    for index, shape in enumerate(
-        [ellipse(9, 20, 2), polygon(3, 30, 10)[0], polygon(4, 25, 45, 2)[0], np.ones((1, 4))]
-    ):
-        labels[: shape.shape[0], 70 * index : 70 * index + shape.shape[1]] = shape * (index + 1)
-    found = table(labels)
-    assert (found["inscribed_diameter_mm"] <= found["feret_min_mm"]).all()
-    assert (found["feret_min_mm"] <= found["feret_max_mm"]).all() and (found["width_mm"] <= found["length_mm"]).all()
 
 
 def test_empty_tables_are_like_others(labels):
@@ -335,21 +327,15 @@ def parts():
 @pytest.mark.parametrize(
     ("options", "counts", "parents", "shares"),
     [
-        ({}, {0: 1038, 1: 60, 2: 100, 4: 2}, [1, 2, 3, 4], [1, 1, 1, 1]),
-        ({"mode": "keep"}, {0: 1004, 1: 94, 2: 100, 4: 2}, [1, 2, 3, 4], [1, 1, 1, 1]),
-        # 4 is nothing but a small component
-        ({"mode": "keep", "min_area_px": 3}, {0: 1008, 1: 92, 2: 100}, [1, 2, 3, 4], [1, 1, 1, 1]),
-        # 16 px
+        ({}, {0: 1038, 1: 60, 2: 100, 4: 2}, [1, 2, 3, 4], [1] * 4),
+        ({"mode": "keep"}, {0: 1004, 1: 94, 2: 100, 4: 2}, [1, 2, 3, 4], [1] * 4),
+        ({"mode": "keep", "min_area_px": 3}, {0: 1008, 1: 92, 2: 100}, [1, 2, 3, 4], [1] * 4),
         ({"mode": "keep", "min_area_mm2": 4, "resolution": 2}, {0: 1020, 1: 80, 2: 100}, [1, 2, 3, 4], [1] * 4),
-        (
-            {"mode": "split"},
-            {0: 1006, 1: 60, 2: 100, 4: 2, 5: 20, 6: 12},
-            [1, 2, 3, 4, 1, 1],
-            [60 / 92, 1, 1, 1, 20 / 92, 12 / 92],
-        ),
+        ({"mode": "split"}, {0: 1006, 1: 60, 2: 100, 4: 2, 5: 20, 6: 12}, [1, 2, 3, 4, 1, 1],
+         [60 / 92, 1, 1, 1, 20 / 92, 12 / 92]),
         ({"mode": "split", "min_area_px": 20}, {0: 1020, 1: 60, 2: 100, 5: 20}, [1, 2, 3, 4, 1], [0.75, 1, 1, 1, 0.25]),
     ],
-)
+)  # fmt: skip
 def test_parts_are_dropped_kept_or_share_the_mass(parts, options, counts, parents, shares):
     before = parts.copy()
     found = handle_fragments(parts, **options)
@@ -441,14 +427,10 @@ def test_equals_a_loop_over_pixels(by_scores, block, monkeypatch):
         labels = decode_predictions(kind(masks), kind(scores), 0.4, by_scores)
         assert isinstance(labels, np.ndarray) and labels.dtype == np.uint16
         np.testing.assert_array_equal(labels, expected)
-    flipped = decode_predictions(masks[:, :, ::-1], scores, 0.4, by_scores)
-    np.testing.assert_array_equal(flipped, expected[:, ::-1])
-
-
-def test_labels_keep_pointing_to_the_input_in_any_order():
-    masks, scores, order = np.random.random((6, 8, 8)), np.random.random(6), np.random.permutation(6)
-    shuffled = decode_predictions(masks[order], scores[order], 0.7)
-    np.testing.assert_array_equal(np.r_[0, order + 1][shuffled], decode_predictions(masks, scores, 0.7))
+    order = np.random.permutation(7)  # labels keep pointing to the input
+    flipped = decode_predictions(masks[order][:, :, ::-1], scores[order], 0.4, by_scores)
+    is_tied = np.isin(expected, (2, 4))
+    np.testing.assert_array_equal(np.r_[0, order + 1][flipped[:, ::-1]][~is_tied], expected[~is_tied])
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float16, torch.float64])
@@ -474,16 +456,11 @@ def test_work_is_done_in_blocks(monkeypatch):
     assert sizes == [768 * 96 * 10] * 6 + [768 * 96 * 4]
 
 
-@pytest.mark.parametrize(
-    ("masks", "scores"), [((4, 5), (4,)), ((2, 4, 5), (3,)), ((2, 4, 5), (2, 1)), ((2, 1, 4, 5), (2,))]
-)
-def test_masks_and_scores_that_do_not_fit(masks, scores):
-    with pytest.raises(ValueError, match=r"\(K, H, W\) and \(K,\)"):
-        decode_predictions(np.zeros(masks), np.zeros(scores))
-
-
-def test_rles_are_not_soft_masks_and_16_bits_hold_so_many():
-    with pytest.raises(ValueError, match=r"\(K, H, W\)"):
-        decode_predictions(RLEMasks(encode_label_map(np.ones((4, 5), np.uint16), [1])), np.ones(1))
+def test_masks_and_scores_that_do_not_fit():
+    rles = RLEMasks(encode_label_map(np.ones((4, 5), np.uint16), [1]))
+    shapes = ((4, 5), 4), ((2, 4, 5), 3), ((2, 4, 5), (2, 1)), ((2, 1, 4, 5), 2)
+    for masks, scores in ((rles, np.ones(1)), *((np.zeros(masks), np.zeros(scores)) for masks, scores in shapes)):
+        with pytest.raises(ValueError, match=r"\(K, H, W\) and \(K,\)"):
+            decode_predictions(masks, scores)
     with pytest.raises(ValueError, match="16-bit"):
         decode_predictions(np.zeros((70000, 1, 1), bool), np.zeros(70000))
