@@ -137,6 +137,9 @@ def test_one_more_of_a_kind_is_as_heavy_as_its_heaviest():
     shares = np.concatenate([(own + 10 * more) / (own + 10 * more + rest), own / (own + rest + 5.25 * more)])
     expected = np.quantile(shares, [0.025, 0.975])
     assert found.loc["Rg", ["low", "high"]].tolist() == pytest.approx(expected.tolist(), abs=0.005)
+    # Half of the replicates have one more of 100 g of the rest; the narrow interval holds the estimate all the same
+    found = by_constituent(particles(("Rc", 1.0), ("Rg", 100.0)), Resampling(confidence=0.1))
+    assert found.loc["Rg", "high"] == found.loc["Rg", "fraction"] and found.loc["Rc", "low"] == 1 / 101
 
 
 def test_to_json_has_every_value_and_no_nan():
