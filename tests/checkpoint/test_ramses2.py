@@ -40,7 +40,7 @@ class Converted(NamedTuple):
 
 
 def raw_outputs(model: nn.Module, images: torch.Tensor) -> RawOutputs:
-    cells, features, geometry, _ = model._network(images)
+    cells, features, geometry, _ = model.raw_outputs(images)
     return RawOutputs(
         classes=cells.class_logits.sigmoid().transpose(1, 2),
         factors=cells.factors[:, None],

@@ -26,16 +26,16 @@ def test_grams(run_lengths: bool) -> None:
     density = ArealDensity(3)
     density.set_densities([0.5, 0.25, 0.1])
     found = instances(run_lengths=run_lengths)
-    density.weigh(found, 2.0)  # 4 px are a square millimetre
+    density.add_masses(found, 2.0)  # 4 px are a square millimetre
     assert found.pred_masses.tolist() == pytest.approx([0.1 * 20 / 4, 0.5 * 6 / 4, 0.0])
     assert mask_areas(found.pred_masks).tolist() == [20, 6, 0]
-    density.weigh(found, float("nan"))
+    density.add_masses(found, float("nan"))
     assert found.pred_masses.isnan().all()
 
 
 def test_unknown_densities_weigh_nothing() -> None:
     density, found = ArealDensity(3), instances(run_lengths=True)
-    density.weigh(found, 2.0)
+    density.add_masses(found, 2.0)
     assert not density.is_known and not found.has("pred_masses")
     density.set_densities(np.array([1.0, 2.0, 3.0]))
     other = ArealDensity(3)

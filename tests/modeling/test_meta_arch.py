@@ -179,7 +179,7 @@ def test_inference_under_half_precision_counts_in_fp32(busy: RAMSES) -> None:
 def test_masks_lie_where_the_training_masks_were(build_tiny: Build) -> None:
     """A particle's mask, reduced for training and drawn perfectly by the network, comes back where it was."""
     model = build_tiny().eval()
-    frame = model._frame({"image": torch.zeros(3, 128, 192)})
+    frame = model.grid_frame({"image": torch.zeros(3, 128, 192)})
     rows, cols = np.ogrid[:128, :192]
     rng = np.random.default_rng(0)
     shifts = []

@@ -66,7 +66,7 @@ def test_trains_and_predicts(build_tiny: Build, overrides: list[Any]) -> None:
 
 def test_square_grids_have_as_many_rows_as_columns(build_tiny: Build) -> None:
     model = build_tiny("MODEL.RAMSES.SQUARE_GRIDS", True)
-    cells, *_, shapes = model._network(torch.rand(1, 3, 64, 192))
+    cells, *_, shapes = model.raw_outputs(torch.rand(1, 3, 64, 192))
     assert shapes == [(g, g) for g in model.grid_sizes] and cells.kernels.shape[1] == sum(
         g * g for g in model.grid_sizes
     )
