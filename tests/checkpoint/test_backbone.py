@@ -112,8 +112,8 @@ def test_converting_names_what_it_cannot_convert(tmp_path: Path) -> None:
     version1 = save(tmp_path / "convnext_atto.pt", {"model": first})
     output = tmp_path / "out.pth"
     for weights, name, message in (
-        (odd, None, "no published ConvNeXt V2"),
-        (version1, None, "no published ConvNeXt V2"),
+        (odd, None, "published ConvNeXt V2"),
+        (version1, None, "published ConvNeXt V2"),
         (odd, "convnextv2_femto", r"--name says convnextv2_femto"),
         (atto, "convnextv2_femto", r"is convnextv2_atto .*--name says convnextv2_femto"),
         (other, None, "no ConvNeXt V2"),
