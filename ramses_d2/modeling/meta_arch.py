@@ -163,7 +163,7 @@ class RAMSES(nn.Module):
         ramses, loss = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.LOSS
         missing = (set(ramses.IN_FEATURES) | set(ramses.MASK_HEAD.IN_FEATURES)) - set(shapes)
         if missing:
-            raise RamsesError(f"MODEL.RAMSES: no level {sorted(missing)}, the backbone gives {sorted(shapes)}")
+            raise RamsesError(f"MODEL.RAMSES...IN_FEATURES: no level {sorted(missing)}, there are {sorted(shapes)}")
         return {
             "backbone": backbone,
             # Heads
