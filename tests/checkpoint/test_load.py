@@ -50,7 +50,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None
     model = nn.Linear(3, 2)
     before = model.weight.clone()
     message = refusal(load_weights, model, save(tmp_path / "w.pth", {"weight": torch.zeros(2, 4), "extra": before}))
-    for named in ("missing bias", "unknown extra", "weight is (2, 4)", "(2, 3)", "w.pth"):
+    for named in ("bias", "extra", "weight is (2, 4)", "(2, 3)", "w.pth"):
         assert named in message
     assert torch.equal(model.weight, before)
     many = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
@@ -110,4 +110,4 @@ def test_a_lost_backbone_is_an_error(tmp_path: Path, width: int | None) -> None:
     before = target.head.weight.clone()
     message = refusal(load_initial_weights, target, save(tmp_path / "w.pth", state))
     assert "w.pth" in message and "backbone.bottom_up.0.weight" in message and "and 3 more" in message
-    assert ("(8, 3, 1, 1)" in message) == bool(width) and torch.equal(before, target.head.weight)
+    assert ("is (8, 3, 1, 1)" in message) == bool(width) and torch.equal(before, target.head.weight)

@@ -129,7 +129,7 @@ def test_wrong_weights(ramses2: Path, refused: Callable[..., str], tmp_path: Pat
     content = path.read_bytes()
     torch.save({"model": {"roi_heads.mask_head.mask_fcn1.weight": torch.ones(3)}}, path)
     line = refused(*CONVERT)
-    assert "112 missing: " in line and "1 unknown: roi_heads.mask_head.mask_fcn1.weight" in line
+    assert "ramses2/best-val-loss.pt: " in line and "112 tensors" in line
     path.write_bytes(content[: len(content) // 2])
     assert "ramses2/best-val-loss.pt: not a readable checkpoint" in refused(*CONVERT[:-1], "new/folders/ours")
     torch.save({"state_dict": {"weight": torch.ones(1)}, "extra": RunsCode(proof)}, path)
@@ -139,7 +139,7 @@ def test_wrong_weights(ramses2: Path, refused: Callable[..., str], tmp_path: Pat
 
 
 TEXTS: list[tuple[str, bytes, str]] = [
-    ("config.json", json.dumps(CONFIG | {"head_filters": 24}).encode(), "shared_heads.class_head.0.ops.1.weight (20,"),
+    ("config.json", json.dumps(CONFIG | {"head_filters": 24}).encode(), "instead of (24, 16, 3, 3)"),
     ("config.json", b"{'ncls': 3}", "ramses2/config.json: not a JSON file"),
     ("config.json", b"\xff\xfe\x00", "ramses2/config.json: not a JSON file"),
     ("config.json", json.dumps(CONFIG | {"normalization": "GroupNorm"}).encode(), 'ramses2/config.json: "normal'),
