@@ -54,11 +54,6 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def shortened(items: Sequence[str], shown: int = 3, separator: str = ", ") -> str:
-    """The first few items, and how many more there are."""
-    return separator.join(items[:shown]) + (f", and {len(items) - shown} more" if len(items) > shown else "")
-
-
 def load_weights(model: nn.Module, path: str) -> None:
     """Load a Detectron2 checkpoint, or a bare state dict, into a model; every key must fit."""
     if not path:
@@ -71,16 +66,28 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 def check_keys(model: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
     """Compare names and shapes of a state dict with a model's."""
-    expected = model.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, the config's network wants {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
+    problems = mismatches(state, {key: tensor.shape for key, tensor in model.state_dict().items()})
     if problems:
-        raise RamsesError(f"{path} does not fit this config: {shortened(problems, separator='; ')}")
+        raise RamsesError(f"{path} does not fit this config: {shortened(problems)}")
+
+
+def mismatches(state: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]]) -> list[str]:
+    """Where the tensors of a file differ from the shapes that a network wants."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    return [
+        *(f"{key} is missing" for key in wanted if key not in state),
+        *(f"{key} is unknown" for key in state if key not in wanted),
+        *(
+            f"{key} is {shapes[key]} instead of {tuple(shape)}"
+            for key, shape in wanted.items()
+            if shapes.get(key, tuple(shape)) != tuple(shape)
+        ),
+    ]
+
+
+def shortened(items: Sequence[str], shown: int = 3) -> str:
+    """The first few items, and how many more there are."""
+    return ", ".join(items[:shown]) + (f", and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def load_initial_weights(model: nn.Module, path: str) -> None:
@@ -90,11 +97,11 @@ def load_initial_weights(model: nn.Module, path: str) -> None:
     """
     state, expected = read_state_dict(path), model.state_dict()
     fitting = {key: state[key] for key in expected if key in state and state[key].shape == expected[key].shape}
-    lost = [key for key in expected if key.startswith(BACKBONE_PREFIX) and key not in fitting]
+    backbone = {key: tensor.shape for key, tensor in expected.items() if key.startswith(BACKBONE_PREFIX)}
+    lost = mismatches({key: tensor for key, tensor in state.items() if key in backbone}, backbone)
     if lost:
-        there = [f"{key} is {tuple(state[key].shape)} there" if key in state else f"{key} is not in it" for key in lost]
         raise RamsesError(
-            f"MODEL.WEIGHTS: {path} does not fill the backbone: {shortened(there, 1)}; another network's file? "
+            f"MODEL.WEIGHTS: {path} does not fill the backbone: {shortened(lost, 1)}; another network's file? "
             f"Pretrained backbones alone go into MODEL.CONVNEXTV2.WEIGHTS or MODEL.TIMM.WEIGHTS"
         )
     model.load_state_dict(fitting, strict=False)

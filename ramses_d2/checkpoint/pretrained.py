@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, load_state_dict_from_hf
 from torch import nn
 
-from ramses_d2.checkpoint.load import BACKBONE_PREFIX, read_state_dict, shortened
+from ramses_d2.checkpoint.load import BACKBONE_PREFIX, mismatches, read_state_dict, shortened
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import atomic_path, check_output
 from ramses_d2.modeling.backbones import ConvNeXtV2, TimmBackbone, pyramid, whole_network
@@ -215,8 +215,13 @@ def _fill(bottom_up: nn.Module, state: State, *, place: str, name_key: str) -> i
     own = {readings[key]: tensor for key, tensor in own.items()}
     _check_size(own, expected, place, f"{name_key} says {bottom_up.timm_name}")
     own = _with_timm_names(own, names.values(), whole)
-    needed = {names[key]: tensor for key, tensor in network.items()}
-    problems = _problems(own, needed, expected, whole.pretrained_cfg.get("classifier"))
+    # What the backbone needs must be there; of what it does not need, all but the classifier must be of this network
+    classifier = whole.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    needed = {names[key]: tensor.shape for key, tensor in network.items()}
+    there = {k: t for k, t in own.items() if k in needed or not (k.startswith(heads) or _NOT_BACKBONE.match(k))}
+    wanted = {key: shape for key, shape in needed.items() if key in there or not key.endswith(_COUNTER)}
+    problems = mismatches(there, {key: expected[key].shape for key in there if key in expected} | wanted)
     if problems:
         raise RamsesError(f"{place} does not fit {bottom_up.timm_name}: {shortened(problems)}")
     tensors = {key: own[name] for key, name in names.items() if name in own}
@@ -251,21 +256,6 @@ def _check_size(state: State, expected: State, place: str, wish: str) -> None:
             f"{place} has a stem of {stem.shape[-1]}x{stem.shape[-1]} px, this network one of {side}x{side}: change "
             f'MODEL.CONVNEXTV2.STEM, the published weights need "patch"'
         )
-
-
-def _problems(state: State, needed: State, expected: State, classifier: str | Collection[str] | None) -> list[str]:
-    """Where the tensors of a file differ from those a backbone needs, and from the rest of the whole network."""
-    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or ()))
-    problems = [f"{key} is missing" for key in needed if key not in state and not key.endswith(_COUNTER)]
-    for key, tensor in state.items():
-        wanted = needed.get(key, expected.get(key))
-        if key not in needed and (key.startswith(heads) or _NOT_BACKBONE.match(key)):
-            continue
-        if wanted is None:
-            problems.append(f"{key} is unknown")
-        elif tensor.shape != wanted.shape:
-            problems.append(f"{key} is {tuple(tensor.shape)} instead of {tuple(wanted.shape)}")
-    return problems
 
 
 def _with_pyramid(cfg: CfgNode, bottom_up: Backbone, node: str) -> Backbone:

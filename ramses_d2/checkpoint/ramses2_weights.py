@@ -19,7 +19,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ramses_d2.checkpoint.load import load_weights, read_state_dict, shortened
+from ramses_d2.checkpoint.load import load_weights, mismatches, read_state_dict, shortened
 from ramses_d2.checkpoint.ramses2_config import cfg_to_ramses2, ramses2_to_overrides
 from ramses_d2.config import load_config
 from ramses_d2.errors import RamsesError
@@ -104,18 +104,9 @@ def from_ramses2(state: State, cfg: CfgNode, ours: State) -> dict[str, torch.Ten
 
     names = tensor_names(cfg, ours)
     shapes = {original: _original_shape(original, ours[key]) for key, original in names.items()}
-    problems = {
-        "missing": [name for name in shapes if name not in found],
-        "unknown": [name for name in found if name not in shapes and name not in set(unused)],
-        "of another shape": [
-            f"{name} {tuple(found[name].shape)} instead of {shape}"
-            for name, shape in shapes.items()
-            if name in found and tuple(found[name].shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        told = "; ".join(f"{len(items)} {what}: {shortened(items)}" for what, items in problems.items() if items)
-        raise RamsesError(f"not the weights of this config's network ({len(shapes)} tensors): {told}")
+    problems = mismatches({name: tensor for name, tensor in found.items() if name not in unused}, shapes)
+    if problems:
+        raise RamsesError(f"not the {len(shapes)} tensors of this config's network: {shortened(problems)}")
     return {key: found[original].reshape(ours[key].shape).clone() for key, original in names.items()}
 
 
