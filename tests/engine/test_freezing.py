@@ -158,11 +158,11 @@ def test_the_second_stage_leaves_the_segmentation_bit_for_bit() -> None:
     item = training_item(blocks(16, 24, 5))
     images = model._batch([item])
     with torch.no_grad():
-        cells, features, geometry, _ = model.eval()._network(images)
+        cells, features, geometry, _ = model.eval().raw_outputs(images)
     freeze(model, SEGMENTATION)
     train(model, 3)
     with torch.no_grad():
-        new_cells, new_features, new_geometry, _ = model.eval()._network(images)
+        new_cells, new_features, new_geometry, _ = model.eval().raw_outputs(images)
     assert torch.equal(cells.class_logits, new_cells.class_logits)
     assert torch.equal(cells.kernels, new_cells.kernels)
     assert torch.equal(features, new_features)

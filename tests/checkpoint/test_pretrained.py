@@ -38,48 +38,45 @@ from tests.checkpoint.convnextv2_files import (
 )
 
 
-@pytest.mark.parametrize("head", [True, False], ids=["fine-tuned", "fcmae"])
+def load_official(backbone: nn.Module, tmp_path: Path, state: dict[str, torch.Tensor]) -> nn.Module:
+    load_backbone(backbone, save(tmp_path / "official.pt", {"model": state, "epoch": 799}), key=KEY)
+    return backbone
+
+
+@pytest.mark.parametrize("has_head", [True, False], ids=["fine-tuned", "fcmae"])
 def test_an_official_file_gives_the_features_of_the_paper(
-    tmp_path: Path, head: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, has_head: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    depths, dims = FEMTO
-    state = official(depths, dims, head)
-    image = torch.randn(2, 3, 64, 96)
-    backbone = build_published("convnextv2_femto")
+    state, image = official(*FEMTO, has_head), torch.randn(2, 3, 64, 96)
     with caplog.at_level(logging.INFO, "ramses_d2"):
-        load_backbone(backbone, save(tmp_path / "official.pt", {"model": state}), key=KEY)
-    assert_same_features(backbone, convnextv2(state, depths, image), image)
-    count = len(backbone.state_dict())
-    assert [f"all {count} tensors" in record.message for record in caplog.records] == [True]
+        backbone = load_official(build_published("convnextv2_femto"), tmp_path, state)
+    assert_same_features(backbone, convnextv2(state, FEMTO[0], image), image)
+    assert [f"all {len(backbone.state_dict())} tensors" in message for message in caplog.messages] == [True]
 
 
 def test_a_checkpoint_of_fcmae_pretraining_gives_the_same_network(tmp_path: Path) -> None:
-    state = official(*TINY, head=False)
-    image = torch.randn(1, 3, 64, 96)
-    backbone = build()
-    load_backbone(backbone, save(tmp_path / "checkpoint-799.pth", {"model": sparse(state), "epoch": 799}), key=KEY)
+    state, image = official(*TINY, head=False), torch.randn(1, 3, 64, 96)
+    backbone = load_official(build(), tmp_path, sparse(state))
     assert_same_features(backbone, convnextv2(state, TINY[0], image), image)
 
 
-def test_later_stages_may_be_left_out(tmp_path: Path) -> None:
-    state = official(*TINY)
-    image = torch.randn(1, 3, 64, 64)
-    backbone = build(out_features=("res3", "res4"))
-    load_backbone(backbone, save(tmp_path / "official.pt", {"model": state}), key=KEY)
+def test_later_stages_may_be_left_out_but_must_be_of_this_network(tmp_path: Path) -> None:
+    state, image = official(*TINY), torch.randn(1, 3, 64, 64)
+    backbone = load_official(build(out_features=("res3", "res4")), tmp_path, state)
     assert_same_features(backbone, convnextv2(state, TINY[0], image)[1:3], image)
+    state["stages.3.0.norm.weight"] = torch.ones(39)
+    message = refusal(build(out_features=("res2",)), save(tmp_path / "official.pt", {"model": state}))
+    assert "stages.3.blocks.0.norm.weight is (39,) instead of (40,)" in message
 
 
 def test_another_size_is_taken_when_the_config_gives_its_dims(tmp_path: Path) -> None:
     state = official(*TINY)
-    backbone = build("convnextv2_huge")
-    load_backbone(backbone, save(tmp_path / "tiny.pt", {"model": state}), key=KEY)
+    backbone = load_official(build("convnextv2_huge"), tmp_path, state)
     assert torch.equal(backbone.network.state_dict()["stem_0.weight"], state["downsample_layers.0.0.weight"])
 
 
 def test_converted_files_load_as_checkpoints_of_ours(tmp_path: Path) -> None:
-    state = official(*ATTO)
-    image = torch.randn(1, 3, 64, 64)
-    output = tmp_path / "new" / "atto.pth"
+    state, image, output = official(*ATTO), torch.randn(1, 3, 64, 64), tmp_path / "new" / "atto.pth"
     line = convert_convnextv2(save(tmp_path / "official.pt", {"model": state}), str(output))
     assert "convnextv2_atto" in line and str(output) in line and os.listdir(output.parent) == ["atto.pth"]
     content = torch.load(output, weights_only=True)["model"]
@@ -94,8 +91,7 @@ def test_converted_files_load_as_checkpoints_of_ours(tmp_path: Path) -> None:
 
 
 def test_converting_never_overwrites_unasked(tmp_path: Path) -> None:
-    weights = save(tmp_path / "official.pt", {"model": official(*ATTO)})
-    output = tmp_path / "atto.pth"
+    weights, output = save(tmp_path / "official.pt", {"model": official(*ATTO)}), tmp_path / "atto.pth"
     output.write_text("precious")
     with pytest.raises(RamsesError, match="--force"):
         convert_convnextv2(weights, str(output))
@@ -105,23 +101,24 @@ def test_converting_never_overwrites_unasked(tmp_path: Path) -> None:
 
 
 def test_converting_names_what_it_cannot_convert(tmp_path: Path) -> None:
-    odd = save(tmp_path / "odd.pt", {"model": official(*TINY)})
-    atto = save(tmp_path / "atto.pt", {"model": official(*ATTO)})
-    other = save(tmp_path / "other.pt", {"weight": torch.zeros(1)})
-    first = {key: tensor for key, tensor in official(*ATTO).items() if "grn" not in key}  # ConvNeXt V1 has these sizes
-    version1 = save(tmp_path / "convnext_atto.pt", {"model": first})
-    output = tmp_path / "out.pth"
-    for weights, name, message in (
-        (odd, None, "no published ConvNeXt V2"),
-        (version1, None, "no published ConvNeXt V2"),
-        (odd, "convnextv2_femto", r"--name says convnextv2_femto"),
-        (atto, "convnextv2_femto", r"is convnextv2_atto .*--name says convnextv2_femto"),
-        (other, None, "no ConvNeXt V2"),
-        (atto, "resnet18", "not a ConvNeXt"),
+    atto = official(*ATTO)
+    files = {
+        "odd": official(*TINY),
+        "atto": atto,
+        "other": {"weight": torch.zeros(1)},
+        "version1": {key: tensor for key, tensor in atto.items() if "grn" not in key},  # it has some of these sizes
+    }
+    for name, wanted, named in (
+        ("odd", None, "published ConvNeXt V2"),
+        ("version1", None, "published ConvNeXt V2"),
+        ("odd", "convnextv2_femto", "--name says convnextv2_femto"),
+        ("atto", "convnextv2_femto", "is convnextv2_atto .*--name says convnextv2_femto"),
+        ("other", None, "other.pt holds no ConvNeXt V2"),
+        ("atto", "resnet18", "not a ConvNeXt"),
     ):
-        with pytest.raises(RamsesError, match=message):
-            convert_convnextv2(weights, str(output), name=name)
-    assert not output.exists()
+        with pytest.raises(RamsesError, match=named):
+            convert_convnextv2(save(tmp_path / f"{name}.pt", files[name]), str(tmp_path / "out.pth"), name=wanted)
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
@@ -133,7 +130,7 @@ def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_other_stems_and_dims_cannot_take_official_weights(tmp_path: Path) -> None:
     path = save(tmp_path / "official.pt", {"model": official(*TINY)})
-    assert 'MODEL.CONVNEXTV2.STEM, the published weights need "patch"' in refusal(build(stem="overlap"), path)
+    assert "MODEL.CONVNEXTV2.STEM" in refusal(build(stem="overlap"), path)
     assert "dims [8, 16, 32, 64]" in refusal(build(dims=(8, 16, 32, 64)), path)
     ours = {f"{PREFIX}{key}": tensor for key, tensor in build(stem="overlap").network.state_dict().items()}
     backbone = build(stem="overlap")
@@ -144,9 +141,8 @@ def test_other_stems_and_dims_cannot_take_official_weights(tmp_path: Path) -> No
 
 def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     state = official(*TINY)
-    lost = state.pop("stages.2.1.pwconv2.bias")
-    state["stages.2.1.extra"] = torch.zeros(1)
-    state["stages.0.0.norm.weight"] = torch.ones(7)
+    del state["stages.2.1.pwconv2.bias"]
+    state["stages.2.1.extra"], state["stages.0.0.norm.weight"] = torch.zeros(1), torch.ones(7)
     message = refusal(build(), save(tmp_path / "official.pt", {"model": state}))
     for problem in (
         "stages.2.blocks.1.mlp.fc2.bias is missing",
@@ -154,7 +150,6 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None
         "stages.0.blocks.0.norm.weight is (7,) instead of (8,)",
     ):
         assert problem in message
-    assert lost.shape == (24,)
     state["stages.0.0.dwconv.weight"] = torch.tensor(1.0)
     refusal(build(), save(tmp_path / "official.pt", {"model": state}))
 
@@ -163,24 +158,15 @@ def test_what_no_backbone_has_may_be_in_the_file(tmp_path: Path) -> None:
     state = official(*TINY)
     state |= {"head.weight": torch.zeros(21841, 40), "head.bias": torch.zeros(21841)}
     state |= {"decoder.0.pwconv1.weight": torch.zeros(32, 8), "mask_token": torch.zeros(1, 8, 1, 1)}
-    backbone = build()
-    load_backbone(backbone, save(tmp_path / "all.pt", state), key=KEY)
+    backbone = load_official(build(), tmp_path, state)
     assert torch.equal(backbone.network.state_dict()["stem_0.weight"], state["downsample_layers.0.0.weight"])
     del state["mask_token"]
-    load_backbone(backbone, save(tmp_path / "all.pt", state), key=KEY)
-
-
-def test_a_stage_that_is_not_built_must_still_be_of_this_network(tmp_path: Path) -> None:
-    state = official(*TINY)
-    state["stages.3.0.norm.weight"] = torch.ones(39)
-    message = refusal(build(out_features=("res2",)), save(tmp_path / "official.pt", {"model": state}))
-    assert "stages.3.blocks.0.norm.weight is (39,) instead of (40,)" in message
+    load_official(build(), tmp_path, state)
 
 
 def test_the_file_of_another_network_is_refused(tmp_path: Path) -> None:
     mask_rcnn = {
         "backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7),
-        "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(64, 64, 1, 1),
         "roi_heads.box_predictor.cls_score.weight": torch.zeros(81, 1024),
         "head.norm.weight": torch.zeros(320),
     }
@@ -190,19 +176,6 @@ def test_the_file_of_another_network_is_refused(tmp_path: Path) -> None:
     assert "is missing" in refusal(build(), resnet)
     message = refusal(TimmBackbone(name="resnet34"), resnet, key="MODEL.TIMM.WEIGHTS")
     assert "does not fit resnet34: layer1.2.conv1.weight is missing" in message and "more" in message
-
-
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "official.pt", {"model": official(*TINY)})
-    content = Path(path).read_bytes()
-    for length in (0, 100, len(content) // 2):
-        (tmp_path / "truncated.pt").write_bytes(content[:length])
-        assert "not a readable checkpoint" in refusal(build(), str(tmp_path / "truncated.pt"))
-    (tmp_path / "broken.safetensors").write_bytes(content[:100])
-    refusal(build(), str(tmp_path / "broken.safetensors"))
-    assert "no such weights file" in refusal(build(), str(tmp_path / "absent.pt"))
-    assert "no such weights file" in refusal(build(), str(tmp_path / "absent.safetensors"))
-    refusal(build(), save(tmp_path / "empty.pt", {"model": {}}))
 
 
 class _Trap:
@@ -215,13 +188,22 @@ class _Trap:
         return os.system, (f"touch {self.path}",)
 
 
-def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
-    evidence = tmp_path / "it-ran"
-    state = official(*TINY)
+def test_unreadable_files_are_refused_and_code_never_runs(tmp_path: Path) -> None:
+    evidence, state = tmp_path / "it-ran", official(*TINY)
+    content = Path(save(tmp_path / "official.pt", {"model": state})).read_bytes()
+    for name, damaged in (
+        *(("empty.pt", b""), ("short.pt", content[:100]), ("half.pt", content[: len(content) // 2])),
+        ("broken.safetensors", content[:100]),
+        ("plain.pt", pickle.dumps({"model": state, "args": _Trap(evidence)}, protocol=2)),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        refusal(build(), str(tmp_path / name))
+    for name in ("absent.pt", "absent.safetensors"):
+        assert "no such" in refusal(build(), str(tmp_path / name))
+    refusal(build(), save(tmp_path / "nothing.pt", {"model": {}}))
     zipped = save(tmp_path / "zipped.pt", {"model": state, "args": _Trap(evidence)})
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": state, "args": _Trap(evidence)}, protocol=2))
+    refusal(build(), zipped)
     for path in (zipped, str(tmp_path / "plain.pt")):
-        refusal(build(), path)
         with pytest.raises(RamsesError):
             convert_convnextv2(path, str(tmp_path / "out.pth"))
     assert not evidence.exists()
@@ -242,9 +224,7 @@ def randomise(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("norm", ["", "FrozenBN", "SyncBN"])
 def test_torchvision_files_give_torchvision_features(tmp_path: Path, norm: str) -> None:
     source = randomise(torchvision.models.resnet18())
-    state = {
-        key: tensor for key, tensor in source.state_dict().items() if norm or "num_batches" not in key
-    }  # old files
+    state = {key: t for key, t in source.state_dict().items() if norm or "num_batches" not in key}  # old files
     backbone = TimmBackbone(name="resnet18", norm=norm).eval()
     load_backbone(backbone, save(tmp_path / "resnet18.pth", state), key="MODEL.TIMM.WEIGHTS")
     image = torch.randn(1, 3, 64, 96)
@@ -258,23 +238,19 @@ def test_torchvision_files_give_torchvision_features(tmp_path: Path, norm: str) 
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
-        ("convnextv2_atto", ""),
-        ("regnety_002", "FrozenBN"),
-        ("mobilenetv3_small_050", "FrozenBN"),
-        ("efficientnet_lite0", ""),
-        ("hrnet_w18_small", "FrozenBN"),
-        ("cspnext_tiny", "FrozenBN"),
+        *(("convnextv2_atto", ""), ("regnety_002", "FrozenBN"), ("mobilenetv3_small_050", "FrozenBN")),
+        *(("efficientnet_lite0", ""), ("hrnet_w18_small", "FrozenBN"), ("cspnext_tiny", "FrozenBN")),
     ],
 )
 def test_files_of_timm_fill_every_tensor(tmp_path: Path, name: str, norm: str) -> None:
     source = randomise(timm.create_model(name, features_only=True))
     whole = timm.create_model(name, num_classes=7)
     # the feature network is a part of the whole one: give both the same values, in order, where shapes agree
-    values = list(source.state_dict().items())
+    values = list(source.state_dict().values())
     position = 0
     for tensor in whole.state_dict().values():
-        if position < len(values) and tensor.shape == values[position][1].shape:
-            tensor.copy_(values[position][1])
+        if position < len(values) and tensor.shape == values[position].shape:
+            tensor.copy_(values[position])
             position += 1
     assert position == len(values), "the order of the tensors differs, this test cannot tell"
     backbone = TimmBackbone(name=name, norm=norm).eval()
@@ -295,25 +271,25 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_timm_weights_come_from_the_hub(hub_cache: Path) -> None:
-    state = official(*TINY)
+    state, image = official(*TINY), torch.randn(1, 3, 64, 64)
     folder = hub_cache / "models--timm--convnextv2_atto.fcmae_ft_in1k"
-    (folder / "refs").mkdir(parents=True)
+    snapshot = folder / "snapshots" / ("0" * 40)
+    for path in (folder / "refs", snapshot):
+        path.mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
-    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
-    backbone, image = build(), torch.randn(1, 3, 64, 64)
-    load_backbone(backbone, "timm://convnextv2_atto.fcmae_ft_in1k", key=KEY)
+    save_file(state, snapshot / "model.safetensors")
+    load_backbone(backbone := build(), "timm://convnextv2_atto.fcmae_ft_in1k", key=KEY)
     assert_same_features(backbone, convnextv2(state, TINY[0], image), image)
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("name", "named"),
     [
-        ("timm://convnextv2_atto.fcmae_ft_in1k", "cannot download timm://convnextv2_atto.fcmae_ft_in1k"),
-        ("timm://convnextv2_femto.fcmae_ft_in1k", "another network than convnextv2_atto"),
-        ("timm://convnextv2_atto.nothing", "it has convnextv2_atto.fcmae, convnextv2_atto.fcmae_ft_in1k"),
-        ("timm://", "another network"),
+        ("convnextv2_atto.fcmae_ft_in1k", "cannot download"),
+        ("convnextv2_femto.fcmae_ft_in1k", "another network than convnextv2_atto"),
+        ("convnextv2_atto.nothing", "convnextv2_atto.fcmae, convnextv2_atto.fcmae_ft_in1k"),
+        ("", "another network"),
     ],
 )
-def test_what_timm_cannot_give_is_one_line(hub_cache: Path, source: str, message: str) -> None:
-    assert message in refusal(build(), source)
+def test_what_timm_cannot_give_is_one_line(hub_cache: Path, name: str, named: str) -> None:
+    assert named in refusal(build(), f"timm://{name}")
