@@ -17,7 +17,7 @@ from PIL import Image
 
 from ramses_d2.analysis.report.build import ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
-from ramses_d2.analysis.report.files import write_report
+from ramses_d2.analysis.report.page import write_report
 from tests.analysis.report.hand_made_run import make_run, write_batches
 from tests.tools.browser import Visit, find_browser
 from tests.tools.command_line import ROOT, error_of, run_process
@@ -48,12 +48,12 @@ def test_calibrate_then_report(
     (tmp_path / "map.yaml").write_text("Ru01: Rc\n")
     options = (
         "--title T --date 2026-01-02 --factors factors.yaml --range 4 63 --sieves 4,8,16 --size inscribed"
-        " --size-factor 0.9 --weight count --gallery 1 --bootstrap images --replicates 200 --map map.yaml"
+        " --size-factor 0.9 --weight count --gallery 1 --bootstrap pictures --replicates 200 --map map.yaml"
         " --coin Coin 22.25 4"
     )
     result = report("run", "--output", "out/r.html", "--sample", "S 1", *options.split(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "16 particles in 4 pictures" in result.stdout and "wrote out/r.html, r.json and" in result.stdout
+    assert "16 particles in 4 images" in result.stdout and "wrote out/r.html, r.json and" in result.stdout
     assert "warning: 1 particle of unknown mass" in result.stderr
     assert "computed from the very batches" in result.stderr
     figures = json.loads((tmp_path / "out/r.json").read_text())
@@ -102,7 +102,7 @@ def test_help_has_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_wrong_input(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(tmp_path, images=2, coin=False)
+    make_run(tmp_path, image_files=2, coin=False)
     (tmp_path / "empty.json").write_text('{"images": []}')
     for name in ("there.html", "there.yaml"):
         (tmp_path / name).write_text("mine")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ramses_d2.analysis.intervals import Resampling
 from ramses_d2.analysis.report.build import Report, ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
-from ramses_d2.analysis.report.files import write_report
+from ramses_d2.analysis.report.page import write_report
 from tests.analysis.report.hand_made_run import make_run, write_batches
 
 MINIMAL = ["baseimg", "label", "res", "class", "x0", "x1", "y0", "y1", "area", "mass", "score"]

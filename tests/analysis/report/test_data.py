@@ -45,7 +45,7 @@ def test_images_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
     (tmp_path / "data/images").rename(tmp_path / "elsewhere")
     assert not any(image.path for image in read_run(run).images)
     assert all(image.path for image in read_run(run, tmp_path / "elsewhere").images)
-    with pytest.raises(RamsesError, match="no such folder of pictures"):
+    with pytest.raises(RamsesError, match="no such folder of images"):
         read_run(run, tmp_path / "nowhere")
 
 
@@ -77,6 +77,4 @@ def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
     found = read_run(run)
     assert find_batches(found).several
     report = build_report(found, ReportOptions(), find_batches(found))
-    assert report.no_comparison == (
-        "several metadata.json lie beside the images: name the one that is meant with --batch"
-    )
+    assert report.no_comparison.startswith("several metadata.json lie beside the images")

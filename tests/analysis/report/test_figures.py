@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ramses_d2.analysis.report import figures as report_figures
+from ramses_d2.analysis.report import charts
 from ramses_d2.analysis.report.build import Report
 from tests.analysis.report.hand_made_report import make_report
 
@@ -20,21 +20,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture
-def figures(report: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+def figures(report: Report) -> dict[str, Figure]:
     """The charts before they become SVG."""
-    monkeypatch.setattr(report_figures, "to_svg", lambda figure, name, title: figure)
     masses = report.run.table["mass"].dropna().to_numpy()
-    return {
-        "composition": report_figures.composition_chart(report.composition),
-        "grading": report_figures.grading_chart(report.grading, report.band),
-        "groups": report_figures.group_chart(report.groups),
-        "histograms": report_figures.histograms({"mass, g": masses, "size, mm": np.array([5.0])}),
-        "comparison": report_figures.comparison_chart(report.comparison),
+    values = {
+        charts.composition_chart: [report.composition],
+        charts.grading_chart: [report.grading, report.band],
+        charts.group_chart: [report.gradings],
+        charts.histograms: [{"mass, g": masses, "size, mm": np.array([5.0])}],
+        charts.comparison_chart: [report.comparison],
     }
+    drawn = {draw.__name__: Figure() for draw in values}
+    for draw, of in values.items():
+        draw(drawn[draw.__name__], *of)
+    return drawn
 
 
 def test_bars_and_their_intervals(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["composition"].axes
+    (axes,) = figures["composition_chart"].axes
     table = report.composition.constituents.iloc[:6]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(list(100 * table["fraction"]))
     ends = [segment[:, 0] for segment in axes.collections[0].get_segments()]
@@ -44,7 +47,7 @@ def test_bars_and_their_intervals(report: Report, figures: dict[str, Figure]) ->
 
 
 def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["grading"].axes
+    (axes,) = figures["grading_chart"].axes
     lines = {line.get_label(): line for line in axes.lines}
     sizes, passing = lines["particles"].get_data()
     openings, at_sieves = lines["sieves"].get_data()
@@ -65,10 +68,10 @@ def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figu
 
 
 def test_constituents_differ_without_colour(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["groups"].axes
-    assert [line.get_label() for line in axes.lines] == list(report.groups)
+    (axes,) = figures["group_chart"].axes
+    assert [line.get_label() for line in axes.lines] == list(report.gradings)
     assert len({line.get_marker() for line in axes.lines}) == len({line.get_linestyle() for line in axes.lines}) == 4
-    for line, grading in zip(axes.lines, report.groups.values(), strict=True):
+    for line, grading in zip(axes.lines, report.gradings.values(), strict=True):
         np.testing.assert_allclose(line.get_ydata()[-1], 100 * grading.sieves["passing"].iloc[-1])
 
 
@@ -78,7 +81,7 @@ def test_histograms_count_every_particle(report: Report, figures: dict[str, Figu
 
 
 def test_comparison_points(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["comparison"].axes
+    (axes,) = figures["comparison_chart"].axes
     points = {line.get_label(): line.get_data() for line in axes.lines if line.get_label() != "equal"}
     for row in report.comparison.per_batch.itertuples():
         weighed, predicted = points[row[2]]
@@ -93,17 +96,17 @@ def test_comparison_points(report: Report, figures: dict[str, Figure]) -> None:
 def test_ticks_are_plain_numbers(low: float, high: float, ticks: list[str]) -> None:
     axes = Figure().add_subplot()
     axes.set(xscale="log", xlim=(low, high))
-    report_figures._plain_log_ticks(axes, low, high)
+    charts.plain_log_ticks(axes.xaxis, low, high)
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert set(ticks) <= set(shown) and 4 <= len(shown) <= 12
 
 
 def test_patterns_reach_the_page(report: Report) -> None:
-    svg = report_figures.composition_chart(report.composition)
+    svg = charts.to_svg(3, charts.composition_chart, report.composition)
     patterns = re.findall(r"<pattern.*?</pattern>", svg, re.DOTALL)
     assert len({re.sub(r'(?:id|fill|style)="[^"]*"', "", pattern) for pattern in patterns}) == 6
 
 
 def test_a_dollar_in_a_class_is_a_dollar(report: Report) -> None:
     rows = report.comparison.per_batch.replace({"class": {"Rc": "R$c$"}})
-    assert ">R$c$</text>" in report_figures.comparison_chart(replace(report.comparison, per_batch=rows))
+    assert ">R$c$</text>" in charts.to_svg(3, charts.comparison_chart, replace(report.comparison, per_batch=rows))

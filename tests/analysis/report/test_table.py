@@ -8,35 +8,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.report.table import NOTHING, ReportTable, count, items, number, plain, span, text
-from ramses_d2.analysis.report.words import many, percent_text, sentence
+from ramses_d2.analysis.report.build import many, percent_text, sentence
+from ramses_d2.analysis.report.tables import NOTHING, page_table
 
 
 @pytest.mark.parametrize(
-    ("column", "data", "texts"),
+    ("form", "data", "texts"),
     [
-        (number("a", "a"), [1234.5, -3.25, np.nan], ["1\u202f234", "\u22123", NOTHING]),
-        (number("a", "a"), [12.345, 0.1], ["12.35", "0.10"]),
-        (number("a", "a"), [0.1234, 0.0], ["0.123", "0.000"]),
-        (number("a", "a"), [0.0, np.nan], ["0", NOTHING]),
-        (number("a", "a", 1, sign=True), [0.04, 2.0, -2.0], ["0.0", "+2.0", "\u22122.0"]),
-        (count("a", "a"), [1000, None], ["1\u202f000", NOTHING]),
-        (plain("a", "a"), [0.063, 31.5, 4.0], ["0.063", "31.5", "4"]),
-        (text("a", "a"), ["", "x", None], ["", "x", NOTHING]),
-        (items("a", "a"), ["Rb10- 1 %; Rb30- 9 %"], ["Rb10\u2011\u00a01\u00a0% · Rb30\u2011\u00a09\u00a0%"]),
+        (",.?f", [1234.5, -3.25, np.nan], ["1\u202f234", "\u22123", NOTHING]),
+        (",.?f", [12.345, 0.1], ["12.35", "0.10"]),
+        (",.?f", [100.0, 99.0], ["100.0", "99.0"]),
+        (",.?f", [0.1234, 0.0], ["0.123", "0.000"]),
+        (",.?f", [0.0, np.nan], ["0", NOTHING]),
+        ("+,.1f", [0.04, 2.0, -2.0, np.inf], ["0.0", "+2.0", "\u22122.0", "\u221e"]),
+        (",.0f", [1000, None], ["1\u202f000", NOTHING]),
+        ("g", [0.063, 31.5, 4.0], ["0.063", "31.5", "4"]),
+        ("text", ["", "x", None], ["", "x", NOTHING]),
+        ("list", ["Rb10- 1 %; Rb30- 9 %"], ["Rb10\u2011\u00a01\u00a0% · Rb30\u2011\u00a09\u00a0%"]),
     ],
 )
-def test_texts(column: Any, data: list[Any], texts: list[str]) -> None:
-    assert column.texts(pd.DataFrame({"a": data})) == texts
+def test_texts(form: str, data: list[Any], texts: list[str]) -> None:
+    is_number = form not in ("text", "list")
+    rows = page_table(pd.DataFrame({"a": data}), [("a", "size, mm", form)], {})
+    assert rows == [[(text, is_number)] for text in ["size,\u00a0mm", *texts]]
 
 
-def test_range_and_total() -> None:
+def test_range_total_and_columns_without_text() -> None:
     data = pd.DataFrame({"name": ["x", "y"], "low": [1.0, np.nan], "high": [2.5, np.nan], "note": ["", ""]})
-    table = ReportTable(
-        "t", "c", data, [text("name", "n"), span("low", "high", "r", 1), text("note", "e")], {"name": "all"}
-    )
-    assert table.rows() == [[("x", False), ("1.0\u00a0–\u00a02.5", True)], [("y", False), (NOTHING, True)]]
-    assert table.total_row() == [("all", False), ("", True)]
+    columns = [("name", "n", "text"), ("low high", "r", ",.1f"), ("note", "e", "text"), ("absent", "a", ",.1f")]
+    assert page_table(data, columns, {"name": "all", "note": "?"}) == [
+        [("n", False), ("r", True)],
+        [("x", False), ("1.0\u00a0–\u00a02.5", True)],
+        [("y", False), (NOTHING, True)],
+        [("all", False), ("", True)],
+    ]
 
 
 def test_words() -> None:
@@ -44,8 +49,8 @@ def test_words() -> None:
         "Unknown mass: 2 particles (0.2\u00a0% by number, 5\u00a0% by area)."
     )
     assert percent_text(0.95) == "95\u00a0%" and percent_text(-0.0123, 1, sign=True) == "\u22121.2\u00a0%"
-    assert [many(1, "batch", "batches"), many(2, "batch", "batches"), many(0, "picture")] == [
+    assert [many(1, "batch", "batches"), many(2, "batch", "batches"), many(0, "image")] == [
         "1 batch",
         "2 batches",
-        "0 pictures",
+        "0 images",
     ]
