@@ -199,15 +199,13 @@ def _gradings(table: pd.DataFrame, options: ReportOptions, common: dict[str, Any
 
 def _size_note(table: pd.DataFrame, options: ReportOptions, common: dict[str, Any]) -> str:
     """That the composition counts sizes which EN 933-11 leaves out, if it does."""
-    if options.size_range is not None or table.empty:
-        return ""
+    smallest, largest = _EN_RANGE
     try:
         rows = take_sample(table, **common, size=options.size).rows
     except RamsesError:  # no sizes
         return ""
-    smallest, largest = _EN_RANGE
     outside = rows[passes(rows["size_mm"], smallest) | ~passes(rows["size_mm"], largest)]
-    if outside.empty:
+    if options.size_range is not None or outside.empty:
         return ""
     total = rows["weight"].sum()
     of_mass = f" and {outside['weight'].sum() / total:.1%} of the mass" if total > 0 else ""
@@ -256,26 +254,20 @@ def _warnings(report: Report) -> Iterator[str]:
     unused = [name for name in options.mapping.own if name not in set(run.table["class"])]
     if unused:
         listed = ", ".join(unused[:5])
-        yield (
-            f"The constituent map names {many(len(unused), 'class', 'classes')} that nothing here has: {listed};"
-            " classes it does not name count as usual."
-        )
+        yield f"The constituent map names {listed}, which nothing here has; classes it does not name count as usual."
     if table.empty:
         yield "No particle was found: there are no values."
     differing = [i for i in run.images if abs(i.resolution / i.listed_resolution - 1) > _SAME_RESOLUTION]
     if differing:
-        first = differing[0]
+        first, number = differing[0], many(len(differing), "image")
         yield (
-            f"{many(len(differing), 'image')} predicted with another resolution than metadata.json lists, such as"
-            f" {first.file_name} with {first.resolution:g} instead of {first.listed_resolution:g} px/mm: grams and"
-            " millimetres are wrong if metadata.json is right."
+            f"{number} predicted with another resolution than metadata.json lists, such as {first.file_name} with"
+            f" {first.resolution:g} instead of {first.listed_resolution:g} px/mm: wrong grams and mm if that is right"
         )
     unknown = run.table.loc[run.table["res"].isna(), "baseimg"].nunique()
     if unknown:
-        yield (
-            f"{many(unknown, 'image')} of unknown resolution, so without grams and millimetres: predict again with"
-            " --resolution"
-        )
+        yield f"{many(unknown, 'image')} of unknown resolution, without grams and mm: predict again with --resolution"
+    usable = sum(coin.usable > 0 for coin in report.coins)
     doubtful = [coin for coin in report.coins if coin.warning]
     if len(doubtful) == 1:
         yield f"Coin: {doubtful[0].message}"
@@ -283,28 +275,24 @@ def _warnings(report: Report) -> Iterator[str]:
         deviations = [100 * coin.deviation for coin in doubtful if np.isfinite(coin.deviation)]
         by = f" (median {np.median(deviations):+.1f} %)" if deviations else ""
         yield (
-            f"Coins tell another resolution than the one given in {len(doubtful)} of"
-            f" {sum(coin.usable > 0 for coin in report.coins)} images with a usable coin{by}: check the resolution,"
-            " because lengths go with it and grams with its square."
+            f"Coins tell another resolution than the one given in {len(doubtful)} of {usable} images with a usable"
+            f" coin{by}: check the resolution, because lengths go with it and grams with its square."
         )
-    massless, cut = table[table["mass"].isna()], cut_by_edge(table)
-    if len(massless):
-        share = f"{len(massless) / len(table):.1%} of all"
-        yield f"{many(len(massless), 'particle')} of unknown mass ({share}), listed apart and in no share of the mass."
+    massless, cut = int(table["mass"].isna().sum()), cut_by_edge(table)
+    if massless:
+        share = f"{massless / len(table):.1%} of all"
+        yield f"{many(massless, 'particle')} of unknown mass ({share}), listed apart and in no share of the mass."
     if cut is not None and cut.any():
-        total = table["mass"].sum()
+        total, number = table["mass"].sum(), many(int(cut.sum()), "particle")
         grams = f" and {table.loc[cut, 'mass'].sum() / total:.1%} of the grams" if total > 0 else ""
         yield (
-            f"{many(int(cut.sum()), 'particle')} cut by the edge of the image ({cut.mean():.1%} of the number{grams}):"
-            " what lies outside is neither weighed nor measured."
+            f"{number} cut by the edge of the image ({cut.mean():.1%} of the number{grams}): what lies outside is"
+            " neither weighed nor measured."
         )
     if factors is not None:
-        yield (
-            f"Predicted grams were multiplied by the correction factors of {factors.name or 'a calibration'};"
-            " intervals do not include how uncertain the factors are."
-        )
-        without = sorted(set(table["class"]) - set(factors.classes))
-        if without:
+        name = factors.name or "a calibration"
+        yield f"Grams were multiplied by the correction factors of {name}, whose uncertainty is in no interval."
+        if without := sorted(set(table["class"]) - set(factors.classes)):
             yield f"No correction factor for {', '.join(without)}: their grams are as predicted."
         own, theirs = run.weights.get("sha256"), (factors.origin.get("weights") or {}).get("sha256")
         if own and theirs and own != str(theirs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Collection
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.analysis.report.data import Run, RunImage
+from ramses_d2.analysis.report.data import Run
 from ramses_d2.analysis.sample import cut_by_edge
 from ramses_d2.data.images import read_image, read_label_image
 from ramses_d2.draw import draw_instances, plain_number
@@ -41,56 +40,57 @@ class GalleryPart(NamedTuple):
     title: str
     explanation: str
     cut_outs: list[CutOut]
-    missing: str = ""
+    missing: str
 
 
 def make_gallery(run: Run, number: int, scale_classes: Collection[str] = ()) -> list[GalleryPart]:
     """The largest, least certain and edge-cut particles, ``number`` of each; coins are among the least certain only."""
-    table = run.table
-    weighed = table["mass"].notna().any()
-    ordered = table.sort_values("mass" if weighed else "area", ascending=False, kind="stable", na_position="last")
+    table, order = run.table, "mass" if run.table["mass"].notna().any() else "area"
+    ordered = table.sort_values(order, ascending=False, kind="stable", na_position="last")
     largest = ordered[~ordered["class"].isin(scale_classes)]
     doubtful = table[table["score"].notna()].sort_values("score", kind="stable")
     is_cut = cut_by_edge(largest)
     cut = largest.iloc[:0] if is_cut is None else largest[is_cut]
     no_cut = "no column edge in annotations.csv tells them" if is_cut is None else "no particle touches an edge"
     chosen = [
-        ("Largest", f"by {'grams' if weighed else 'area'}", largest, "there are no particles"),
+        ("Largest", f"by {'grams' if order == 'mass' else order}", largest, "there are no particles"),
         ("Least certain", "lowest scores", doubtful, "no particle has a score"),
         ("Cut by the edge of the image", f"the largest of {len(cut)}", cut, no_cut),
     ]
     rows = pd.concat([part.head(number) for _, _, part, _ in chosen])
-    cut_outs = _cut_all(run, rows[~rows.index.duplicated()])
-    parts = []
-    for title, explanation, part, why in chosen:
+    cut_outs, parts = _cut_all(run, rows[~rows.index.duplicated()]), []
+    for title, explanation, part, missing in chosen:
         wanted = part.index[:number]
         found = [cut_outs[index] for index in wanted if index in cut_outs]
-        lost = len(wanted) - len(found)
-        missing = f"{lost} of {len(wanted)} cannot be shown: their image or label image was not found" if lost else ""
-        parts.append(GalleryPart(title, explanation, found, missing if len(part) else why))
+        if len(wanted):
+            lost = f"{len(wanted) - len(found)} of {len(wanted)}"
+            missing = f"{lost} cannot be shown: their image or label image was not found"
+            missing = missing if len(found) < len(wanted) else ""
+        parts.append(GalleryPart(title, explanation, found, missing))
     return parts
 
 
 def _cut_all(run: Run, rows: pd.DataFrame) -> dict[int, CutOut]:
     """Cut-outs by index of the row; every image is read once."""
     cut_outs = {}
-    for file_name, part in rows.groupby("baseimg", sort=False):
-        # Images of two folders may have one name: the label image tells them apart
-        for image in (option for option in run.images if option.file_name == file_name):
-            loaded = _load(run.folder, image)
-            for index, row in part[~part.index.isin(list(cut_outs))].iterrows() if loaded else ():
-                if (source := cut_out(*loaded, row)) is not None:
-                    cut_outs[index] = CutOut(source, _name(row), f"{file_name} no. {row['label']:.0f}")
+    # Images of two folders may have one name: the label image tells them apart
+    for image in run.images:
+        left = rows[(rows["baseimg"] == image.file_name) & ~rows.index.isin(list(cut_outs))]
+        if left.empty:
+            continue
+        try:  # the run's overlay stands in for an image that was not found
+            labels = read_label_image(run.folder / "labels" / f"{image.name}.png")
+            pixels = read_image(image.path or run.folder / "overlays" / f"{image.name}.jpg")
+        except (RamsesError, OSError):
+            continue
+        for index, row in left.iterrows():
+            if (source := cut_out(pixels, labels, row)) is not None:
+                length = row.get("feret_max_mm", row.get("length_mm", np.nan))
+                known = [(row["mass"], "g"), (length, "mm")]
+                words = [row["class"], *(f"{plain_number(value, 3)} {unit}" for value, unit in known if value == value)]
+                words += [f"score {row['score']:.2f}"] if row["score"] == row["score"] else []
+                cut_outs[index] = CutOut(source, " · ".join(words), f"{image.file_name} no. {row['label']:.0f}")
     return cut_outs
-
-
-def _load(folder: Path, image: RunImage) -> tuple[np.ndarray, np.ndarray] | None:
-    """Image (H, W, 3) and label image (h, w); the run's overlay stands in for an image that was not found."""
-    try:
-        labels = read_label_image(folder / "labels" / f"{image.name}.png")
-        return read_image(image.path or folder / "overlays" / f"{image.name}.jpg"), labels
-    except (RamsesError, OSError):
-        return None
 
 
 def cut_out(image: np.ndarray, labels: np.ndarray, row: pd.Series) -> str | None:
@@ -98,15 +98,11 @@ def cut_out(image: np.ndarray, labels: np.ndarray, row: pd.Series) -> str | None
 
     ``image`` (H, W, 3) uint8 shows the same view as ``labels`` (h, w), in which the box of ``row`` lies.
     """
-    box = row.reindex(["x0", "x1", "y0", "y1"]).astype(float)
-    if box.isna().any():
-        return None
-    x0, x1, y0, y1 = box.clip(lower=0).astype(int)
+    box, (height, width) = row.reindex(["x0", "x1", "y0", "y1"]).astype(float), labels.shape
+    x0, x1, y0, y1 = box.fillna(0).clip(0, [height, height, width, width]).astype(int)
     if not (labels[x0:x1, y0:y1] == int(row["label"])).any():
         return None
     # A square around the particle, moved inside the image
-    height, width = labels.shape
-    x1, y1 = min(x1, height), min(y1, width)
     side = max(_SMALLEST_SIDE, round(_MARGIN * max(x1 - x0, y1 - y0)))
     top, left = max(0, min((x0 + x1 - side) // 2, height - side)), max(0, min((y0 + y1 - side) // 2, width - side))
     bottom, right = min(height, top + side), min(width, left + side)
@@ -125,11 +121,3 @@ def cut_out(image: np.ndarray, labels: np.ndarray, row: pd.Series) -> str | None
     stream = io.BytesIO()
     Image.fromarray(small).save(stream, "JPEG", quality=_JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _name(row: pd.Series) -> str:
-    """Class and, as far as they are known, grams, length and score."""
-    size = row.get("feret_max_mm", row.get("length_mm", np.nan))
-    units = ((row["mass"], "g"), (size, "mm"))
-    parts = [row["class"], *(f"{plain_number(value, 3)} {unit}" for value, unit in units if pd.notna(value))]
-    return " · ".join(parts + ([f"score {row['score']:.2f}"] if pd.notna(row["score"]) else []))

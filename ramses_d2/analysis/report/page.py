@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from ramses_d2.analysis.report.gallery import make_gallery
 from ramses_d2.analysis.report.tables import TABLE_NAMES, cell_text, page_table, report_tables
 from ramses_d2.draw import plain_number
 from ramses_d2.errors import RamsesError, file_errors_are_one_line
-from ramses_d2.files import atomic_path, read_json
+from ramses_d2.files import atomic_path
 
+_MARKER = '"format": "ramses-report"'
 _LONGEST_ON_PAGE = 20  # rows; longer tables are for the CSV file only
 _PAGES = Environment(
     loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -70,7 +71,7 @@ def check_output(output: str | Path, *, force: bool) -> Path:
     if page.suffix.lower() != ".html":
         raise RamsesError(f"--output {output}: give the name of an .html file; JSON and CSV files go beside it")
     there, values = _earlier_files(page), page.with_suffix(".json")
-    if values in there and not _is_report(values):
+    if values.is_file() and _MARKER not in values.read_text(encoding="utf-8", errors="replace"):
         raise RamsesError(
             f"{values} is not of a report, and would be replaced: choose another --output than {page.name}"
         )
@@ -83,12 +84,6 @@ def _earlier_files(page: Path) -> list[Path]:
     """What a report of this name may have left."""
     names = [page, page.with_suffix(".json"), *(page.with_name(f"{page.stem}_{name}.csv") for name in TABLE_NAMES)]
     return [path for path in names if path.exists()]
-
-
-def _is_report(path: Path) -> bool:
-    with suppress(RamsesError, AttributeError):
-        return read_json(path).get("format") == "ramses-report"
-    return False
 
 
 def write_files(contents: Mapping[Path, str]) -> None:

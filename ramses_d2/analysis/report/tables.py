@@ -29,13 +29,8 @@ _COIN_COLUMNS = ["picture", "coins", "usable", "given", "from_area", "from_axes"
 def report_tables(report: Report) -> dict[str, pd.DataFrame]:
     """All tables that the report has values for, by name."""
     composition, grading, comparison = report.composition, report.grading, report.comparison
-    found = {
-        "composition": percent(composition.constituents),
-        "sums": percent(composition.sums),
-        "classes": percent(composition.classes),
-        "left_out": percent(composition.left_out),
-    }
-    found = {name: table for name, table in found.items() if len(table)}
+    found = {"composition": percent(composition.constituents), "sums": percent(composition.sums)}
+    found |= {name: percent(part) for name in ("classes", "left_out") if len(part := getattr(composition, name))}
     limits, summary = percent(report.categories.table), percent(report.categories.summary)
     certainties = _certainties(limits)
     found["categories"] = summary.assign(certainties=[certainties.get(group, "") for group in summary["group"]])
