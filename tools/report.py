@@ -46,13 +46,7 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     add("--pictures", metavar="DIR", help="where the images are, if they have been moved")
     add("--factors", metavar="FILE", help="correction factors, written by the calibrate command")
     coin = (COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G)
-    add(
-        "--coin",
-        nargs=3,
-        metavar=("CLASS", "MM", "G"),
-        default=coin,
-        help="coin that tells the resolution; %(default)s",
-    )
+    add("--coin", nargs=3, metavar=("CLASS", "MM", "G"), default=coin, help="that tells the resolution; %(default)s")
 
     add = parser.add_argument_group("values").add_argument
     add("--map", metavar="FILE", help="YAML file, class: constituent; classes it does not name count as usual")

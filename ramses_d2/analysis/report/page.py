@@ -26,14 +26,8 @@ _LONGEST_ON_PAGE = 20  # rows; longer tables are for the CSV file only
 _PAGES = Environment(
     loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_PAGES.filters |= {
-    "cell": cell_text,
-    "many": many,
-    "percent": percent_text,
-    "plain": plain_number,
-    "sentence": sentence,
-}
-_PAGES.filters |= {"page_table": page_table, "shell": shlex.join, "effective": effective_number, "median": np.median}
+_FILTERS = (cell_text, effective_number, many, page_table, percent_text, plain_number, sentence)
+_PAGES.filters |= {made.__name__: made for made in _FILTERS} | {"shell": shlex.join, "median": np.median}
 
 
 def write_report(report: Report, output: str | Path, *, force: bool = False) -> list[Path]:
