@@ -26,7 +26,7 @@ from ramses_d2.analysis.calibration import COIN_CLASS, COIN_DIAMETER_MM, COIN_MA
 from ramses_d2.analysis.intervals import IMAGES, PARTICLES, Resampling
 from ramses_d2.analysis.report.build import ReportOptions, build_report, many
 from ramses_d2.analysis.report.data import find_batches, read_run
-from ramses_d2.analysis.report.page import check_output, write_files, write_report
+from ramses_d2.analysis.report.page import check_page, write_files, write_report
 from ramses_d2.analysis.sample import CONSTITUENTS, DEFAULT_MAP, SIEVE_SERIES, WEIGHTS, SieveSize, load_map
 from ramses_d2.errors import RamsesError, exit_on_error
 
@@ -94,7 +94,7 @@ def make_report(args: argparse.Namespace, command: str) -> None:
     """Write the report and say what was written."""
     if args.gallery < 0:
         raise RamsesError(f"--gallery {args.gallery}: give a number of particles, 0 for none")
-    check_output(args.output, force=args.force)
+    check_page(args.output, force=args.force)
     try:
         coin = dict(zip(("coin_diameter_mm", "coin_mass_g"), map(float, args.coin[1:]), strict=True))
     except ValueError:

@@ -35,7 +35,7 @@ def write_report(report: Report, output: str | Path, *, force: bool = False) -> 
 
     ``force`` replaces an earlier report of this name; its tables that this one lacks are removed.
     """
-    page = check_output(output, force=force)
+    page = check_page(output, force=force)
     values = json.dumps(report.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     contents = {page: "", page.with_suffix(".json"): values}
     tables, options = report_tables(report), report.options
@@ -59,7 +59,7 @@ def write_report(report: Report, output: str | Path, *, force: bool = False) -> 
     return list(contents)
 
 
-def check_output(output: str | Path, *, force: bool) -> Path:
+def check_page(output: str | Path, *, force: bool) -> Path:
     """The path of the page, if a report may be written there; only files of a report are ever replaced."""
     page = Path(output)
     if page.suffix.lower() != ".html":
