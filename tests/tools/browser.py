@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-import fcntl
+import html
 import json
-import os
+import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-    *("--disable-background-networking", "--remote-debugging-pipe"),
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--virtual-time-budget=5000",
+    "--window-size=1000,800",
+    "--dump-dom",
 )
-# Chromium talks on the files 3 and 4; a shell or preexec_fn cannot put them there safely
-_LAUNCH = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
-)
+# In front of the page: whatever it asks for is refused and noted, as are its errors and warnings
+_WATCH = """<meta http-equiv="Content-Security-Policy" content="default-src 'unsafe-inline'; img-src data:">
+<script>
+const seen = {console: [], requests: []};
+addEventListener("error", event => seen.console.push(event.message || "error"), true);
+addEventListener("unhandledrejection", event => seen.console.push(String(event.reason)));
+addEventListener("securitypolicyviolation", event => seen.requests.push(event.blockedURI));
+for (const kind of ["error", "warn", "assert"]) console[kind] = (...words) => seen.console.push(words.join(" "));
+</script>"""
+# A little later, for what the layout asks for
+_TELL = """<script>addEventListener("load", () => setTimeout(() => {
+  const told = document.createElement("pre");
+  told.id = "told";
+  told.textContent = JSON.stringify({...seen, value: EXPRESSION});
+  document.body.append(told);
+}, 500))</script>"""
 
 
 class Visit(NamedTuple):
-    """Errors and warnings in the console, URLs that the page asked for (no data URIs), value of the expression."""
+    """Errors and warnings of the page, URLs that it asked for (no data URIs), value of the expression."""
 
     console: list[str]
     requests: list[str]
@@ -37,68 +53,12 @@ def find_browser() -> str | None:
 
 
 def visit(browser: str, page: Path, expression: str) -> Visit:
-    """Open a page and evaluate a JavaScript expression (a JSON text) in it, by the DevTools protocol on a pipe."""
-    command_end, ours_out = os.pipe()
-    ours_in, event_end = os.pipe()
-    # Above 3 and 4, so that putting one there does not overwrite the other
-    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (command_end, event_end)]
-    profile = page.with_name(f"{page.stem}-browser-profile")
-    command = [sys.executable, "-c", _LAUNCH, *map(str, theirs), browser, *_FLAGS, f"--user-data-dir={profile}"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, pass_fds=theirs, **quiet)
-    for end in (command_end, event_end, *theirs):
-        os.close(end)
-    try:
-        return _talk(ours_out, _messages(ours_in), page.resolve().as_uri(), expression)
-    finally:
-        os.close(ours_out)
-        os.close(ours_in)
-        process.kill()
-        process.wait()
-        shutil.rmtree(profile, ignore_errors=True)
-
-
-def _messages(descriptor: int) -> Iterator[dict[str, Any]]:
-    """JSON messages, each ended by a zero byte."""
-    left = b""
-    while chunk := os.read(descriptor, 1 << 16):
-        *whole, left = (left + chunk).split(b"\0")
-        yield from map(json.loads, whole)
-    raise AssertionError("the browser has gone")
-
-
-def _talk(out: int, messages: Iterator[dict[str, Any]], url: str, expression: str) -> Visit:
-    seen, session, number, events = Visit([], [], None), {}, 0, set()
-
-    def next_message() -> dict[str, Any]:
-        message = next(messages)
-        method, values = message.get("method", ""), message.get("params", {})
-        events.add(method)
-        if method == "Runtime.exceptionThrown":
-            seen.console.append(values["exceptionDetails"]["text"])
-        elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "warning", "assert"):
-            seen.console.append(" ".join(str(part.get("value")) for part in values["args"]))
-        elif method == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
-            seen.console.append(values["entry"]["text"])
-        elif method == "Network.requestWillBeSent" and not values["request"]["url"].startswith((url, "data:")):
-            seen.requests.append(values["request"]["url"])
-        return message
-
-    def call(method: str, **values: Any) -> dict[str, Any]:
-        nonlocal number
-        number += 1
-        os.write(out, json.dumps({"id": number, "method": method, "params": values} | session).encode() + b"\0")
-        while (message := next_message()).get("id") != number:
-            pass
-        assert "error" not in message, message
-        return message["result"]
-
-    target = call("Target.createTarget", url="about:blank")["targetId"]
-    session["sessionId"] = call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-    for domain in ("Page", "Runtime", "Log", "Network"):
-        call(f"{domain}.enable")
-    events.clear()
-    call("Page.navigate", url=url)
-    while "Page.loadEventFired" not in events:
-        next_message()
-    return seen._replace(value=json.loads(call("Runtime.evaluate", expression=expression)["result"]["value"]))
+    """Open a page and evaluate a JavaScript expression when it is loaded."""
+    watched, profile = page.with_name(f"watched-{page.name}"), page.with_name("browser-profile")
+    source = page.read_text(encoding="utf-8").replace("<head>", f"<head>{_WATCH}", 1)
+    watched.write_text(source + _TELL.replace("EXPRESSION", expression), encoding="utf-8")
+    command = [browser, *_FLAGS, f"--user-data-dir={profile}", watched.as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    told = re.search(r'<pre id="told">(.*?)</pre>', result.stdout, re.DOTALL)
+    assert told, result.stderr
+    return Visit(**json.loads(html.unescape(told[1])))

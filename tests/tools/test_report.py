@@ -100,7 +100,7 @@ def test_wrong_input(arguments: list[str], named: str, tmp_path: Path, monkeypat
 
 # ---- a real browser
 
-SHOWN = """JSON.stringify({
+SHOWN = """({
   tables: Object.fromEntries([...document.querySelectorAll("table")].map(
     table => [table.id, [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))])),
   images: [...document.images].map(image => image.naturalWidth),
@@ -119,10 +119,14 @@ def browse() -> Callable[[Path, str], Visit]:
 def test_the_browser_would_tell(browse: Callable[[Path, str], Visit], tmp_path: Path) -> None:
     """A page that complains and asks for something is caught, so that silence means something."""
     page, here = tmp_path / "bad.html", "http://127.0.0.1:1"
-    page.write_text(f"<img src={here}/a.png><link rel=stylesheet href={here}/b.css><script>oh.no()</script>")
-    seen = browse(page, "JSON.stringify(document.images.length)")
-    assert any("oh is not defined" in message or "Uncaught" in message for message in seen.console)
-    assert sorted(seen.requests) == [f"{here}/a.png", f"{here}/b.css"] and seen.value == 1
+    page.write_text(
+        f"<head><link rel=stylesheet href={here}/b.css></head><img src={here}/a.png><script src={here}/c.js></script>"
+        f"<p style='background: url({here}/d.png)'>x</p><script>console.warn('careful'); oh.no()</script>"
+    )
+    seen = browse(page, "document.images.length")
+    assert any("oh is not defined" in message for message in seen.console) and "careful" in seen.console
+    assert set(seen.requests) == {f"{here}/{name}" for name in ("a.png", "b.css", "c.js", "d.png")}
+    assert seen.value == 1
 
 
 def test_report_in_a_browser(browse: Callable[[Path, str], Visit], tmp_path: Path) -> None:
