@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ramses_d2.analysis.report import figures as report_figures
+from ramses_d2.analysis.report import charts
 from ramses_d2.analysis.report.build import Report
-from tests.analysis.report.hand_made_report import make_report
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return make_report(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture
-def figures(report: Report, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """The charts before they become SVG."""
-    monkeypatch.setattr(report_figures, "to_svg", lambda figure, name, title: figure)
-    masses = report.run.table["mass"].dropna().to_numpy()
-    return {
-        "composition": report_figures.composition_chart(report.composition),
-        "grading": report_figures.grading_chart(report.grading, report.band),
-        "groups": report_figures.group_chart(report.groups),
-        "histograms": report_figures.histograms({"mass, g": masses, "size, mm": np.array([5.0])}),
-        "comparison": report_figures.comparison_chart(report.comparison),
-    }
+def report(made: tuple[Path, Report]) -> Report:
+    return made[1]
 
 
-def test_bars_and_their_intervals(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["composition"].axes
-    table = report.composition.constituents.iloc[:6]
+def draw(chart: Callable[..., str], *values: Any) -> Axes:
+    """The axes of a chart before they become SVG."""
+    figure = Figure()
+    chart(figure, *values)
+    return figure.axes[0] if len(figure.axes) == 1 else figure.axes
+
+
+def test_bars_and_their_intervals(report: Report) -> None:
+    axes, table = draw(charts.composition_chart, report.composition), report.composition.constituents.iloc[:6]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(list(100 * table["fraction"]))
     ends = [segment[:, 0] for segment in axes.collections[0].get_segments()]
     np.testing.assert_allclose(ends, 100 * table[["low", "high"]].to_numpy(float), atol=1e-9)
@@ -43,17 +38,17 @@ def test_bars_and_their_intervals(report: Report, figures: dict[str, Figure]) ->
     assert [label.get_text() for label in axes.get_yticklabels()] == list(table["constituent"])
 
 
-def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["grading"].axes
+def test_curve_passes_through_the_sieves(report: Report) -> None:
+    axes = draw(charts.grading_chart, report.grading, report.band)
     lines = {line.get_label(): line for line in axes.lines}
     sizes, passing = lines["particles"].get_data()
     openings, at_sieves = lines["sieves"].get_data()
-    shown = report.grading.sieves.set_index("sieve_mm")["passing"]
-    np.testing.assert_allclose(at_sieves, 100 * shown[openings])
+    np.testing.assert_allclose(at_sieves, 100 * report.grading.sieves.set_index("sieve_mm")["passing"][openings])
     assert passing[-1] == pytest.approx(100) and lines["particles"].get_drawstyle() == "steps-post"
     steps = [passing[sizes <= opening * (1 + 1e-9)].max(initial=0) for opening in openings]
     np.testing.assert_allclose(steps, at_sieves)
     assert axes.get_xscale() == "log"
+    assert [line.get_data()[0][0] for line in axes.lines[2:]] == list(report.grading.sizes["value"][[0, 2, 4]])
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() >= 0 and band[:, 1].max() <= 100 + 1e-9
     # The band goes on beyond the sizes that were seen, as wide as the table says of the sieves there
@@ -64,21 +59,22 @@ def test_curve_passes_through_the_sieves(report: Report, figures: dict[str, Figu
         assert (at_side.min(), at_side.max()) == pytest.approx(tuple(expected)) and np.ptp(at_side) > 1
 
 
-def test_constituents_differ_without_colour(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["groups"].axes
-    assert [line.get_label() for line in axes.lines] == list(report.groups)
+def test_constituents_differ_without_colour(report: Report) -> None:
+    axes = draw(charts.group_chart, report.gradings)
+    assert [line.get_label() for line in axes.lines] == list(report.gradings)
     assert len({line.get_marker() for line in axes.lines}) == len({line.get_linestyle() for line in axes.lines}) == 4
-    for line, grading in zip(axes.lines, report.groups.values(), strict=True):
+    for line, grading in zip(axes.lines, report.gradings.values(), strict=True):
         np.testing.assert_allclose(line.get_ydata()[-1], 100 * grading.sieves["passing"].iloc[-1])
 
 
-def test_histograms_count_every_particle(report: Report, figures: dict[str, Figure]) -> None:
-    counts = [sum(bar.get_height() for bar in axes.patches) for axes in figures["histograms"].axes]
-    assert counts == [report.run.table["mass"].notna().sum(), 1]
+def test_histograms_count_every_particle(report: Report) -> None:
+    masses = report.run.table["mass"].dropna().to_numpy()
+    both = draw(charts.histograms, {"mass, g": masses, "size, mm": np.array([5.0])})
+    assert [sum(bar.get_height() for bar in axes.patches) for axes in both] == [len(masses), 1]
 
 
-def test_comparison_points(report: Report, figures: dict[str, Figure]) -> None:
-    (axes,) = figures["comparison"].axes
+def test_comparison_points(report: Report) -> None:
+    axes = draw(charts.comparison_chart, report.comparison)
     points = {line.get_label(): line.get_data() for line in axes.lines if line.get_label() != "equal"}
     for row in report.comparison.per_batch.itertuples():
         weighed, predicted = points[row[2]]
@@ -93,17 +89,17 @@ def test_comparison_points(report: Report, figures: dict[str, Figure]) -> None:
 def test_ticks_are_plain_numbers(low: float, high: float, ticks: list[str]) -> None:
     axes = Figure().add_subplot()
     axes.set(xscale="log", xlim=(low, high))
-    report_figures._plain_log_ticks(axes, low, high)
+    charts.plain_log_ticks(axes.xaxis, low, high)
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert set(ticks) <= set(shown) and 4 <= len(shown) <= 12
 
 
-def test_patterns_reach_the_page(report: Report) -> None:
-    svg = report_figures.composition_chart(report.composition)
+def test_patterns_and_text_reach_the_page(report: Report) -> None:
+    """Labels are text, which can be searched and read aloud, and a dollar in a class is a dollar."""
+    svg = charts.to_svg(3, charts.composition_chart, report.composition)
     patterns = re.findall(r"<pattern.*?</pattern>", svg, re.DOTALL)
     assert len({re.sub(r'(?:id|fill|style)="[^"]*"', "", pattern) for pattern in patterns}) == 6
-
-
-def test_a_dollar_in_a_class_is_a_dollar(report: Report) -> None:
+    assert all(f">{name}</text>" in svg for name in ("Rc", "Ru", "Rb", "Ra", "Rg", "X"))
+    assert f">{100 * report.composition.constituents['fraction'][0]:.1f} %</text>" in svg
     rows = report.comparison.per_batch.replace({"class": {"Rc": "R$c$"}})
-    assert ">R$c$</text>" in report_figures.comparison_chart(replace(report.comparison, per_batch=rows))
+    assert ">R$c$</text>" in charts.to_svg(3, charts.comparison_chart, replace(report.comparison, per_batch=rows))
