@@ -87,7 +87,7 @@ def test_images_of_any_shape(cfg: CfgNode) -> None:
     ("wrong", "message"),
     [
         (None, "cv2.imread returns None"),
-        (np.zeros((64, 64), np.uint8), "no .H, W, 3. array"),
+        (np.zeros((64, 64), np.uint8), r"a \(64, 64\) array of uint8: give"),
         (np.zeros((64, 64, 1), np.uint8), r"a \(64, 64, 1\) array of uint8: give"),
         (np.zeros((64, 64, 4), np.uint8), r"\(64, 64, 4\)"),
         (np.zeros((0, 64, 3), np.uint8), r"\(0, 64, 3\)"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ramses_d2.analysis.stream.comparison import compare_with_uncut, uncut_estimate
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.instances import FrameInstances
+from ramses_d2.analysis.stream.belt import BeltOrientation
+from ramses_d2.analysis.stream.stitch import FrameInstances
 from tests.analysis.stream.belts import cut, make_belt
+from tests.analysis.stream.comparison import compare_with_uncut, uncut_estimate
 
 
 @pytest.mark.parametrize(("axis", "direction"), [("rows", "forward"), ("columns", "backward")])

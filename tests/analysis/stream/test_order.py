@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.analysis.stream.order import find_gaps, frame_numbers, natural_order
+from ramses_d2.analysis.stream.belt import find_gaps, frame_numbers, natural_order
 
 
 def test_natural_order() -> None:

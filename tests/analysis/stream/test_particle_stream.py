@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.stream.cleaning import cleaned
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.instances import FrameInstances
-from ramses_d2.analysis.stream.particle_stream import ParticleStream, StreamParticle, stream_particles
+from ramses_d2.analysis.particles import handle_fragments
+from ramses_d2.analysis.stream.belt import BeltOrientation, ParticleStream, StreamParticle, stream_particles
+from ramses_d2.analysis.stream.stitch import FrameInstances
 from ramses_d2.data.synthetic.belt import write_belt
 from ramses_d2.data.synthetic.scene import SceneConfig
 from ramses_d2.errors import RamsesError
@@ -267,7 +266,7 @@ def test_a_stray_pixel_at_the_end_of_the_belt_cuts_nothing_once_it_is_cleaned() 
     belt.areas[1] += 1
     (particle,) = stream_particles([belt.labels], belt.predict)
     assert particle.cut and list(stream_particles([belt.labels], belt.predict, keep_cut=False)) == []
-    (clean,) = cleaned(particle, BeltOrientation(), [(0, 60)])
+    (clean,) = stream_particles([belt.labels], belt.predict, keep_cut=False, clean=handle_fragments)
     assert not clean.cut and clean.belt_rows == (20, 40)
 
 

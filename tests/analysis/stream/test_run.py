@@ -14,9 +14,8 @@ from pycocotools import mask as mask_utils
 
 from ramses_d2.analysis.particles import COLUMNS
 from ramses_d2.analysis.run import ImageFile, RunFolder
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.run import BELT_COLUMNS, StreamRun, StreamSettings
-from ramses_d2.analysis.stream.window_store import WindowStore
+from ramses_d2.analysis.stream.belt import BeltOrientation
+from ramses_d2.analysis.stream.run import BELT_COLUMNS, StreamRun, WindowStore
 from ramses_d2.errors import RamsesError
 from tests.analysis.stream.belts import Belt, make_belt, paint
 
@@ -30,10 +29,10 @@ class KilledError(Exception):
 class Camera:
     """The frames of a belt, as files whose pixels are labels; counts what the network is asked."""
 
-    def __init__(self, belt: Belt, edges: list[int], overlap: int = 0, settings: StreamSettings | None = None) -> None:
+    def __init__(self, belt: Belt, edges: list[int], overlap: int = 0, settings: dict | None = None) -> None:
         self.belt, self.asked, self.dies_at = belt, 0, -1
-        self.settings = settings or StreamSettings(overlap=overlap, overlays=False)
-        self.orientation = BeltOrientation(self.settings.axis, self.settings.direction)
+        self.settings = {"overlap": overlap, "overlays": False} if settings is None else settings
+        self.orientation = BeltOrientation(self.settings.get("axis", "rows"), self.settings.get("direction", "forward"))
         self.rows = [(max(a - overlap, 0), b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         self.images = [ImageFile(Path(f"belt/frame_{i}.png"), f"frame_{i}", 2.0) for i in range(len(self.rows))]
         self.broken: set[int] = set()
@@ -56,7 +55,7 @@ class Camera:
         self, folder: Path, images: list[ImageFile] | None = None, weights: str = "old", force: bool = False
     ) -> tuple[pd.DataFrame, StreamRun]:
         run = RunFolder(str(folder), CLASSES, {"weights": weights}, force=force)
-        stream = StreamRun(run, self.predict, self.read, 2.0, self.settings, self.warnings.append)
+        stream = StreamRun(run, self.predict, self.read, 2.0, self.warnings.append, **self.settings)
         list(stream.frames(self.images if images is None else images))
         return stream.finish(), stream
 
@@ -70,7 +69,7 @@ def labels_of(folder: Path, number: int) -> np.ndarray:
 )
 def test_every_particle_once_and_all_its_pixels(axis: str, direction: str, tmp_path: Path) -> None:
     belt = make_belt(150, 700, 120, long=2)
-    settings = StreamSettings(overlap=10, axis=axis, direction=direction, overlays=False, fragments="keep")
+    settings = dict(overlap=10, axis=axis, direction=direction, overlays=False, fragments="keep")
     camera = Camera(belt, [0, 130, 200, 330, 400, 560, 700], overlap=10, settings=settings)
     table, _ = camera.run(tmp_path / "run")
     assert list(table.columns) == [*COLUMNS, *BELT_COLUMNS]
@@ -159,7 +158,7 @@ def test_a_frame_that_is_repaired_before_a_resume_is_looked_at(tmp_path: Path) -
 def test_a_speck_at_the_cut_does_not_take_its_particle_along(tmp_path: Path) -> None:
     belt = paint((60, 40), (20, 40, 5, 15))
     belt.labels[0, 5] = 1
-    settings = StreamSettings(keep_cut=False, overlays=False)
+    settings = dict(keep_cut=False, overlays=False)
     table, _ = Camera(belt, [0, 60], settings=settings).run(tmp_path / "run")
     assert table["area"].tolist() == [200] and table["edge"].tolist() == [""]
 
@@ -215,7 +214,7 @@ def test_cut_particles_can_be_left_out(tmp_path: Path) -> None:
     belt = paint((60, 40), (0, 10, 5, 15), (20, 40, 5, 15), (55, 60, 5, 15))
     kept, _ = Camera(belt, [0, 30, 60]).run(tmp_path / "kept")
     assert kept["edge"].tolist() == ["top", "", "bottom"]
-    settings = StreamSettings(keep_cut=False, overlays=False)
+    settings = dict(keep_cut=False, overlays=False)
     table, _ = Camera(belt, [0, 30, 60], settings=settings).run(tmp_path / "run")
     assert table["mass"].tolist() == [200] and not labels_of(tmp_path / "run", 0)[:10].any()
 
@@ -228,7 +227,7 @@ def test_stray_parts_of_particles(axis: str, direction: str, tmp_path: Path) -> 
     belt.areas[1], belt.masses[1] = 300, 300.0
     rows = {"drop": [(20, 40, 300)], "keep": [(20, 65, 300)], "split": [(20, 40, 200), (55, 65, 100)]}
     for mode, expected in rows.items():
-        settings = StreamSettings(axis=axis, direction=direction, fragments=mode, overlays=False)
+        settings = dict(axis=axis, direction=direction, fragments=mode, overlays=False)
         camera = Camera(belt, [0, 30, 120], settings=settings)
         table, _ = camera.run(tmp_path / mode)
         found = table[["belt_x0", "belt_x1", "mass"]].itertuples(index=False, name=None)
@@ -237,13 +236,13 @@ def test_stray_parts_of_particles(axis: str, direction: str, tmp_path: Path) -> 
         assert table["baseimg"].tolist() == [f"frame_{i}.png" for i in frames]
         last = camera.orientation.to_belt(labels_of(tmp_path / mode, 1))
         assert last[25:35, 5:15].any() == (mode != "drop")
-    settings = StreamSettings(min_area_mm2=76, fragments="split", overlays=False)  # 300 px at 2 px/mm are 75 mm2
+    settings = dict(min_area_mm2=76, fragments="split", overlays=False)  # 300 px at 2 px/mm are 75 mm2
     assert not len(Camera(belt, [0, 60, 120], settings=settings).run(tmp_path / "small")[0])
 
 
 def test_overlays_show_what_lies_in_each_frame(tmp_path: Path) -> None:
     belt = paint((60, 60), (20, 40, 5, 25))
-    camera = Camera(belt, [0, 30, 60], settings=StreamSettings())
+    camera = Camera(belt, [0, 30, 60], settings=dict())
     plain, camera.read = camera.read, lambda image: np.repeat(plain(image).astype(np.uint8)[..., None], 3, axis=2)
     camera.predict = lambda image: belt.predict(np.ascontiguousarray(image[..., 0]))
     camera.run(tmp_path / "run")

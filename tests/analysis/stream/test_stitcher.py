@@ -7,10 +7,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ramses_d2.analysis.stream.geometry import RowBuffer
-from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_prediction
-from ramses_d2.analysis.stream.parts import Part, union
-from ramses_d2.analysis.stream.stitcher import StreamStitcher
+from ramses_d2.analysis.stream.stitch import FrameInstances, Part, StreamStitcher, instances_from_prediction, join_parts
 from tests.analysis.stream.belts import Belt, blocks, cut, make_belt, no_instances, seen_differently
 
 
@@ -252,10 +249,10 @@ def test_a_narrow_tip_at_a_seam_is_not_joined_with_what_its_neighbour_goes_on_as
 def test_union_of_parts() -> None:
     big = Part(0, 5, np.ones((4, 5), bool), class_id=2, score=0.9, mass=1.0)
     small = Part(4, 3, np.ones((2, 5), bool), class_id=1, score=0.6, mass=0.5)
-    whole = union([small, big])
+    whole = join_parts([small, big])
     assert (whole.row, whole.column, whole.mask.shape, whole.mask.sum()) == (0, 3, (6, 7), 30)
     assert (whole.class_id, whole.mass, whole.score) == (2, 1.5, pytest.approx(0.8))
-    assert np.isnan(union([big, Part(4, 3, small.mask, 1, 0.6, np.nan)]).mass)
+    assert np.isnan(join_parts([big, Part(4, 3, small.mask, 1, 0.6, np.nan)]).mass)
 
 
 def test_windows_must_follow_each_other() -> None:
@@ -265,20 +262,6 @@ def test_windows_must_follow_each_other() -> None:
         stitcher.add(no_instances(), 91, 190, 180)
     with pytest.raises(ValueError, match="cannot begin"):
         stitcher.add(no_instances(), 90, 190, 191)
-
-
-def test_row_buffer() -> None:
-    rows = np.arange(60).reshape(20, 3)
-    buffer = RowBuffer()
-    buffer.append(rows[:8])
-    buffer.drop_above(5)
-    buffer.append(rows[8:20])
-    assert (buffer.top, buffer.bottom) == (5, 20)
-    assert np.array_equal(buffer.view(7, 19), rows[7:19])
-    buffer.drop_above(6)
-    assert np.array_equal(buffer.view(6, 20), rows[6:20])
-    with pytest.raises(ValueError, match="read-only"):
-        buffer.view(6, 20)[0] = 0
 
 
 def test_instances_check_themselves() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ramses_d2.analysis.stream.instances import FrameInstances
-from ramses_d2.analysis.stream.window_store import WindowStore
+from ramses_d2.analysis.stream.run import WindowStore
+from ramses_d2.analysis.stream.stitch import FrameInstances
 
 IMAGE = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 

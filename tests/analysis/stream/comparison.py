@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.particle_stream import Predict, stream_particles
+from ramses_d2.analysis.stream.belt import BeltOrientation, Predict, stream_particles
 
 
 @dataclass(frozen=True)
