@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -57,17 +57,15 @@ def frame_numbers(names: Sequence[str | Path]) -> list[int] | None:
     stems = [Path(name).stem for name in names]
     if len(stems) < 2 or len({re.sub(r"\d+", "#", stem) for stem in stems}) > 1:
         return None
-    best, counter = (0.0, 0, 0), None
+    counters = []
     for place, texts in enumerate(zip(*(re.findall(r"\d+", stem) for stem in stems), strict=True)):
         numbers = [int(text) for text in texts]
         changes, step = _changes(numbers)
         # Two names tell no step: what changes least is more likely a counter than a time
-        share, size = changes.count(step) / len(changes), abs(step)
-        if len(changes) == 1:
-            share, size = 1.0, abs(changes[0])
-        if any(changes) and step != 0 and share >= REGULAR and (share, -size, place) > best:
-            best, counter = (share, -size, place), numbers
-    return counter
+        share, size = (changes.count(step) / len(changes), abs(step)) if len(changes) > 1 else (1.0, abs(changes[0]))
+        if any(changes) and step != 0 and share >= REGULAR:
+            counters.append((share, -size, place, numbers))
+    return max(counters)[-1] if counters else None
 
 
 def find_gaps(names: Sequence[str | Path]) -> list[Gap]:
@@ -227,9 +225,9 @@ class ParticleStream:
         rows = self.orientation.to_belt(image)
         repeated = self._overlap if self._bottom > self._begin else 0
         if len(rows) <= repeated:
+            number = len(self.frame_rows) + 1
             raise RamsesError(
-                f"frame {len(self.frame_rows) + 1} is {len(rows)} px long and frames overlap by {self._overlap} px: "
-                "a frame must be longer; check the overlap"
+                f"frame {number} is {len(rows)} px long and frames overlap by {self._overlap} px: check that"
             )
         held = rows[:0] if self._rows is None else self._rows
         if (rows.shape[1:], rows.dtype) != (held.shape[1:], held.dtype):
@@ -281,10 +279,8 @@ class ParticleStream:
 
     def _particles(self, parts: Iterable[Part]) -> Iterator[StreamParticle]:
         """Finished parts as the caller sees them."""
-        for part in parts:
-            for piece in [part] if self._clean is None else self._cleaned(part):
-                if self._keep_cut or not (piece.cut_before or piece.cut_behind):
-                    yield self._particle(piece)
+        pieces = parts if self._clean is None else (piece for part in parts for piece in self._cleaned(part))
+        return (self._particle(p) for p in pieces if self._keep_cut or not (p.cut_before or p.cut_behind))
 
     def _cleaned(self, part: Part) -> Iterator[Part]:
         """A part without its stray pieces, or each piece; the belt's end cuts those alone that reach it."""
@@ -298,18 +294,15 @@ class ParticleStream:
     def _particle(self, part: Part) -> StreamParticle:
         frame = bisect_right(self.frame_rows, part.row, key=itemgetter(1))
         start, end = self.frame_rows[frame]
-        touched = (part.cut_before, part.cut_behind, part.column == 0, part.end_column == self._rows.shape[1])
         box = (part.column, part.row - start, part.end_column, part.end_row - start)
+        touched = (part.cut_before, part.cut_behind, part.column == 0, part.end_column == self._rows.shape[1])
         return StreamParticle(
-            part.class_id,
-            part.score,
-            part.mass,
-            mask=self.orientation.to_image(part.mask),
+            *(part.class_id, part.score, part.mass, self.orientation.to_image(part.mask)),
             belt_rows=(part.row, part.end_row),
             belt_columns=(part.column, part.end_column),
             frame=frame,
             box=self.orientation.box_to_image(box, end - start),
-            edges=tuple(name for name, is_touched in zip(self.orientation.edges, touched, strict=True) if is_touched),
+            edges=tuple(compress(self.orientation.edges, touched)),
             cut=part.cut_before or part.cut_behind,
         )
 

@@ -92,9 +92,8 @@ def remove_windows(run: RunFolder) -> None:
 
 
 class StreamRun:
-    """Predicts a belt into a run folder, see docs/streams.md for what is in it.
+    """Predicts a belt into a run folder (docs/streams.md): ``read`` gives (H, W, 3) RGB, ``warn`` tells the user.
 
-    ``read`` gives (H, W, 3) uint8 RGB, ``warn`` takes sentences for the user, the resolution is px/mm, NaN = unknown.
     Fragments and smallest areas are those of ``handle_fragments``, and ``stream`` the settings of ``ParticleStream``.
     """
 

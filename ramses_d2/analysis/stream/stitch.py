@@ -18,6 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,8 @@ from scipy.cluster.hierarchy import DisjointSet
 from ramses_d2.masks import masks_in_boxes, paint_label_image, whole_boxes
 
 SAME = 0.5  # two masks are the same particle when they share at least this much ...
-# ... and a mask that another one holds is a branch of it when it makes up this much of it. Less is the tip of a
-# neighbour, of which an outline takes a few rows along
-BRANCH = 0.25
-# Where a window also shows rows from before a gap, what has no more than this share behind it lies before it
-STRAY_SHARE = 0.25
+BRANCH = 0.25  # ... and one is a branch of the other when it is this much of it. Less is the tip of a neighbour
+STRAY_SHARE = 0.25  # a particle beside a gap has more than this behind it, or it lies before the gap
 
 
 @dataclass(frozen=True)
@@ -147,24 +145,40 @@ def join_parts(parts: Sequence[Part]) -> Part:
     return Part(row, column, mask, class_id, score, mass=sum(part.mass for part in parts))
 
 
-def overlaps(ones: Sequence[Part | None], others: Sequence[Part | None]) -> Iterator[tuple[int, int, int]]:
-    """Indices of the pairs that share pixels, and how many; None stands for a part without pixels."""
-    boxes = [[(p.row, p.column, p.end_row, p.end_column) if p else (0, 0, 0, 0) for p in ps] for ps in (ones, others)]
-    a, b = (np.array(of_parts).reshape(-1, 4) for of_parts in boxes)
-    meet = (np.maximum(a[:, None], b)[..., :2] < np.minimum(a[:, None], b)[..., 2:]).all(axis=-1)
-    for i, j in np.argwhere(meet).tolist():
-        one, other = _where_boxes_meet(ones[i], others[j])
-        if common := int(np.count_nonzero(one & other)):
-            yield i, j, common
+def overlap(ones: Sequence[Part | None], others: Sequence[Part | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, M) pixels that N parts share with M others, and the areas (N, 1) and (M,) of both; None has no pixels."""
+    common = np.zeros((len(ones), len(others)), int)
+    for i, j in _boxes_that_meet(ones, others):
+        common[i, j] = np.count_nonzero(np.logical_and(*_where_boxes_meet(ones[i], others[j])))
+    areas, other_areas = (np.array([part.area if part else 0 for part in parts], int) for parts in (ones, others))
+    return common, areas[:, None], other_areas
+
+
+def holds_half(ones: Sequence[Part | None], others: Sequence[Part | None]) -> np.ndarray:
+    """(N, M) whether one of two parts has half of the other one."""
+    common, area, other = overlap(ones, others)
+    return (common > 0) & (common >= SAME * np.minimum(area, other))
+
+
+def is_same(ones: Sequence[Part | None], others: Sequence[Part | None]) -> np.ndarray:
+    """(N, M) whether two parts share half of what either has."""
+    common, area, other = overlap(ones, others)
+    return (common > 0) & (common >= SAME * (area + other - common))
 
 
 def covered(ones: Sequence[Part], others: Sequence[Part]) -> list[np.ndarray]:
     """For each of ``ones`` a mask of its shape: the pixels that any of the others has too."""
     blank = [replace(one, mask=np.zeros_like(one.mask)) for one in ones]
-    for i, j, _ in overlaps(ones, others):
+    for i, j in _boxes_that_meet(ones, others):
         painted, shown = _where_boxes_meet(blank[i], others[j])
         painted |= shown
     return [one.mask & painted.mask for one, painted in zip(ones, blank, strict=True)]
+
+
+def _boxes_that_meet(ones: Sequence[Part | None], others: Sequence[Part | None]) -> list[list[int]]:
+    boxes = [[(p.row, p.column, p.end_row, p.end_column) if p else (0, 0, 0, 0) for p in ps] for ps in (ones, others)]
+    a, b = (np.array(of_parts, int).reshape(-1, 4) for of_parts in boxes)
+    return np.argwhere((np.maximum(a[:, None], b)[..., :2] < np.minimum(a[:, None], b)[..., 2:]).all(axis=-1)).tolist()
 
 
 def _where_boxes_meet(one: Part, other: Part) -> Iterator[np.ndarray]:
@@ -327,45 +341,31 @@ def _continue_particles(
     return joined, ended, new
 
 
-def _continuations(window: OpenWindow, own: list[Part], left: list[Part]) -> list[tuple[int, int]]:
-    """Indices of crossing particles, and of the parts of ``own``, in the later window, that continue them.
+def _continuations(window: OpenWindow, own: list[Part], left: list[Part]) -> list[list[int]]:
+    """Pairs of a crossing particle and a part of ``own``, in the later window, that continues it, by their indices.
 
     A particle that ends soon below the shared rows' top may be swallowed by the outline that the later window gives to
     its neighbour. So it must make up a good part of what it is joined with; and of what else a window shows there,
     nothing may fit better: what a part shares most with is what it is.
     """
     above, seam = [particle.whole() for particle in window.crossing], window.top
-    is_seam = window.top == window.bottom
-    if is_seam:
-        # Without common rows, the last row above the seam is laid upon the first one below it
+    if window.top < window.bottom:
+        upper, lower = window.shared(above), window.shared(own)
+        common, area, other = overlap(upper, lower)
+        rival_of_upper = overlap(upper, left)[0].max(axis=1, initial=0)[:, None]
+        rival_of_lower = overlap(lower, window.own + window.left)[0].max(axis=1, initial=0)
+        fits = (common >= BRANCH * np.maximum(area, other)) & (common >= np.maximum(rival_of_upper, rival_of_lower))
+    else:
+        # Without common rows, the last row above the seam is laid upon the first one below it. The last row of a
+        # particle can be much narrower than the one before; but where either has a better partner, a narrow one is the
+        # tip of a neighbour that ends at the seam
         last_rows = [part.within(seam - 1, seam) for part in above]
         upper = [replace(last, row=seam) if last else None for last in last_rows]
         lower = [part.within(seam, seam + 1) if part.row == seam else None for part in own]
-        best_of_upper, best_of_lower = _largest_overlap(upper, lower), _largest_overlap(lower, upper)
-    else:
-        upper, lower = window.shared(above), window.shared(own)
-        best_of_upper, best_of_lower = _largest_overlap(upper, left), _largest_overlap(lower, window.own + window.left)
-    found = []
-    for i, j, common in overlaps(upper, lower):
-        smaller, larger = sorted((upper[i].area, lower[j].area))
-        is_branch = common >= BRANCH * larger
-        if is_seam:
-            # The last row of a particle can be much narrower than the one before; but where either has a better
-            # partner, a narrow one is the tip of a neighbour that ends at the seam
-            fits = is_branch or common == best_of_upper[i] == best_of_lower[j]
-        else:
-            fits = is_branch and common >= max(best_of_upper[i], best_of_lower[j])
-        if fits and common >= SAME * smaller:
-            found.append((i, j))
-    return found
-
-
-def _largest_overlap(parts: Sequence[Part | None], rivals: Sequence[Part | None]) -> list[int]:
-    """For each part the number of pixels that it shares with the rival that has most of it."""
-    largest = [0] * len(parts)
-    for i, _, common in overlaps(parts, rivals):
-        largest[i] = max(largest[i], common)
-    return largest
+        common, area, other = overlap(upper, lower)
+        best = (common == common.max(axis=1, initial=0)[:, None]) & (common == common.max(axis=0, initial=0))
+        fits = (common >= BRANCH * np.maximum(area, other)) | best
+    return np.argwhere(fits & (common > 0) & (common >= SAME * np.minimum(area, other))).tolist()
 
 
 def _joined(
@@ -387,33 +387,20 @@ def _joined(
     return CrossingParticle([part for particle in before for part in particle.decided] + upper + pieces, lower)
 
 
-def _is_same(one: Part, other: Part, common: int) -> bool:
-    return common >= SAME * (one.area + other.area - common)
-
-
-def _holds_half(one: Part, other: Part, common: int) -> bool:
-    """Whether one of two parts has half of the other one."""
-    return common >= SAME * min(one.area, other.area)
-
-
 def _without_duplicates(earlier: list[Part], later: list[Part], window: OpenWindow) -> tuple[list[Part], list[Part]]:
     """Of a particle that both windows count, because they outline it differently, the larger outline stays."""
+    duplicate, count = holds_half(earlier, later), len(earlier)
     # What the earlier window shows as well, and leaves to the later one, is a neighbour of the earlier one's particles
-    # and no duplicate, though its later outline may hold them
-    shown = window.shared(later)
-    neighbours = {j for j, i, common in overlaps(shown, window.left) if _is_same(shown[j], window.left[i], common)}
-    parts, count = earlier + later, len(earlier)
-    rivals: list[set[int]] = [set() for _ in parts]
-    for i, j, common in overlaps(earlier, later):
-        if _holds_half(earlier[i], later[j], common):
-            rivals[count + j].add(i)
-            if j not in neighbours:
-                rivals[i].add(count + j)
-    kept: set[int] = set()
+    # and does not replace them, though its later outline may hold them
+    is_neighbour = is_same(window.shared(later), window.left).any(axis=1)
+    parts = earlier + later
+    kept = np.zeros(len(parts), bool)
     for index in sorted(range(len(parts)), key=lambda index: -parts[index].area):
-        if not kept & rivals[index]:
-            kept.add(index)
-    return [parts[i] for i in sorted(kept) if i < count], [parts[i] for i in sorted(kept) if i >= count]
+        if index < count:
+            kept[index] = not (kept[count:] & duplicate[index] & ~is_neighbour).any()
+        else:
+            kept[index] = not (kept[:count] & duplicate[:, index - count]).any()
+    return list(compress(earlier, kept[:count])), list(compress(later, kept[count:]))
 
 
 def _uncounted(parts: list[Part], counted: list[Part], window: OpenWindow, least: float = 1 - SAME) -> list[Part]:
@@ -423,15 +410,10 @@ def _uncounted(parts: list[Part], counted: list[Part], window: OpenWindow, least
     So a part keeps its mass where it shares a border, as in a single image. It gives up that of a swallowed tip: of two
     neighbours one has only a tip in the shared rows, and the outline of the other one holds it.
     """
-    shown = [inside or part for part, inside in zip(parts, window.shared(parts), strict=True)]
-    inside = window.shared(counted)
-    swallowed: list[list[Part]] = [[] for _ in parts]
-    for i, j, common in overlaps(shown, inside):
-        if _holds_half(shown[i], inside[j], common):
-            swallowed[i].append(inside[j])
-    found = []
-    for part, taken, tips in zip(parts, covered(parts, counted), swallowed, strict=True):
-        rest, lighter = part.only(part.mask & ~taken), part.without(tips)
+    found, inside = [], window.shared(counted)
+    shown = [inner or part for part, inner in zip(parts, window.shared(parts), strict=True)]
+    for part, taken, swallows in zip(parts, covered(parts, counted), holds_half(shown, inside), strict=True):
+        rest, lighter = part.only(part.mask & ~taken), part.without(list(compress(inside, swallows)))
         if rest and lighter and rest.area > least * part.area:
             found.append(replace(rest, mass=lighter.mass))
     return found
@@ -442,21 +424,20 @@ def _unclaimed(window: OpenWindow, parts: list[Part], left: list[Part], counted:
 
     Of ``parts``, all that the later window sees, ``left`` belong to the earlier one.
     """
-    seen = (left, window.undecided()), (window.left, parts)
-    later, earlier = (
-        {i for i, mask in enumerate(covered(ones, others)) if mask.sum() >= SAME * ones[i].area}
-        for ones, others in seen
-    )
-    same = set()
-    for i, j, common in overlaps(window.left, left):
-        if _holds_half(window.left[i], left[j], common):
-            earlier.add(i)
-            later.add(j)
-        if _is_same(window.left[i], left[j], common):
-            same.add(j)
+    half = holds_half(window.left, left)
+    earlier = _half_covered(window.left, parts) | half.any(axis=1)
+    later = _half_covered(left, window.undecided()) | half.any(axis=0)
+    same = is_same(window.left, left).any(axis=0)
     # Of two outlines of one particle the later counts, else the larger one
-    found = [(j in same, left[j]) for j in sorted(later)] + [(False, window.left[i]) for i in sorted(earlier)]
+    found = list(zip(same[later], compress(left, later), strict=True))
+    found += [(False, part) for part in compress(window.left, earlier)]
     rescued: list[Part] = []
     for _, part in sorted(found, key=lambda one: (one[0], one[1].area), reverse=True):
         rescued += _uncounted([part], counted + rescued, window)
     return rescued
+
+
+def _half_covered(parts: list[Part], others: list[Part]) -> np.ndarray:
+    """Whether the others together have half of each part."""
+    masks = covered(parts, others)
+    return np.array([mask.sum() >= SAME * part.area for part, mask in zip(parts, masks, strict=True)], bool)
