@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_labels
+from ramses_d2.analysis.stream.stitch import FrameInstances, instances_from_labels
 
 
 class Belt(NamedTuple):

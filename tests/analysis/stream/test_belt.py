@@ -4,43 +4,108 @@ from __future__ import annotations
 
 import tracemalloc
 import weakref
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from ramses_d2.analysis.stream.cleaning import cleaned
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.instances import FrameInstances
-from ramses_d2.analysis.stream.particle_stream import ParticleStream, StreamParticle, stream_particles
+from ramses_d2.analysis.particles import handle_fragments
+from ramses_d2.analysis.stream.belt import (
+    BeltOrientation,
+    ParticleStream,
+    StreamParticle,
+    find_gaps,
+    frame_numbers,
+    natural_order,
+    stream_particles,
+)
+from ramses_d2.analysis.stream.stitch import FrameInstances
 from ramses_d2.data.synthetic.belt import write_belt
 from ramses_d2.data.synthetic.scene import SceneConfig
 from ramses_d2.errors import RamsesError
-from tests.analysis.stream.belts import (
-    Belt,
-    blocks,
-    cut,
-    find_boxes,
-    frames_of,
-    make_belt,
-    no_instances,
-    paint,
-)
+from tests.analysis.stream.belts import Belt, blocks, cut, find_boxes, frames_of, make_belt, no_instances, paint
 
-ORIENTATIONS = [(axis, direction) for axis in ("rows", "columns") for direction in ("forward", "backward")]
+ORIENTATIONS = list(product(("rows", "columns"), ("forward", "backward")))
+
+
+def test_natural_order() -> None:
+    ordered = ["3.png", "F1.png", "f2.jpg", "f2.png", "f10.png"]
+    assert natural_order(["f10.png", "f2.png", "F1.png", "f2.jpg", "3.png"]) == ordered
+    paths = [Path("run2/a1"), Path("run10/a1"), Path("run2/a0")]
+    assert natural_order(paths) == [Path("run2/a0"), Path("run2/a1"), Path("run10/a1")]
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["belt_0001.jpg", "belt_0002.jpg"], [1, 2]),
+        (["cam2_10.jpg", "cam2_9.jpg"], [10, 9]),  # the 2 is the same everywhere
+        (["2024-05-01_17_belt7.jpg", "2024-05-01_18_belt7.jpg"], [17, 18]),
+        (["20240501_101112.jpg", "20240501_101119.jpg", "20240501_101133.jpg", "20240501_101150.jpg"], None),  # times
+        (["f_0001_100", "f_0002_101", "f_0003_104", "f_0005_110"], [1, 2, 3, 5]),  # a time behind the counter
+        (["f_0000_100", "f_0001_101", "f_0002_103", "f_0003_104", "f_0004_105"], [0, 1, 2, 3, 4]),
+        (["100_f1", "102_f2", "104_f3"], [1, 2, 3]),  # both are regular: the smaller step
+        (["1_1", "2_2", "3_3"], [1, 2, 3]),
+        (["17_101112", "18_101119"], [17, 18]),  # of two names the smaller change
+        (["a1.jpg", "b2.jpg"], None),
+        (["left.jpg", "right.jpg"], None),
+        (["f1.jpg"], None),
+        ([], None),
+        (["f1.jpg", "f1.png"], None),
+    ],
+)
+def test_frame_numbers(names: list[str], numbers: list[int] | None) -> None:
+    assert frame_numbers(names) == numbers
+
+
+TIMED = [f"frame_{number:04d}_{time}" for number, time in enumerate([100, 101, 103, 104, 105, 107, 108, 109])]
+
+
+@pytest.mark.parametrize(
+    ("frames", "found"),
+    [
+        (range(95, 105), []),
+        (range(40, 0, -4), []),
+        (["left.jpg", "right.jpg"], []),
+        ([1, 2, 4, 5], [(2, 1)]),
+        ([1, 5], [(1, 3)]),
+        ([1, 2, 4], [(2, 1)]),  # of equally frequent steps the smaller one is usual
+        ([10, 20, 30, 60, 70], [(3, 2)]),
+        ([9, 8, 6, 5], [(2, 1)]),
+        ([1, 2, 2, 3, 4], [(2, None)]),
+        ([7, 8, 9, 1, 2, 3, 7], [(3, None), (6, 3)]),
+        ([2, 4, 6, 9, 11], [(3, None)]),
+        (TIMED, []),  # a time behind the counter neither makes a gap
+        (TIMED[:4] + TIMED[5:], [(4, 1)]),  # nor hides one
+        (["frame_0001_100", "frame_0002_101", "frame_0003_104", "frame_0005_110"], [(3, 1)]),
+    ],
+)
+def test_gaps(frames: list, found: list[tuple[int, int | None]]) -> None:
+    gaps = find_gaps([one if isinstance(one, str) else f"run3/f{one:03d}.jpg" for one in frames])
+    assert [(gap.index, gap.missing) for gap in gaps] == found
+
+
+def test_messages_of_gaps() -> None:
+    one, two = find_gaps([Path("x/f1.jpg"), Path("x/f2.jpg"), Path("x/f4.jpg"), Path("x/f5.jpg"), Path("x/f3.jpg")])
+    assert one.message == "1 frame is missing between f2.jpg and f4.jpg"
+    assert all(word in two.message for word in ("f3.jpg", "f5.jpg", "+1", "-2"))
+    (three,) = find_gaps(["f1", "f2", "f3", "f7"])
+    assert three.message == "3 frames are missing between f3 and f7"
 
 
 def assert_every_particle_once(found: list[StreamParticle], belt: Belt, orientation: BeltOrientation) -> None:
     """Same pixels, grams, class and score as the belt's own particles."""
     painted = np.zeros_like(belt.labels)
     for particle in found:
-        rows, columns = slice(*particle.belt_rows), slice(*particle.belt_columns)
+        box = slice(*particle.belt_rows), slice(*particle.belt_columns)
         mask = orientation.to_belt(particle.mask)
-        (label,) = np.unique(belt.labels[rows, columns][mask])
-        assert not painted[rows, columns][mask].any()
-        painted[rows, columns][mask] = label
+        (label,) = np.unique(belt.labels[box][mask])
+        assert not painted[box][mask].any()
+        painted[box][mask] = label
         assert particle.mass == pytest.approx(belt.masses[label], rel=1e-9)
         assert particle.class_id == belt.classes[label]
         assert particle.score == pytest.approx(belt.scores[label])
@@ -50,6 +115,14 @@ def assert_every_particle_once(found: list[StreamParticle], belt: Belt, orientat
     assert sum(particle.mass for particle in found) == pytest.approx(belt.masses.sum(), rel=1e-6)
 
 
+def whole(belt: Belt, frames: Any, **settings: Any) -> list[StreamParticle]:
+    """The particles of a belt from its frames, each checked to be there once."""
+    found = list(stream_particles(frames, belt.predict, **settings))
+    orientation = BeltOrientation(settings.get("axis", "rows"), settings.get("direction", "forward"))
+    assert_every_particle_once(found, belt, orientation)
+    return found
+
+
 @pytest.mark.parametrize("overlap", [0, 23])
 def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) -> None:
     belt = make_belt(5000, 2400, 1000, long=15)
@@ -57,46 +130,33 @@ def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) ->
     frames = cut(2400, (40, 200), overlap)
     longest = max(box[0].stop - box[0].start for box in find_boxes(belt.labels))
     assert longest > 3 * np.mean([rows.stop - rows.start for rows in frames])  # spans three frames and more
-    images = (belt.labels[rows].copy() for rows in frames)
-    found = list(stream_particles(images, belt.predict, overlap=overlap))
-    assert_every_particle_once(found, belt, BeltOrientation())
+    whole(belt, (belt.labels[rows].copy() for rows in frames), overlap=overlap)
 
 
 @pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
 @pytest.mark.parametrize(("overlap", "settings"), [(0, {}), (11, {"tail": 1, "margin": 0}), (0, {"window": 37})])
 def test_axes_and_directions(axis: str, direction: str, overlap: int, settings: dict) -> None:
-    belt = make_belt(300, 700, 220, long=4)
-    orientation = BeltOrientation(axis, direction)
+    belt, orientation = make_belt(300, 700, 220, long=4), BeltOrientation(axis, direction)
     images = [orientation.to_image(belt.labels[rows]).copy() for rows in cut(700, (25, 110), overlap)]
-    options = {"axis": axis, "direction": direction, "overlap": overlap, **settings}
-    found = list(stream_particles(images, belt.predict, **options))
-    assert_every_particle_once(found, belt, orientation)
-    for particle in found:
-        image = images[particle.frame]
-        label = belt.labels[slice(*particle.belt_rows), slice(*particle.belt_columns)][
-            orientation.to_belt(particle.mask)
-        ][0]
+    for particle in whole(belt, images, axis=axis, direction=direction, overlap=overlap, **settings):
+        image, mask = images[particle.frame], orientation.to_belt(particle.mask)
+        label = belt.labels[slice(*particle.belt_rows), slice(*particle.belt_columns)][mask][0]
         x0, y0, x1, y1 = particle.box
-        height, width = image.shape
         assert particle.mask.shape == (y1 - y0, x1 - x0)
-        inside = np.s_[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
-        shown = particle.mask[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0]
+        shown = particle.mask[max(-y0, 0) : image.shape[0] - y0, max(-x0, 0) : image.shape[1] - x0]
         assert shown.any()  # it starts in this frame
-        assert np.array_equal(image[inside] == label, shown)
+        assert np.array_equal(image[max(y0, 0) : y1, max(x0, 0) : x1] == label, shown)
 
 
 @pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
 def test_the_network_sees_images_as_the_camera_took_them(axis: str, direction: str) -> None:
-    """A network may know where the light comes from, so a window must not be turned or mirrored."""
-    shape = (30, 40)
+    """A network may know where the light comes from, so a window must not be turned or mirrored, and not be changed."""
     rows, columns = np.indices((90, 120))
-    scene = rows * 1000 + columns
-    whole = {"rows": scene[:, :40], "columns": scene[:30]}[axis]
-    step = shape[0] if axis == "rows" else shape[1]
-    frames = np.split(whole, whole.shape[0] // step if axis == "rows" else whole.shape[1] // step, axis=axis != "rows")
-    windows = []
+    scene, windows = rows * 1000 + columns, []
+    frames = np.split(scene[:, :40], 3) if axis == "rows" else np.split(scene[:30], 3, axis=1)
 
     def predict(image: np.ndarray) -> FrameInstances:
+        assert not image.flags.writeable
         windows.append(image.copy())
         return no_instances()
 
@@ -104,36 +164,39 @@ def test_the_network_sees_images_as_the_camera_took_them(axis: str, direction: s
     list(stream_particles(ordered, predict, axis=axis, direction=direction, tail=9))
     assert len(windows) == 4  # the belt is 3 frames long, and windows share 9 px at the least
     for window in windows:
-        assert window.shape == shape
-        assert (np.diff(window, axis=0) == 1000).all()
-        assert (np.diff(window, axis=1) == 1).all()
+        assert window.shape == ((30, 40))
+        assert (np.diff(window, axis=0) == 1000).all() and (np.diff(window, axis=1) == 1).all()
 
 
 @pytest.mark.parametrize("height", [12, 20, 33])
 def test_empty_frames_between_particles(height: int) -> None:
     """The belt runs empty for frames on end, and a particle ends or begins exactly at a seam."""
     belt = paint((200, 30), (3, 20, 2, 9), (20, 33, 2, 9), (33, 40, 10, 20), (150, 180, 4, 8), (197, 200, 0, 30))
-    found = list(stream_particles(frames_of(belt, height), belt.predict))
-    assert_every_particle_once(found, belt, BeltOrientation())
+    whole(belt, frames_of(belt, height))
 
 
 def test_no_frames_and_nothing_on_the_belt() -> None:
-    assert list(stream_particles([], Belt.predict)) == []
+    assert list(stream_particles([], Belt.predict)) == [] == ParticleStream(Belt.predict).cut()
     empty = paint((50, 30))
     assert list(stream_particles(frames_of(empty, 10), empty.predict)) == []
 
 
-def test_ends_of_the_belt() -> None:
-    belt = paint((60, 40), (0, 9, 2, 9), (5, 28, 20, 30), (30, 38, 0, 4), (30, 38, 36, 40), (50, 60, 10, 20))
-    found = list(stream_particles(frames_of(belt, 20), belt.predict))
-    assert {p.class_id: (p.cut, p.edges) for p in found} == {
-        1: (True, ("top",)),
-        2: (False, ()),
-        3: (False, ("left",)),
-        4: (False, ("right",)),
-        5: (True, ("bottom",)),
-    }
-    inner = list(stream_particles(frames_of(belt, 20), belt.predict, keep_cut=False))
+@pytest.mark.parametrize(
+    ("axis", "direction", "names"),
+    [
+        ("rows", "forward", ("top", "bottom", "left", "right")),
+        ("rows", "backward", ("bottom", "top", "left", "right")),
+        ("columns", "forward", ("left", "right", "top", "bottom")),
+        ("columns", "backward", ("right", "left", "top", "bottom")),
+    ],
+)
+def test_ends_and_sides_of_the_belt(axis: str, direction: str, names: tuple[str, ...]) -> None:
+    belt = paint((60, 40), (0, 9, 12, 19), (50, 60, 10, 20), (30, 38, 0, 4), (30, 38, 36, 40), (5, 28, 20, 30))
+    images = [BeltOrientation(axis, direction).to_image(frame) for frame in frames_of(belt, 20)]
+    found = list(stream_particles(images, belt.predict, axis=axis, direction=direction))
+    edges = {label: (label <= 2, (name,)) for label, name in enumerate(names, start=1)} | {5: (False, ())}
+    assert {particle.class_id: (particle.cut, particle.edges) for particle in found} == edges
+    inner = list(stream_particles(images, belt.predict, axis=axis, direction=direction, keep_cut=False))
     assert [p.class_id for p in inner] == [p.class_id for p in found if not p.cut]
 
 
@@ -141,23 +204,6 @@ def test_a_single_frame() -> None:
     belt = paint((40, 40), (0, 9, 2, 9), (15, 22, 20, 30), (30, 38, 10, 20), (33, 40, 30, 35))
     found = list(stream_particles([belt.labels], belt.predict))
     assert {p.class_id: p.cut for p in found} == {1: True, 2: False, 3: False, 4: True}
-
-
-@pytest.mark.parametrize(
-    ("axis", "direction", "names"),
-    [
-        ("rows", "backward", ("bottom", "top", "left", "right")),
-        ("columns", "forward", ("left", "right", "top", "bottom")),
-        ("columns", "backward", ("right", "left", "top", "bottom")),
-    ],
-)
-def test_edges_are_named_as_in_the_image(axis: str, direction: str, names: tuple[str, ...]) -> None:
-    belt = paint((60, 40), (0, 9, 12, 19), (52, 60, 10, 20), (30, 38, 0, 4), (30, 38, 36, 40))
-    orientation = BeltOrientation(axis, direction)
-    images = [orientation.to_image(frame) for frame in frames_of(belt, 20)]
-    found = stream_particles(images, belt.predict, axis=axis, direction=direction)
-    edges = {particle.class_id: particle.edges for particle in found}
-    assert edges == {label: (name,) for label, name in enumerate(names, start=1)}
 
 
 def test_missing_frames_cut_the_belt() -> None:
@@ -186,8 +232,7 @@ def test_overlap_is_not_expected_behind_a_gap() -> None:
 def test_particles_come_as_soon_as_they_are_complete() -> None:
     """One image at a time: what ends in a frame is known when the next one has been seen."""
     belt = make_belt(300, 700, 220)
-    stream = ParticleStream(belt.predict)
-    height, known, settled = 70, 0, 0
+    stream, height, known, settled = ParticleStream(belt.predict), 70, 0, 0
     for number, frame in enumerate(frames_of(belt, height)):
         found = stream.push(frame)
         known += len(found)
@@ -202,13 +247,10 @@ def test_particles_come_as_soon_as_they_are_complete() -> None:
 def test_settled_row_waits_for_a_long_particle() -> None:
     belt = paint((200, 30), (15, 150, 3, 6))
     stream = ParticleStream(belt.predict)
-    settled, found = [], []
-    for frame in frames_of(belt, 20):
-        found.append(len(stream.push(frame)))
-        settled.append(stream.settled_row)
-    assert max(settled[:7]) <= 15
-    assert settled[-1] > 160
-    assert sum(found) == 1
+    steps = [(len(stream.push(frame)), stream.settled_row) for frame in frames_of(belt, 20)]
+    assert max(settled for _, settled in steps[:7]) <= 15
+    assert steps[-1][1] > 160
+    assert sum(found for found, _ in steps) == 1
 
 
 def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
@@ -223,12 +265,23 @@ def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
     assert settled <= 25
 
 
+def test_settled_row_behind_a_gap() -> None:
+    stream = ParticleStream(lambda image: no_instances())
+    for length in (30, 30):
+        stream.push(np.zeros((length, 20)))
+    stream.cut()
+    assert stream.settled_row == 60
+    stream.push(np.zeros((10, 20)))
+    assert stream.settled_row == 60
+    assert stream.cut() == []
+    assert stream.settled_row == 70
+
+
 @pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
 def test_a_short_frame_between_gaps_is_seen_in_a_window_of_the_usual_size(axis: str, direction: str) -> None:
     """The rows above it are those before the gap: what lies there counts once, and a gap cuts what reaches over it."""
     belt = paint((72, 40), (5, 15, 2, 9), (34, 46, 20, 30), (44, 50, 2, 9), (39, 41, 12, 16), (30, 41, 32, 36))
-    orientation = BeltOrientation(axis, direction)
-    heights = []
+    orientation, heights = BeltOrientation(axis, direction), []
 
     def predict(image: np.ndarray) -> FrameInstances:
         heights.append(len(orientation.to_belt(image)))
@@ -249,34 +302,18 @@ def test_a_short_frame_between_gaps_is_seen_in_a_window_of_the_usual_size(axis: 
     ]
 
 
-def test_settled_row_behind_a_gap() -> None:
-    stream = ParticleStream(lambda image: no_instances())
-    for length in (30, 30):
-        stream.push(np.zeros((length, 20)))
-    stream.cut()
-    assert stream.settled_row == 60
-    stream.push(np.zeros((10, 20)))
-    assert stream.settled_row == 60
-    assert stream.cut() == []
-    assert stream.settled_row == 70
-
-
 def test_a_stray_pixel_at_the_end_of_the_belt_cuts_nothing_once_it_is_cleaned() -> None:
     belt = paint((60, 40), (20, 40, 2, 12))
     belt.labels[59, 5] = 1
     belt.areas[1] += 1
     (particle,) = stream_particles([belt.labels], belt.predict)
     assert particle.cut and list(stream_particles([belt.labels], belt.predict, keep_cut=False)) == []
-    (clean,) = cleaned(particle, BeltOrientation(), [(0, 60)])
-    assert not clean.cut and clean.belt_rows == (20, 40)
+    (clean,) = stream_particles([belt.labels], belt.predict, keep_cut=False, clean=handle_fragments)
+    assert not clean.cut and clean.edges == () and clean.belt_rows == (20, 40)
 
 
 def test_two_frames_of_pixels_at_the_most() -> None:
-    shape = (400, 500, 3)
-    frame_bytes = int(np.prod(shape))
-    alive: list[weakref.ref] = []
-    held: list[int] = []
-    pixels: list[float] = []
+    shape, alive, held, pixels = (400, 500, 3), [], [], []
 
     def photograph() -> np.ndarray:
         frame = np.zeros(shape, np.uint8)
@@ -285,9 +322,8 @@ def test_two_frames_of_pixels_at_the_most() -> None:
 
     def predict(image: np.ndarray) -> FrameInstances:
         held.append(sum(reference() is not None for reference in alive))
-        pixels.append(tracemalloc.get_traced_memory()[0] / frame_bytes)
-        # One particle that the end of the window cuts: the next one begins with it
-        return blocks((300, 400, 20, 80))
+        pixels.append(tracemalloc.get_traced_memory()[0] / np.prod(shape))
+        return blocks((300, 400, 20, 80))  # the end of the window cuts it: the next one begins with it
 
     tracemalloc.start()
     try:
@@ -301,42 +337,45 @@ def test_two_frames_of_pixels_at_the_most() -> None:
 @pytest.mark.parametrize("long", [0, 4])
 def test_windows_keep_the_size_of_a_frame(long: int) -> None:
     """A network sees particles at another scale in an image of another height."""
-    belt = make_belt(300, 700, 220, long=long)
-    heights = []
+    belt, heights = make_belt(300, 700, 220, long=long), []
 
     def predict(image: np.ndarray) -> FrameInstances:
         heights.append(len(image))
         return belt.predict(image)
 
-    found = list(stream_particles(frames_of(belt, 90), predict))
-    assert_every_particle_once(found, belt, BeltOrientation())
+    assert_every_particle_once(list(stream_particles(frames_of(belt, 90), predict)), belt, BeltOrientation())
     assert set(heights) == {90}
     assert len(heights) <= 2 * len(list(frames_of(belt, 90)))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "named"),
     [
-        ({"axis": "row"}, "give one of rows, columns"),
-        ({"direction": "up"}, "give one of forward, backward"),
-        ({"overlap": -1}, "overlap of -1 px: give 0 or more"),
-        ({"window": 0}, "window of 0 px"),
-        ({"tail": 0}, "tail of 0 px"),
-        ({"overlap": 20}, "frame 2 is 20 px long and frames overlap by 20 px"),
+        ({"axis": "row"}, "'row'.*rows, columns"),
+        ({"direction": "up"}, "'up'.*forward, backward"),
+        ({"overlap": -1}, "overlap of -1 px.* 0 "),
+        ({"window": 0}, "window of 0 px.* 1 "),
+        ({"margin": -1}, "margin of -1 px.* 0 "),
+        ({"tail": 0}, "tail of 0 px.* 1 "),
+        ({"overlap": 20}, "frame 2 .* overlap by 20 px"),
     ],
 )
-def test_wrong_settings(settings: dict, message: str) -> None:
+def test_wrong_settings(settings: dict, named: str) -> None:
     belt = paint((60, 40), (2, 9, 2, 9))
-    with pytest.raises(RamsesError, match=message):
+    with pytest.raises(RamsesError, match=named):
         list(stream_particles(frames_of(belt, 20), belt.predict, **settings))
 
 
-def test_frames_must_fit_each_other() -> None:
-    predict = paint((60, 40)).predict
+@pytest.mark.parametrize("second", [np.zeros((20, 41), int), np.zeros((20, 40), np.uint8), np.zeros((20, 40, 1), int)])
+def test_frames_must_fit_each_other(second: np.ndarray) -> None:
     with pytest.raises(RamsesError, match="same width"):
-        list(stream_particles([np.zeros((20, 40), int), np.zeros((20, 41), int)], predict))
+        list(stream_particles([np.zeros((20, 40), int), second], paint((60, 40)).predict))
+
+
+@pytest.mark.parametrize("box", [(0, 21, 0, 10), (0, 10, 0, 41), (0, 10, -1, 10)])
+def test_a_box_outside_its_image(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="box outside"):
-        list(stream_particles([np.zeros((20, 40), int)], lambda image: blocks((0, 21, 0, 10))))
+        list(stream_particles([np.zeros((20, 40), int)], lambda image: blocks(box)))
 
 
 def test_loose_boxes_are_tightened() -> None:
@@ -344,36 +383,28 @@ def test_loose_boxes_are_tightened() -> None:
     mask[2:5, 3:7] = True
     found = FrameInstances([mask, mask & False], [[10, 4, 19, 12], [0, 0, 9, 8]], [1, 2], [1, 1], [2.5, 1])
     (particle,) = stream_particles([np.zeros((20, 30))], lambda image: found)
-    assert particle.box == (13, 6, 17, 9)
+    assert particle.box == (13, 6, 17, 9) and particle.mass == 2.5
     assert particle.mask.all()
 
 
-@pytest.fixture(scope="module")
-def rendered_belt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = SceneConfig(height=96, width=96, stones=(14, 14), resolution=(1.5, 1.5), classes=("Rc", "Ru", "Rb"))
-    return write_belt(tmp_path_factory.mktemp("belt") / "belt", config, frames=6, overlap=10, seed=4)
-
-
-def test_rendered_belt_from_its_files(rendered_belt: Path) -> None:
+def test_rendered_belt_from_its_files(tmp_path: Path) -> None:
     """The frames of prepare_data's belt, its labels in place of a network, against its own list of whole stones."""
-    truth = pd.read_csv(rendered_belt / "belt.csv").set_index("belt_label")
-    rows = pd.read_csv(rendered_belt / "annotations.csv")
-    frames = []
-    for path in sorted((rendered_belt / "labels").glob("*.png")):
+    config = SceneConfig(height=96, width=96, stones=(14, 14), resolution=(1.5, 1.5), classes=("Rc", "Ru", "Rb"))
+    folder = write_belt(tmp_path / "belt", config, frames=6, overlap=10, seed=4)
+    truth = pd.read_csv(folder / "belt.csv").set_index("belt_label")
+    rows, frames = pd.read_csv(folder / "annotations.csv"), []
+    for path in sorted((folder / "labels").glob("*.png")):
         of_frame = rows[rows["baseimg"] == path.stem].set_index("label")["belt_label"]
         renumber = np.zeros(len(of_frame) + 1, np.int32)
         renumber[of_frame.index] = of_frame
         frames.append(renumber[cv2.imread(str(path), cv2.IMREAD_UNCHANGED)])
     labels = np.concatenate([frames[0], *(frame[10:] for frame in frames[1:])])
-    count = int(labels.max()) + 1
-    names = sorted(truth["class"].unique())
+    count, names = int(labels.max()) + 1, sorted(truth["class"].unique())
     masses, classes = np.zeros(count), np.zeros(count, int)
-    masses[truth.index] = truth["mass"]
-    classes[truth.index] = truth["class"].map(names.index)
+    masses[truth.index], classes[truth.index] = truth["mass"], truth["class"].map(names.index)
     belt = Belt(labels, np.bincount(labels.ravel(), minlength=count), masses, classes, np.ones(count))
     found = list(stream_particles(frames, belt.predict, overlap=10))
     assert len(found) == len(truth) > 50
     assert sum(p.mass for p in found) == pytest.approx(truth["mass"].sum(), rel=1e-6)
-    assert pd.Series([names[p.class_id] for p in found]).value_counts().to_dict() == (
-        truth["class"].value_counts().to_dict()
-    )
+    counts = truth["class"].value_counts().to_dict()
+    assert pd.Series([names[p.class_id] for p in found]).value_counts().to_dict() == counts
