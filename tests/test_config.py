@@ -15,8 +15,8 @@ from ramses_d2.config import add_ramses_config, load_config
 from ramses_d2.data.catalog import register
 from ramses_d2.data.mapper import RamsesDatasetMapper
 from ramses_d2.engine.hooks import final_test
-from ramses_d2.engine.setup import settle_classes
-from ramses_d2.engine.solver import settle_iterations
+from ramses_d2.engine.setup import resolve_classes
+from ramses_d2.engine.solver import resolve_iterations
 from ramses_d2.engine.trainer import RamsesTrainer
 from ramses_d2.errors import RamsesError
 from ramses_d2.modeling.meta_arch import RAMSES
@@ -77,9 +77,9 @@ def test_no_key_is_dead(tiny_folder: Callable[..., Path], tmp_path: Path, monkey
     for name in cfg.DATASETS.TRAIN:
         register(name)
     recorder = Recorder(cfg, monkeypatch)
-    settle_classes(cfg, cfg.DATASETS.TRAIN)
-    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.EARLY_STOPPING.PATIENCE, cfg.TEST.EVAL_PERIOD = "ReduceOnPlateau", 1, 1
-    settle_iterations(cfg, images=1)
+    resolve_classes(cfg, cfg.DATASETS.TRAIN)
+    cfg.SOLVER.EARLY_STOPPING.PATIENCE, cfg.TEST.EVAL_PERIOD = 1, 1
+    resolve_iterations(cfg, images=1)
     RamsesTrainer(cfg)
     RamsesTrainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     RamsesTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])

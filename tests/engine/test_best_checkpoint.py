@@ -74,7 +74,7 @@ def test_of_averaged_weights_these_are_kept(tiny_folder: Callable[..., Path], tm
     assert best_of(trainer).best_metric == 2.0
     kept = torch.load(tmp_path / "out/model_best.pth")["model"]
     own = trainer.model.state_dict()
-    assert all(torch.equal(kept[name], trainer.ema.average[name]) for name in kept)
+    assert all(torch.equal(kept[name], trainer.ema.module.state_dict()[name]) for name in kept)
     assert any(not torch.equal(kept[name], own[name]) for name in kept)
 
 

@@ -84,11 +84,11 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path: Path, damage: 
 def test_none_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
     run(tmp_path, 1)
     cut(tmp_path / "model_0000001.pth")
-    with pytest.raises(RamsesError, match="model_0000001.pth.*no other checkpoint"):
+    with pytest.raises(RamsesError, match="model_0000001.pth.*none of the 1 checkpoints"):
         training(tmp_path).resume()
     run(tmp_path, 3)
     flip(tmp_path / "model_0000003.pth")
-    with pytest.raises(RamsesError, match="none of its 2 checkpoints"):
+    with pytest.raises(RamsesError, match="none of the 2 checkpoints"):
         training(tmp_path).resume()
 
 

@@ -15,8 +15,8 @@ from detectron2.engine import HookBase
 from PIL import Image
 
 from ramses_d2.data.catalog import register
-from ramses_d2.engine import curves as records_module
-from ramses_d2.engine.curves import StatsTable, draw_curves, event_writers
+from ramses_d2.engine import trainer as trainer_module
+from ramses_d2.engine.curves import StatsTable, draw_curves
 from ramses_d2.engine.hooks import BestCheckpoint
 from ramses_d2.engine.trainer import RamsesTrainer
 from ramses_d2.errors import RamsesError
@@ -44,8 +44,8 @@ class PowerCut(HookBase):
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of losses after every step, so that a short training has some."""
-    rows = records_module.LossRows
-    monkeypatch.setattr(records_module, "LossRows", lambda *arguments: rows(*arguments, period=1))
+    rows = trainer_module.LossRows
+    monkeypatch.setattr(trainer_module, "LossRows", lambda *arguments: rows(*arguments, period=1))
 
 
 @pytest.mark.usefixtures("every_step")
@@ -165,7 +165,7 @@ def test_tensorboard_gets_annotated_images(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(records_module, "default_writers", lambda *_: [])  # TensorBoard's would take them
+    monkeypatch.setattr(trainer_module, "default_writers", lambda *_: [])  # TensorBoard's would take them
     cfg = config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 2, "VIS_PERIOD", 2, "SOLVER.EMA_DECAY", 0.9)
     images = stored(train(cfg))
     valid = [name for name in images if name.startswith("valid/")]
@@ -183,8 +183,8 @@ def test_without_tensorboard_all_else_is_written(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     cfg = config(folder, tmp_path / "out", "SOLVER.MAX_ITER", 1, "VIS_PERIOD", 1)
-    assert [type(writer).__name__ for writer in event_writers(cfg, 1)] == ["CommonMetricPrinter", "JSONWriter"]
     trainer = train(cfg)
+    assert [type(writer).__name__ for writer in trainer.build_writers()] == ["CommonMetricPrinter", "JSONWriter"]
     assert not stored(trainer)  # nobody would take them
     out = tmp_path / "out"
     assert (out / "curves.png").is_file() and (out / "metrics.json").is_file()

@@ -1,4 +1,4 @@
-"""Plateaus, early stopping and averaged weights in a training, uninterrupted and resumed."""
+"""Early stopping and averaged weights in a training, uninterrupted and resumed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ramses_d2.checkpoint.load import load_weights
-from ramses_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, PlateauCheck
+from ramses_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from ramses_d2.engine.trainer import RamsesTrainer
 from ramses_d2.errors import RamsesError
 from tests.engine.training import tiny_config, trainer_of
 
 # AP after step 2, 4, ...
 SCRIPT = {2: 10.0, 4: 9.0, 6: 8.0, 8: 7.0, 10: 20.0}
-PLATEAU = ("SOLVER.LR_SCHEDULER_NAME", "ReduceOnPlateau", "SOLVER.PLATEAU.PATIENCE", 1)
 STOPPING = ("SOLVER.EARLY_STOPPING.PATIENCE", 3)
 LENGTH = ("SOLVER.MAX_ITER", 10, "TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 3)
 
@@ -98,36 +97,30 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "mode", "patience", "cuts"),
-    [
-        # After an evaluation that no checkpoint knows of, and in the middle of it
-        ("segm/AP", "max", 1, [("later", 7, None, 6), ("in it", None, 6, 6)]),
-        # After a checkpoint between two evaluations
-        ("total_loss", "min", 0, [("between", 4, None, 3)]),
-    ],
+    ("name", "cut", "in_evaluation", "begin"),
+    # After an evaluation that no checkpoint knows of, in the middle of it, and between two evaluations
+    [("later", 7, None, 6), ("in it", None, 6, 6), ("between", 4, None, 3)],
 )
 def test_interrupted_anywhere_the_run_ends_the_same(
-    folder: Path, tmp_path: Path, metric: str, mode: str, patience: int, cuts: list[tuple[str, int, int, int]]
+    folder: Path, tmp_path: Path, name: str, cut: int | None, in_evaluation: int | None, begin: int
 ) -> None:
-    plateau = ("SOLVER.PLATEAU.METRIC", metric, "SOLVER.PLATEAU.MODE", mode, "SOLVER.PLATEAU.PATIENCE", patience)
-    options = (*LENGTH, *PLATEAU, *plateau, *STOPPING, "SOLVER.EMA_DECAY", 0.5)
+    options = (*LENGTH, *STOPPING, "SOLVER.EMA_DECAY", 0.5)
     whole = run(tiny_config(folder, tmp_path / "whole", *options, test=[folder]))
-    assert whole.iter == 8 and whole.scheduler.multiplier < 1
+    assert whole.iter == 8
     expected = torch.load(tmp_path / "whole/model_final.pth", weights_only=False)
-    for name, cut, in_evaluation, begin in cuts:
-        cfg = tiny_config(folder, tmp_path / name, *options, test=[folder])
-        trainer = start(cfg)
-        trainer.cut_in_evaluation = in_evaluation
-        if cut is not None:
-            trainer.register_hooks([PowerCut(cut)])
-        with pytest.raises(InterruptedError):
-            trainer.train()
-        resumed = start(cfg, resume=True, seed=99)
-        assert resumed.start_iter == begin
-        resumed.train()
-        assert_same(torch.load(tmp_path / name / "model_final.pth", weights_only=False), expected)
-        ours, theirs = (torch.load(tmp_path / which / "model_final_ema.pth")["model"] for which in (name, "whole"))
-        assert_same(ours, theirs)
+    cfg = tiny_config(folder, tmp_path / name, *options, test=[folder])
+    trainer = start(cfg)
+    trainer.cut_in_evaluation = in_evaluation
+    if cut is not None:
+        trainer.register_hooks([PowerCut(cut)])
+    with pytest.raises(InterruptedError):
+        trainer.train()
+    resumed = start(cfg, resume=True, seed=99)
+    assert resumed.start_iter == begin
+    resumed.train()
+    assert_same(torch.load(tmp_path / name / "model_final.pth", weights_only=False), expected)
+    ours, theirs = (torch.load(tmp_path / which / "model_final_ema.pth")["model"] for which in (name, "whole"))
+    assert_same(ours, theirs)
 
 
 def test_early_stopping_ends_cleanly_and_for_good(
@@ -220,11 +213,11 @@ def test_weights_loaded_at_the_start_are_where_the_average_starts(folder: Path, 
 
 
 def test_the_order_of_the_hooks(folder: Path, tmp_path: Path) -> None:
-    options = (*LENGTH, *PLATEAU, *STOPPING, "SOLVER.EMA_DECAY", 0.9, "SOLVER.PLATEAU.METRIC", "total_loss")
+    options = (*LENGTH, *STOPPING, "SOLVER.EMA_DECAY", 0.9)
     all_hooks = start(tiny_config(folder, tmp_path, *options, test=[folder]))._hooks
     names = [type(hook).__name__ for hook in all_hooks]
-    expected = ["LRScheduler", "EmaUpdate", "LossMean", "PeriodicCheckpointer", "Evaluation", BestCheckpoint.__name__]
-    expected += [PlateauCheck.__name__, EarlyStopping.__name__]
+    expected = ["LRScheduler", "EmaUpdate", "LossRows", "PeriodicCheckpointer", "Evaluation", BestCheckpoint.__name__]
+    expected += [EarlyStopping.__name__, "MetricRows"]
     assert [name for name in names if name in expected] == expected and isinstance(all_hooks[-1], PeriodicWriter)
 
 
@@ -236,21 +229,18 @@ def test_of_several_test_sets_the_first_is_meant(
     evaluation = hook_of(trainer, Evaluation)
     first, second = cfg.DATASETS.TEST
     evaluation.results = {f"{first}/segm/AP": 1.0, f"{second}/segm/AP": 2.0, f"ema/{first}/segm/AP": 3.0}
-    assert evaluation.metric("segm/AP", "K") == 1.0 and evaluation.metric(f"{second}/segm/AP", "K") == 2.0
-    assert evaluation.metric("ema/segm/AP", "K") == 3.0
+    assert evaluation.metric("segm/AP") == 1.0 and evaluation.metric(f"{second}/segm/AP") == 2.0
+    assert evaluation.metric("ema/segm/AP") == 3.0
     evaluation.results = {f"{first}/segm/AP-cinema/seat": 4.0, f"ema/{first}/segm/AP-cinema/seat": 5.0}
-    assert evaluation.metric("segm/AP-cinema/seat", "K") == 4.0
-    assert evaluation.metric("ema/segm/AP-cinema/seat", "K") == 5.0
+    assert evaluation.metric("segm/AP-cinema/seat") == 4.0
+    assert evaluation.metric("ema/segm/AP-cinema/seat") == 5.0
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ((*STOPPING, "TEST.BEST_METRIC", "segm/PA"), 'TEST.BEST_METRIC is "segm/PA", but an evaluation gives segm/AP'),
-        ((*PLATEAU, "SOLVER.PLATEAU.METRIC", "loss"), 'PLATEAU.METRIC is "loss", but an evaluation gives segm/AP'),
         ((*STOPPING, "TEST.EVAL_PERIOD", 0), "EARLY_STOPPING goes by evaluations"),
-        ((*PLATEAU, "TEST.EVAL_PERIOD", 0), "ReduceOnPlateau.* set TEST.EVAL_PERIOD and DATASETS.TEST$"),
-        ((*PLATEAU, "TEST.EVAL_PERIOD", 0, "SOLVER.PLATEAU.METRIC", "total_loss"), "set TEST.EVAL_PERIOD$"),
         (("SOLVER.EARLY_STOPPING.PATIENCE", -1), "PATIENCE is -1"),
         ((*STOPPING, "TEST.BEST_MODE", "most"), 'BEST_MODE is "most", use max or min'),
     ],
@@ -266,13 +256,17 @@ def test_what_cannot_be_followed_is_one_line(
 def on_a_rank(rank: int, folder: Path, output: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{output}/rendezvous", rank=rank, world_size=2)
-    options = (*LENGTH, *PLATEAU, "SOLVER.EARLY_STOPPING.PATIENCE", 2, "SOLVER.PLATEAU.PATIENCE", 0)
+    options = (*LENGTH, "SOLVER.EARLY_STOPPING.PATIENCE", 2)
     trainer = start(tiny_config(folder, output, *options, "SOLVER.EMA_DECAY", 0.9, test=[folder]))
     if rank:
         trainer.test = lambda cfg, model: {}  # only the main process has results
     trainer.train()
-    state = {"weights": trainer.model.module.state_dict(), "ema": trainer.ema.average, "steps": trainer.iter}
-    torch.save(state | {"rate": trainer.scheduler.multiplier}, output / f"rank{rank}.pth")
+    state = {
+        "weights": trainer.model.module.state_dict(),
+        "ema": trainer.ema.module.state_dict(),
+        "steps": trainer.iter,
+    }
+    torch.save(state, output / f"rank{rank}.pth")
     dist.destroy_process_group()
 
 
@@ -281,5 +275,5 @@ def test_all_ranks_stop_at_the_same_step(folder: Path, tmp_path: Path) -> None:
     output.mkdir()
     mp.spawn(on_a_rank, args=(folder, output), nprocs=2)
     one, two = (torch.load(output / f"rank{rank}.pth", weights_only=False) for rank in range(2))
-    assert one["steps"] == 6 and one["rate"] == 0.25
+    assert one["steps"] == 6
     assert_same(one, two)

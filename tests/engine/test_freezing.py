@@ -84,7 +84,7 @@ def test_a_share_counts_layers_from_the_input(share: str, frozen: int) -> None:
 @pytest.mark.parametrize("name", ["bakbone", "rpn", "1.5", "-0.1", "nan"])
 def test_an_unknown_name_is_one_line_with_the_choices(name: str) -> None:
     with pytest.raises(
-        RamsesError, match=f'"{name}" is no part of this network; use backbone, .*mass.*"all but heads"'
+        RamsesError, match=f'"{name}" is not a part of this network; use backbone, .*mass.*"all but heads"'
     ):
         freeze(build(), [name])
 

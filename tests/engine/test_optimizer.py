@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ramses_d2.config import load_config
-from ramses_d2.engine.solver import build_optimizer, clip_before_step, parameter_groups, part_of
+from ramses_d2.engine.solver import build_optimizer, clip_before_step, parameter_groups, part_of, resolve_iterations
 from ramses_d2.errors import RamsesError
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
@@ -91,12 +91,11 @@ def test_layers_of_the_backbone_decay_from_the_last_to_the_stem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"factors": {"fpn": -1.0}}, "LR_FACTOR.FPN is -1.0"), ({"layer_decay": 1.5}, "LAYER_DECAY is 1.5")],
+    ("key", "value"), [("LR_FACTOR.FPN", -1.0), ("LAYER_DECAY", 1.5), ("LAYER_DECAY", 0.0), ("EMA_DECAY", 1.0)]
 )
-def test_rates_out_of_range_are_one_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RamsesError, match=message):
-        rates(Net(), **options)
+def test_rates_out_of_range_are_one_line(key: str, value: float) -> None:
+    with pytest.raises(RamsesError, match=f"{key} is {value}"):
+        resolve_iterations(load_config(TINY_YAML, [f"SOLVER.{key}", value]), 7)
 
 
 @pytest.mark.parametrize(
@@ -114,4 +113,4 @@ def test_clipping(kind: str, expected: tuple[list[float], list[float]]) -> None:
 
 def test_unknown_clipping_is_an_error() -> None:
     with pytest.raises(RamsesError, match="CLIP_TYPE"):
-        clip_before_step(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), "hard", 1.0, 2.0)
+        resolve_iterations(load_config(TINY_YAML, ["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "hard"]), 7)

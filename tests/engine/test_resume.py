@@ -84,7 +84,7 @@ def test_the_training_state_is_read_without_unpickling(tiny_folder: Callable[...
     """Every hook's state of a training with everything on, NumPy's numbers included."""
     folder = tiny_folder()
     options = (
-        *("TEST.EVAL_PERIOD", 2, "SOLVER.EMA_DECAY", 0.9, "SOLVER.LR_SCHEDULER_NAME", "ReduceOnPlateau"),
+        *("TEST.EVAL_PERIOD", 2, "SOLVER.EMA_DECAY", 0.9),
         *("SOLVER.EARLY_STOPPING.PATIENCE", 5, "SOLVER.CHECKPOINT_PERIOD", 1),
     )
     cfg = tiny_config(folder, tmp_path / "out", *options, test=[folder])
@@ -124,7 +124,6 @@ def settings(trainer: RamsesTrainer, key: str) -> dict[str, Any]:
         ("SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.LR_FACTOR.BACKBONE", 0.1, "SOLVER.LAYER_DECAY", 0.5),
         # As many groups of as many parameters, and others in them
         ("SOLVER.LR_FACTOR.CLASS", 1.0, "SOLVER.LR_FACTOR.KERNEL", 0.1),
-        ("SOLVER.LR_SCHEDULER_NAME", "ReduceOnPlateau", "SOLVER.PLATEAU.METRIC", "total_loss", "TEST.EVAL_PERIOD", 9),
     ],
 )
 def test_rates_and_weight_decay_are_those_of_the_config_now(

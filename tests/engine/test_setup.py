@@ -13,7 +13,7 @@ import torch
 
 from ramses_d2.engine import setup
 from ramses_d2.engine.setup import _needs_traceback, load_config, prepare
-from ramses_d2.engine.solver import settle_iterations
+from ramses_d2.engine.solver import resolve_iterations
 from ramses_d2.errors import RamsesError
 from tests.engine.training import TINY_YAML, trainer_of
 
@@ -54,7 +54,7 @@ def test_a_number_out_of_its_range_is_one_line(arguments: Callable, key: str, va
 def test_a_script_hears_of_a_batch_without_images() -> None:
     """The loader would look for a full batch for ever."""
     with pytest.raises(RamsesError, match="SOLVER.IMS_PER_BATCH is -1"):
-        settle_iterations(load_config(TINY_YAML, ["SOLVER.IMS_PER_BATCH", "-1"]), 7)
+        resolve_iterations(load_config(TINY_YAML, ["SOLVER.IMS_PER_BATCH", "-1"]), 7)
 
 
 def test_the_best_weights_alone_are_a_training_too(arguments: Callable, tmp_path: Path) -> None:

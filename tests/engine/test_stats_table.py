@@ -27,7 +27,7 @@ def table(tmp_path: Path) -> StatsTable:
 def test_rows_have_a_header_and_tabs(table: StatsTable, tmp_path: Path) -> None:
     lines = (tmp_path / "stats.tsv").read_text().splitlines()
     assert lines == ["iteration\tloss", "20\t6.66667", "40\t13.3333", "60\t20"]
-    assert table.series("loss") == ([20, 40, 60], [6.66667, 13.3333, 20])
+    assert table.series("loss").to_dict() == {20: 6.66667, 40: 13.3333, 60: 20}
 
 
 def test_a_new_column_leaves_the_others_where_they_are(table: StatsTable, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_new_column_leaves_the_others_where_they_are(table: StatsTable, tmp_pa
     assert [list(row) for row in found] == 5 * [["iteration", "loss", "AP-red\tbrick"]]
     assert [row["iteration"] for row in found] == [20, 40, 60, 80, 100]
     assert found[3]["AP-red\tbrick"] == 5 and pd.isna(found[0]["AP-red\tbrick"]) and pd.isna(found[4]["loss"])
-    assert table.series("AP-red\tbrick") == ([80], [5.0])
+    assert table.series("AP-red\tbrick").to_dict() == {80: 5.0}
 
 
 def test_a_resumed_run_keeps_what_its_checkpoint_knows(table: StatsTable, tmp_path: Path) -> None:

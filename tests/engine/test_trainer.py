@@ -13,7 +13,7 @@ from detectron2.engine import HookBase
 
 from ramses_d2.config import load_config
 from ramses_d2.data.catalog import register, register_datasets
-from ramses_d2.engine.setup import settle_classes
+from ramses_d2.engine.setup import resolve_classes
 from ramses_d2.engine.trainer import RamsesTrainer
 from ramses_d2.errors import RamsesError
 from ramses_d2.evaluation.evaluator import RamsesEvaluator
@@ -33,7 +33,7 @@ def config(folder: Path, output: Path, *overrides: object) -> CfgNode:
     options = ["DATASETS.TRAIN", uri, "DATASETS.TEST", uri, "OUTPUT_DIR", str(output), *overrides]
     cfg = load_config(TINY_YAML, options)
     register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    settle_classes(cfg, cfg.DATASETS.TRAIN)
+    resolve_classes(cfg, cfg.DATASETS.TRAIN)
     output.mkdir(exist_ok=True)
     return cfg
 

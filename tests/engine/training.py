@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from ramses_d2.config import load_config
 from ramses_d2.data.catalog import register_datasets
-from ramses_d2.engine.setup import settle_classes
+from ramses_d2.engine.setup import resolve_classes
 from ramses_d2.engine.trainer import RamsesTrainer
 
 TINY_YAML = str(Path(__file__).parents[1] / "ramses_tiny.yaml")
@@ -29,7 +29,7 @@ def tiny_config(folder: Path, output: Path, *overrides: object, test: Sequence[P
     options = ["DATASETS.TRAIN", f"('ramses://{folder}',)", "DATASETS.TEST", str(tests), "OUTPUT_DIR", str(output)]
     cfg = load_config(TINY_YAML, [*options, *overrides])
     register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    settle_classes(cfg, cfg.DATASETS.TRAIN)
+    resolve_classes(cfg, cfg.DATASETS.TRAIN)
     output.mkdir(exist_ok=True)
     return cfg
 
