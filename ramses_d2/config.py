@@ -212,7 +212,7 @@ def add_ramses_config(cfg: CN) -> None:
     # last tenth). Branches whose loss has weight 0 do not train either
     cfg.SOLVER.FREEZE = []
     cfg.SOLVER.MAX_EPOCHS = 0  # passes over the training images, in place of MAX_ITER; 0 = MAX_ITER counts
-    # Keys of a schedule that is no more (docs/changes.md): files that have them still load
+    # Keys of a schedule that has gone (docs/changes.md): files that have them still load
     cfg.SOLVER.PLATEAU = CN(new_allowed=True)
     # Stop when TEST.BEST_METRIC has not improved by more than MIN_DELTA for this many evaluations; 0 = never
     cfg.SOLVER.EARLY_STOPPING = CN({"PATIENCE": 0, "MIN_DELTA": 0.0})

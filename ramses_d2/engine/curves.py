@@ -68,12 +68,10 @@ class StatsTable:
         self.frame = pd.DataFrame({KEY: []}, dtype=str)
         whole = self._path.read_text(encoding="utf-8").rpartition("\n")[0] if self._path.is_file() else ""
         if steps and KEY in whole.partition("\n")[0].split("\t"):
-            # An older release appended rows: a kill may have left one with fewer cells, which are NaN then, or more
-            table = pd.read_csv(
-                io.StringIO(whole), sep="\t", dtype=str, na_values=[], keep_default_na=False, on_bad_lines="skip"
-            ).dropna()
-            done = pd.to_numeric(table[KEY], errors="coerce")
-            self.frame = table[done <= steps]
+            # An older release appended rows: a kill may have left a part of one
+            as_text = {"dtype": str, "keep_default_na": False, "on_bad_lines": "skip"}
+            table = pd.read_csv(io.StringIO(whole), sep="\t", **as_text)
+            self.frame = table[pd.to_numeric(table[KEY], errors="coerce") <= steps]
             self._write()
         else:
             self._path.unlink(missing_ok=True)

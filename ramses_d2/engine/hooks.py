@@ -48,6 +48,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return getattr(model, "module", model)
 
 
+def config_below(cfg: CfgNode, folder: str) -> CfgNode:
+    """The same config, not frozen, with the output in a folder of OUTPUT_DIR."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / folder)
+    return cfg
+
+
 class Evaluation(hooks.EvalHook):
     """Detectron2's hook, which gives the results to the hooks after it, on every process, and evaluates no step twice.
 
@@ -245,9 +253,7 @@ def final_test(cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Modul
         if comm.is_main_process():
             load_weights(network, str(best))
         share_buffers(network.state_dict())
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "test")
+    cfg = config_below(cfg, "test")
     cfg.DATASETS.TEST = cfg.DATASETS.FINAL_TEST
     weights = "the last weights" if last is None else best
     logger.info("Final test of %s on %s, files in %s", weights, ", ".join(cfg.DATASETS.TEST), cfg.OUTPUT_DIR)
@@ -277,7 +283,7 @@ class EmaWeights(ModelEmaV3):
         self.updates += 1
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {"updates": self.updates, "average": self.module.state_dict()}
+        return {"updates": self.updates, "average": dict(self.module.state_dict())}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> None:
         self.updates = state_dict["updates"]

@@ -35,7 +35,7 @@ Main = Callable[[argparse.Namespace], Any]
 
 _ERROR_PREFIX = f"{RamsesError.__module__}.{RamsesError.__name__}: "
 # Seconds in which the launcher notices the process that failed first and ends those that only lost their connection
-_PATIENCE = 20.0
+PATIENCE = 20.0
 _TIMEOUT = timedelta(minutes=30)
 # What gloo, NCCL and the store that processes meet in say when another process has gone; nothing that NCCL's general
 # explanations of a code say
@@ -94,7 +94,7 @@ def launch(main: Main, args: argparse.Namespace, prepare: Main | None = None) ->
     with _first_failure(), tempfile.TemporaryDirectory(prefix="ramses-") as folder:
         if on_gpus:
             machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
-            launch_gpus(_run, processes, **machines, dist_url=args.dist_url, args=(main, args, processes))
+            launch_gpus(run_process, processes, **machines, dist_url=args.dist_url, args=(main, args, processes))
         else:
             url = f"file://{folder}/rendezvous" if args.dist_url == "auto" else args.dist_url
             mp.spawn(_run_gloo, args=(main, args, processes, url), nprocs=processes)
@@ -143,18 +143,18 @@ def _run_gloo(local_rank: int, main: Main, args: argparse.Namespace, processes: 
         torch.distributed.init_process_group("gloo", init_method=url, **ranks, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         if lost_connection(error):
-            time.sleep(_PATIENCE)
+            time.sleep(PATIENCE)
         raise RamsesError(f"--dist-url {url}: no connection of the processes ({_cause(error)})") from error
     # Every process makes the group of every machine, in the same order. Detectron2 0.6 has no function for it
     for machine in range(args.num_machines):
         group = torch.distributed.new_group(list(range(machine * processes, (machine + 1) * processes)))
         if machine == args.machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
-    _run(main, args, processes)
+    run_process(main, args, processes)
     torch.distributed.destroy_process_group()
 
 
-def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
+def run_process(main: Main, args: argparse.Namespace, processes: int) -> None:
     """``main`` in a launched process, with errors that the launcher can tell apart."""
     logging.getLogger("ramses_d2").addHandler(logging.NullHandler())  # the launcher has said what setup warns of
     if "OMP_NUM_THREADS" not in os.environ:
@@ -170,7 +170,7 @@ def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
     except RuntimeError as error:
         if not lost_connection(error):
             raise
-        time.sleep(_PATIENCE)  # on this machine, the launcher ends this process meanwhile
+        time.sleep(PATIENCE)  # on this machine, the launcher ends this process meanwhile
         raise RamsesError(
             f"process {comm.get_rank()} lost the connection to another one, which has ended: see the output there "
             f"({_cause(error)})"

@@ -168,7 +168,7 @@ def parameter_groups(
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
     """Names of an optimizer's parameters, in the order in which its ``state_dict`` counts them."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name.removeprefix("module.") for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -164,9 +164,7 @@ class RamsesTrainer(DefaultTrainer):
         share_buffers(dict(self.model.named_buffers()))
         results = self._last_eval_results = self.test(self.cfg, self.model)
         if self.ema is not None and self.cfg.DATASETS.TEST:
-            cfg = self.cfg.clone()
-            cfg.defrost()
-            cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
+            cfg = hooks.config_below(self.cfg, "ema")
             logger.info("Evaluation of the averaged weights:")
             share_buffers(dict(self.ema.module.named_buffers()))
             with EventStorage(self.iter):  # its own: images of this evaluation would take the names of the other's
@@ -243,37 +241,31 @@ class RamsesTrainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state.setdefault("_trainer", self._trainer.state_dict())  # Detectron2 0.6 leaves the optimizer out
-        state["parameters"] = self._parameter_names()
+        state["parameters"] = parameter_names(self.optimizer, self.model)
         return state
-
-    def _parameter_names(self) -> list[str]:
-        return parameter_names(self._trainer.optimizer, hooks.unwrapped(self.model))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "_trainer" not in state_dict:
             raise RamsesError("this checkpoint holds no optimizer state: use it as MODEL.WEIGHTS, without --resume")
         if hasattr(self._trainer, "grad_scaler"):  # a run that began without mixed precision has no scaler
             state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
-        optimizer, scheduler, names = self._trainer.optimizer, self.scheduler, self._parameter_names()
-        base_lrs = scheduler.base_lrs
+        names, base_lrs = parameter_names(self.optimizer, self.model), self.scheduler.base_lrs
         # Only those that this process has: some are the main process's alone
         known = {type(hook).__qualname__ for hook in self._hooks if hasattr(hook, "load_state_dict")}
         hook_states = {name: state for name, state in state_dict.get("hooks", {}).items() if name in known}
         try:
             saved = state_dict["_trainer"]["optimizer"]
-            fitted = state_with_own_settings(saved, state_dict.get("parameters", names), optimizer, names)
+            fitted = state_with_own_settings(saved, state_dict.get("parameters", names), self.optimizer, names)
             trainer_state = {**state_dict["_trainer"], "optimizer": fitted}
             super().load_state_dict({**state_dict, "_trainer": trainer_state, "hooks": hook_states})
             if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
                 self._trainer.load_state_dict(trainer_state)
         except ValueError as error:  # of the optimizer
-            raise RamsesError(
-                f"this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER or FREEZE?): use it as "
-                f"MODEL.WEIGHTS, without --resume ({error})"
-            ) from error
+            fault = "this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER or FREEZE?)"
+            raise RamsesError(f"{fault}: use it as MODEL.WEIGHTS, without --resume ({error})") from error
         # The rates of SOLVER as it is now, which the schedule's state would replace by those of the run so far
-        scheduler.base_lrs = base_lrs
-        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        self.scheduler.base_lrs = base_lrs
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
 
 
