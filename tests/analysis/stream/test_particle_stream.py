@@ -15,8 +15,7 @@ from ramses_d2.analysis.stream.cleaning import cleaned
 from ramses_d2.analysis.stream.geometry import BeltOrientation
 from ramses_d2.analysis.stream.instances import FrameInstances
 from ramses_d2.analysis.stream.particle_stream import ParticleStream, StreamParticle, stream_particles
-from ramses_d2.data.synthetic.belt import write_belt
-from ramses_d2.data.synthetic.scene import SceneConfig
+from ramses_d2.data.synthetic import SceneConfig, write_belt
 from ramses_d2.errors import RamsesError
 from tests.analysis.stream.belts import (
     Belt,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.synthetic.belt import write_belt
+from ramses_d2.data.synthetic.dataset import write_belt
 from ramses_d2.data.synthetic.scene import SceneConfig
 from ramses_d2.errors import RamsesError
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ramses_d2.data.synthetic.camera import majority_label, paint_belt, photograph
+from ramses_d2.data.synthetic.scene import majority_label, paint_belt, photograph
 
 
 def test_the_commonest_label_of_each_block_wins():

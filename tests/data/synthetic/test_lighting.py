@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramses_d2.data.synthetic.lighting import Sun, ambient_occlusion, shade, shadow_depth
+from ramses_d2.data.synthetic.scene import Sun, ambient_occlusion, shade, shadow_depth
 
 
 def sun_at(azimuth, elevation):

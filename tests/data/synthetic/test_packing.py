@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ramses_d2.data.synthetic.packing import Packer
+from ramses_d2.data.synthetic.scene import Packer
 from ramses_d2.data.synthetic.stones import ANGLES
 
 

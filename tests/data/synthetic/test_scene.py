@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ramses_d2.data.synthetic.materials import MATERIALS
 from ramses_d2.data.synthetic.scene import SceneConfig, render_scene
+from ramses_d2.data.synthetic.stones import MATERIALS
 from ramses_d2.errors import RamsesError
 
 CONFIG = SceneConfig()
@@ -119,12 +119,12 @@ def test_stones_cut_by_the_border_have_no_mass():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"height": 16}, "too small"),
+        ({"height": 16}, "size 16 x 192"),
         ({"stones": (0, 4)}, "stones 0 4"),
         ({"resolution": (3.0, 2.0)}, "resolution 3.0 2.0"),
         ({"thickness": (float("nan"), 1.0)}, "thickness nan"),
         ({"stones": (1, 70000)}, "65535"),
-        ({"classes": ()}, "at least one"),
+        ({"classes": ()}, "choose from Ra Rb"),
         ({"classes": ("Ra", "Ra")}, "each once"),
         ({"classes": ("Ra", "gold")}, "gold"),
         ({"resolution": (10.0, 20.0)}, "can be 480 px, too long for 128 x 192"),

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramses_d2.data.synthetic.materials import MATERIALS, get_material
-from ramses_d2.data.synthetic.stones import ANGLES, Stone, draw_stone, make_noise, profile, render_stone, smallest_width
-from ramses_d2.errors import RamsesError
+from ramses_d2.data.synthetic.stones import (
+    ANGLES,
+    MATERIALS,
+    Stone,
+    draw_stone,
+    make_noise,
+    profile,
+    render_stone,
+    smallest_width,
+)
 
 
 def render(stone, pixels_per_mm, seed=0):
@@ -66,8 +73,3 @@ def test_profile_falls_from_the_top_to_the_outline():
     for roundness in (0.0, 0.5, 1.0):
         height = profile(gauge, 0.6, roundness)
         assert height[0] == 1 and (height[gauge >= 1] == 0).all() and (np.diff(height) <= 0).all()
-
-
-def test_unknown_material_is_named():
-    with pytest.raises(RamsesError, match="Rx.*Ra Rb"):
-        get_material("Rx")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ramses_d2.data.synthetic.dataset import annotate, write_dataset
 from ramses_d2.data.synthetic.scene import Scene, SceneConfig
-from ramses_d2.data.synthetic.writer import annotate, write_dataset
 from ramses_d2.errors import RamsesError
 
 CONFIG = SceneConfig(height=96, width=128, stones=(3, 8), diameter_mm=(6.0, 9.0))
