@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["ramses_d2", "ramses_d2.*"]),
+    package_data={"ramses_d2": ["templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -33,6 +34,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pillow>=10.0",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "tabulate>=0.9",
         "tensorboard>=2.14",
         "tqdm>=4.66",

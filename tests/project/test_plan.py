@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from ramses_d2.data.catalog import register_datasets
 from ramses_d2.data.preview import assignment_of, assignment_statistics, mapped_image, mapped_items
 from ramses_d2.errors import RamsesError
 from ramses_d2.modeling.meta_arch import RAMSES
-from ramses_d2.project import Survey, choose_plan, choose_task, find_data, input_size, survey_data, write_project
+from ramses_d2.project import Survey, choose_plan, find_data, input_size, survey_data, write_project
 from tests.tools.command_line import ROOT
 
 CONFIGS = ROOT / "configs"
-SURVEY = Survey(["a", "b"], 100, 2000, 40, 1500.0, 0.75, 40.0, 80.0, 160.0, 2000, 5.0)
+SURVEY = Survey(["a", "b"], 100, 2000, 40, 1500.0, 0.75, (40.0, 80.0, 160.0), 2000, 5.0)
 
 
 def test_survey(tiny_folder: Callable[..., Path]) -> None:
@@ -28,7 +27,7 @@ def test_survey(tiny_folder: Callable[..., Path]) -> None:
     survey = survey_data(f"ramses://{folder}")
     assert (survey.classes, survey.images, survey.particles) == (["brick", "concrete", "glass"], 3, 10)
     assert (survey.most_particles, survey.long_side, survey.weighed, survey.resolution) == (6, 96, 10, 2.0)
-    assert survey.aspect == pytest.approx(2 / 3) and 10 < survey.scale_5 <= survey.scale_50 <= survey.scale_95 < 40
+    assert survey.aspect == pytest.approx(2 / 3) and sorted(survey.scales) == list(survey.scales)
 
 
 def test_survey_without_masses_or_particles(tiny_folder: Callable[..., Path]) -> None:
@@ -41,23 +40,23 @@ def test_survey_without_masses_or_particles(tiny_folder: Callable[..., Path]) ->
     ("change", "size"),
     [
         ({}, (576, 768)),  # the usual particle from 80 to 40 px
-        ({"scale_5": 10.0, "scale_50": 20.0}, (1152, 1536)),  # small ones: all the pixels there are
-        ({"long_side": 6144.0, "scale_5": 10.0}, (2304, 3072)),  # and no more than the published network's
-        ({"long_side": 6144.0, "scale_5": 200.0, "scale_50": 400.0}, (512, 640)),
+        ({"scales": (10.0, 20.0, 160.0)}, (1152, 1536)),  # small ones: all the pixels there are
+        (
+            {"long_side": 6144.0, "scales": (10.0, 80.0, 160.0)},
+            (2304, 3072),
+        ),  # and no more than published
+        ({"long_side": 6144.0, "scales": (200.0, 400.0, 500.0)}, (512, 640)),
         ({"long_side": 50.0}, (64, 64)),
     ],
 )
 def test_input_size(change: dict[str, float], size: tuple[int, int]) -> None:
-    short, long, zoom = input_size(replace(SURVEY, **change))
-    assert (short, long) == size and zoom == long / replace(SURVEY, **change).long_side
+    assert input_size(replace(SURVEY, **change)) == size
 
 
-def test_the_task_follows_the_masses() -> None:
-    assert choose_task(SURVEY, None) == "ramses" and choose_task(SURVEY, "mask_rcnn") == "mask_rcnn"
-    unweighed = replace(SURVEY, weighed=0)
-    assert choose_task(unweighed, None) == "solov2"
+def test_masses_need_weighed_particles(tmp_path: Path) -> None:
+    data = find_data("ramses://a", tmp_path, valid="ramses://b")
     with pytest.raises(RamsesError, match="--task solov2"):
-        choose_task(unweighed, "ramses")
+        choose_plan(replace(SURVEY, weighed=0), data, CONFIGS, "ramses")
 
 
 @pytest.mark.parametrize("task", ["ramses", "solov2", "mask_rcnn"])
@@ -71,8 +70,8 @@ def test_the_config_builds_and_gives_every_particle_a_cell(
     data = find_data(str(folder), project)
     survey = survey_data(data.sample)
     # Said to be large: the images are small, so that the test is quick
-    seen = replace(survey, long_side=2000.0, scale_5=20.0, scale_50=60.0, scale_95=150.0) if large else survey
-    plan = choose_plan(seen, data.sample, 3, CONFIGS, task)
+    seen = replace(survey, long_side=2000.0, scales=(20.0, 60.0, 150.0)) if large else survey
+    plan = choose_plan(seen, data, CONFIGS, task)
     assert plan.slim != large and plan.steps * plan.batch >= 6000
     assert write_project(project, data, survey, plan) == ["config.yaml", "train.py", "split.json"]
     cfg = load_config(str(project / "config.yaml"), ["MODEL.DEVICE", "cpu"])
@@ -96,7 +95,7 @@ def test_folders_with_letters_that_yaml_knows(tiny_folder: Callable[..., Path], 
     project, third = tmp_path / name / "project", f"ramses://{tmp_path / name}/third"
     project.mkdir()
     data = find_data(str(folder), project, test=third, share=0.5)
-    plan = choose_plan(survey_data(data.sample), data.sample, 1, CONFIGS, "solov2")
+    plan = choose_plan(survey_data(data.sample), data, CONFIGS, "solov2")
     write_project(project, data, survey_data(data.sample), plan)
     cfg = load_config(str(project / "config.yaml"), ["MODEL.DEVICE", "cpu"])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((data.train,), (data.valid,))
@@ -112,10 +111,10 @@ def test_what_the_comments_say_is_what_the_file_says(tiny_folder: Callable[..., 
     folder = tiny_folder(sizes=[(64, 96)] * 4)
     survey = survey_data(f"ramses://{folder}")
     data = find_data(str(folder), tmp_path, test="ramses://third")
-    plan = choose_plan(survey, data.sample, 3, CONFIGS)
+    plan = choose_plan(survey, data, CONFIGS)
     write_project(tmp_path, data, survey, plan)
     text = (tmp_path / "config.yaml").read_text()
     assert "4 images with 24 particles of 3 classes" in text and "2 px/mm" in text
     assert f"about {plan.steps * plan.batch / 3:.0f} passes" in text and text.count("#") > 12
     content = yaml.safe_load(text)
-    assert content["DATASETS"]["FINAL_TEST"] == ["ramses://third"] and not math.isnan(plan.zoom)
+    assert content["DATASETS"]["FINAL_TEST"] == ["ramses://third"]

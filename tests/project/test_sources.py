@@ -103,7 +103,7 @@ def test_every_image_of_a_divided_file_is_on_one_side(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: str(folder / "nowhere"), "no such folder, file or address"),
+        (lambda folder: str(folder / "nowhere"), "no such folder, file or URI"),
         (lambda folder: str(folder / "images"), "neither a RAMSES folder"),
         (lambda folder: str(folder / "labels/img0.png"), "img0.png"),
         (lambda folder: str(folder / "metadata.json"), "metadata.json"),
