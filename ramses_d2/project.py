@@ -135,9 +135,11 @@ def _uri(source: str, images: str, labels: str) -> str:
 
 def _image_folder(path: Path, images: str) -> Path:
     """``images``, else images/ beside a COCO file if its first image is there, else the file's folder."""
-    first = next(iter((_coco_content(path) or {}).get("images", [])), {}) if not images else {}
-    beside = path.parent / "images"
-    return Path(images or (beside if (beside / str(first.get("file_name", ""))).is_file() else path.parent)).resolve()
+    if images:
+        return Path(images).resolve()
+    content, beside = _coco_content(path), path.parent / "images"
+    first = [image.get("file_name", "") for image in content["images"][:1]] if content else []
+    return (beside if first and (beside / str(first[0])).is_file() else path.parent).resolve()
 
 
 def _coco_content(path: Path) -> dict[str, Any] | None:
@@ -155,11 +157,12 @@ def _coco_files(folder: Path) -> dict[str, str]:
     if "train" not in found:
         others = []
         for path in folder.glob("*.json"):
-            with suppress(RamsesError):
+            with suppress(RamsesError):  # no JSON
                 others += [str(path)] if _coco_content(path) else []
         if len(others) != 1:
-            what = "neither a RAMSES folder (annotations.csv, labels/) nor one with train.json"
-            raise RamsesError(f"{folder}: {what}; of COCO files it has {len(others)}: name one")
+            raise RamsesError(
+                f"{folder}: no annotations.csv, no train.json, and {len(others)} COCO files: name one file"
+            )
         return {"train": others[0]}
     return found
 
@@ -197,6 +200,7 @@ class Survey:
 def survey_data(uri: str) -> Survey:
     """Look at a data set."""
     register_datasets([uri])
+    # An image that a split file repeats counts once
     dataset_dicts = list({each["image_id"]: each for each in DatasetCatalog.get(uri)}.values())
     counts = [len(each["annotations"]) for each in dataset_dicts]
     if not sum(counts):
@@ -269,7 +273,7 @@ def choose_plan(survey: Survey, data: ProjectData, configs: Path, task: str | No
     zoom = long_side / survey.long_side
     small, usual, large = (zoom * scale for scale in survey.scales)
     # Half the pixels of a mask are lost at its rim when a particle has few of them
-    mask_stride, upscale = (8, "") if not slim else (2, "output") if small < 24 else (4, "")
+    mask_stride, upscale = (2, "output") if slim and small < 24 else (4, "") if slim else (8, "")
     grid_sizes, scale_ranges = [], []
     if task != "mask_rcnn":
         # Fitted to augmented training images, as prepare_data.py preview --suggest does

@@ -104,7 +104,7 @@ def test_every_image_of_a_divided_file_is_on_one_side(folder: Path) -> None:
     ("make", "message"),
     [
         (lambda folder: str(folder / "nowhere"), "no such folder, file or URI"),
-        (lambda folder: str(folder / "images"), "neither a RAMSES folder"),
+        (lambda folder: str(folder / "images"), "no annotations.csv, no train.json, and 0 COCO files"),
         (lambda folder: str(folder / "labels/img0.png"), "img0.png"),
         (lambda folder: str(folder / "metadata.json"), "metadata.json"),
     ],
