@@ -1,4 +1,4 @@
-"""RAMSES on Detectron2: outlines, classes and grams of every particle in an image of recycled aggregates.
+"""RAMSES on Detectron2: mask, class and mass of every particle in an image of recycled aggregates.
 
 Importing the package registers the meta-architecture and the backbones with Detectron2.
 """
@@ -6,7 +6,7 @@ Importing the package registers the meta-architecture and the backbones with Det
 import warnings
 from typing import Any
 
-# Detectron2 0.6 and fvcore raise it whenever they are imported; a user cannot do anything about it
+# Detectron2 0.6 and fvcore raise it when they are imported; a user can do nothing about it
 warnings.filterwarnings("ignore", message=".*torch.jit.script. is deprecated", category=FutureWarning)
 
 from ramses_d2 import checkpoint as _checkpoint  # noqa: E402, F401  registers the backbones

@@ -3,13 +3,13 @@ r"""Make a start for your own data: a commented config that fits it, and a short
 
 Examples:
     python tools/new_project.py my_project --data my_folder
-    python tools/new_project.py my_project --data annotations.json --images pictures/ --task mask_rcnn
+    python tools/new_project.py my_project --data annotations.json --images images/ --task mask_rcnn
     python tools/new_project.py my_project --data train.json --valid valid.json --test test.json --labels label.txt
     python tools/train_net.py --config-file my_project/config.yaml      # afterwards; or: python my_project/train.py
 
 --data is a RAMSES folder (annotations.csv, labels/), a split file, a COCO file, a folder with train.json, valid.json
 and maybe test.json and label.txt. What is not divided yet is divided into training and validation images. Or it is
-the address of a training set (ramses://..., coco://...), and --valid that of a validation set. Nothing in --data is
+the URI of a training set (ramses://..., coco://...), and --valid that of a validation set. Nothing in --data is
 changed.
 """
 
@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 
 from ramses_d2.errors import RamsesError, exit_on_error
-from ramses_d2.project import TASKS, Plan, Survey, choose_plan, find_data, survey_data, write_project
+from ramses_d2.project import TASKS, choose_plan, find_data, survey_data, write_project
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -29,10 +29,10 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="folder of the project, made")
-    parser.add_argument("--data", required=True, metavar="FOLDER|FILE|ADDRESS")
+    parser.add_argument("--data", required=True, metavar="FOLDER|FILE|URI")
     parser.add_argument("--task", choices=TASKS, help="default: ramses where particles are weighed, else solov2")
-    parser.add_argument("--valid", default="", metavar="FILE|ADDRESS", help="validation set; default: a part of --data")
-    parser.add_argument("--test", default="", metavar="FILE|ADDRESS", help="set for the final test")
+    parser.add_argument("--valid", default="", metavar="FILE|URI", help="validation set; default: a part of --data")
+    parser.add_argument("--test", default="", metavar="FILE|URI", help="set for the final test")
     parser.add_argument("--images", default="", metavar="DIR", help="images of COCO files; default: beside the file")
     parser.add_argument("--labels", default="", metavar="FILE", help="label.txt: class order, one name a line")
     parser.add_argument("--valid-share", type=float, default=0.2, metavar="SHARE", help="of images (default: 0.2)")
@@ -45,18 +45,10 @@ def main(args: argparse.Namespace) -> None:
     folder = Path(args.folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RamsesError(f"{folder} exists: choose another folder for the project")
-    data = find_data(
-        args.data,
-        folder,
-        valid=args.valid,
-        test=args.test,
-        images=args.images,
-        labels=args.labels,
-        share=args.valid_share,
-        seed=args.seed,
-    )
+    sources = {"valid": args.valid, "test": args.test, "images": args.images, "labels": args.labels}
+    data = find_data(args.data, folder, **sources, share=args.valid_share, seed=args.seed)
     survey = survey_data(data.sample)
-    plan = choose_plan(survey, data.sample, data.training_images(survey.images), CONFIGS, args.task)
+    plan = choose_plan(survey, data, CONFIGS, args.task)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,10 +57,6 @@ def main(args: argparse.Namespace) -> None:
         if made:
             shutil.rmtree(folder)
         raise
-    _report(folder, survey, plan, names)
-
-
-def _report(folder: Path, survey: Survey, plan: Plan, names: list[str]) -> None:
     config = shlex.quote(str(folder / names[0]))
     print(
         f"{survey.images} images, {survey.particles} particles of {len(survey.classes)} classes "

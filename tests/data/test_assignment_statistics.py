@@ -26,29 +26,41 @@ ONE = Assignment(strides=(4,), grid_sizes=(8,), scale_ranges=((1, 64),), offset_
 def test_counts_by_hand() -> None:
     """Two small objects apart: a centre cell each, none contested."""
     found = assignment_statistics([image((1, 1, 2, 2), (10, 10, 2, 2)), image((4, 4, 2, 2))], ONE)
-    assert (found.images, found.objects, found.objects_without_cell) == (2, 3, 0)
-    assert found.cells_per_level == [3] and found.contested_per_level == [0] and found.lost_per_level == [0]
-    assert found.positives_per_image == [2, 1] and found.share_with_cell == 1
-    assert found.scales == pytest.approx([2 / 15 * 63] * 3) and found.levels.tolist() == [1, 1, 1]
+    assert (len(found.positives), len(found.scales), found.objects_without_cell) == (2, 3, 0)
+    assert (
+        found.levels["cells"].tolist() == [3]
+        and found.levels["contested"].tolist() == [0]
+        and found.levels["lost"].tolist() == [0]
+    )
+    assert found.positives == [2, 1] and found.share_with_cell == 1
+    assert found.scales == pytest.approx([2 / 15 * 63] * 3) and found.memberships.tolist() == [1, 1, 1]
 
 
 def test_an_object_whose_cell_goes_to_a_smaller_one_is_counted() -> None:
     """Two objects around one centre cell: the smaller box has it."""
     coarse = dataclasses.replace(ONE, grid_sizes=(2,))
     found = assignment_statistics([image((2, 2, 2, 3), (5, 2, 2, 2))], coarse)
-    assert found.lost_per_level == [1] and found.contested_per_level == [1] and found.objects_without_cell == 1
+    assert (
+        found.levels["lost"].tolist() == [1]
+        and found.levels["contested"].tolist() == [1]
+        and found.objects_without_cell == 1
+    )
     assert found.share_with_cell == 0.5
 
 
 def test_an_object_outside_every_range_has_no_level() -> None:
     out_of_range = Assignment((4,), (8,), ((1, 4),), 0.5, level_rule="range")
     found = assignment_statistics([image((1, 1, 6, 6))], out_of_range)
-    assert found.objects_per_level == [0] and found.objects_without_cell == 1 and found.levels.tolist() == [0]
+    assert (
+        found.levels["objects"].tolist() == [0]
+        and found.objects_without_cell == 1
+        and found.memberships.tolist() == [0]
+    )
 
 
 def test_images_without_objects() -> None:
     found = assignment_statistics([image()], ONE)
-    assert found.objects == 0 and np.isnan(found.share_with_cell) and found.to_json()["scale_px"] == {}
+    assert len(found.scales) == 0 and np.isnan(found.share_with_cell) and found.to_json()["scale_px"] == {}
     with pytest.raises(ValueError, match="no object"):
         suggest_assignment([image()], ONE)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.coco_files import write_coco
+from tests.coco_files import write_coco
 from tests.tools.command_line import ROOT, error_of, run_process
 
 SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "1", "TEST.EVAL_PERIOD", "0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from detectron2.data import MetadataCatalog
@@ -12,19 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ramses_d2.config import load_config
+from ramses_d2.data import preview
 from ramses_d2.data.catalog import register_datasets
-from ramses_d2.data.preview import (
-    Assignment,
-    MappedImage,
-    assignment_of,
-    assignment_statistics,
-    contact_sheet,
-    mapped_image,
-    mapped_items,
-    scale_figure,
-    statistics_table,
-    suggest_assignment,
-)
 from ramses_d2.errors import RamsesError
 
 
@@ -33,23 +23,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "preview",
         help="look at what the network is fed, and at how grids and scale ranges fit it",
-        description="Write a contact sheet of augmented training images (outlines, classes, grams as the network "
-        "gets them), a histogram of object scales per pyramid level, and cell statistics; of Mask R-CNN, which has no "
+        description="Write a contact sheet of augmented training images (masks, classes, masses as the network gets "
+        "them), a histogram of object scales per pyramid level, and cell statistics; of Mask R-CNN, which has no "
         "grids, the contact sheet alone.",
         epilog="example: python tools/prepare_data.py preview --config-file configs/ramses_demo.yaml "
         "--output preview --suggest",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    quiet = argparse.SUPPRESS
-    parser.add_argument("--config-file", required=True, metavar="YAML", default=quiet, help="config of the network")
-    parser.add_argument("--data", metavar="URI", default=None, help="data set; None = the config's DATASETS.TRAIN")
-    parser.add_argument("--output", required=True, metavar="DIR", default=quiet, help="folder to create")
-    parser.add_argument("--pictures", type=int, default=9, metavar="N", help="images on the contact sheet")
-    parser.add_argument("--sample", type=int, default=100, metavar="N", help="images for the statistics, 0 = all")
-    parser.add_argument("--suggest", action="store_true", help="propose GRID_SIZES and SCALE_RANGES for this data")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same augmentation")
-    parser.add_argument("--force", action="store_true", help="replace the files of an earlier preview")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", default=[], help="config overrides")
+    quiet, add = argparse.SUPPRESS, parser.add_argument
+    add("--config-file", required=True, metavar="YAML", default=quiet, help="config of the network")
+    add("--data", metavar="URI", default=None, help="data set; None = the config's DATASETS.TRAIN")
+    add("--output", required=True, metavar="DIR", default=quiet, help="folder to create")
+    add("--pictures", type=int, default=9, metavar="N", help="images on the contact sheet")
+    add("--sample", type=int, default=100, metavar="N", help="images for the statistics, 0 = all")
+    add("--suggest", action="store_true", help="propose GRID_SIZES and SCALE_RANGES for this data")
+    add("--seed", type=int, default=0, help="same seed, same augmentation")
+    add("--force", action="store_true", help="replace the files of an earlier preview")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", default=[], help="config overrides")
     parser.set_defaults(run=run)
 
 
@@ -66,41 +56,35 @@ def run(args: argparse.Namespace) -> None:
         raise RamsesError(f"{args.config_file}: Mask R-CNN has no grids to suggest; leave --suggest out")
     names = [args.data] if args.data else list(cfg.DATASETS.TRAIN)
     register_datasets(names)
-    class_names = MetadataCatalog.get(names[0]).thing_classes
+    items = preview.mapped_items(cfg, names, args.pictures, args.seed)
+    sheet = preview.contact_sheet(items, MetadataCatalog.get(names[0]).thing_classes, cfg.INPUT.FORMAT)
 
-    sheet = contact_sheet(mapped_items(cfg, names, args.pictures, args.seed), class_names, cfg.INPUT.FORMAT)
-    found: dict[str, Assignment] = {}
-    images: list[MappedImage] = []
-    levels = list(cfg.MODEL.RAMSES.IN_FEATURES)
+    assignments: dict[str, preview.Assignment] = {}
+    images: list[preview.MappedImage] = []
     if has_grids:
-        found["config"] = assignment_of(cfg)
-        items = mapped_items(cfg, names, args.sample, args.seed)
-        images = [mapped_image(item) for item in tqdm(items, unit="picture", disable=None)]
+        assignments["config"] = preview.assignment_of(cfg)
+        items = preview.mapped_items(cfg, names, args.sample, args.seed)
+        images = [preview.mapped_image(item) for item in tqdm(items, unit="picture", disable=None)]
     if args.suggest:
-        found["suggested"] = _suggestion(images, found["config"], names)
+        assignments["suggested"] = preview.suggest_assignment(images, assignments["config"])
 
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(folder / "contact_sheet.png")
-    report = {}
-    for title, tried in found.items():
-        statistics = assignment_statistics(images, tried)
-        report[title] = statistics.to_json() | {"grid_sizes": tried.grid_sizes, "scale_ranges": tried.scale_ranges}
-        scale_figure(statistics, tried, levels).savefig(folder / f"scales_{title}.png", dpi=110)
-        print(f"\n{title}: {statistics.objects} objects in {statistics.images} images, "
-              f"{statistics.share_with_cell:.2%} with a cell")  # fmt: skip
-        print(pd.DataFrame(statistics_table(statistics, tried, levels)).to_string(index=False))
-    written = ["contact_sheet.png", *(f"scales_{title}.png" for title in found)]
+    report: dict[str, Any] = {}
+    levels = list(cfg.MODEL.RAMSES.IN_FEATURES)
+    for title, tried in assignments.items():
+        found = preview.assignment_statistics(images, tried)
+        report[title] = found.to_json() | {"grid_sizes": tried.grid_sizes, "scale_ranges": tried.scale_ranges}
+        preview.scale_plot(found, tried, levels).savefig(folder / f"scales_{title}.png", dpi=110)
+        print(
+            f"\n{title}: {len(found.scales)} objects in {len(images)} images, {found.share_with_cell:.2%} with a cell"
+        )
+        print(pd.DataFrame({"level": levels}).join(found.levels).to_string(index=False))
+    written = ["contact_sheet.png", *(f"scales_{title}.png" for title in assignments)]
     if has_grids:
         (folder / "assignment.json").write_text(json.dumps(report, indent=1))
         written.append("assignment.json")
     if args.suggest:
-        print(f"\nMODEL:\n  RAMSES:\n    GRID_SIZES: {list(found['suggested'].grid_sizes)}\n"
-              f"    SCALE_RANGES: {[list(pair) for pair in found['suggested'].scale_ranges]}")  # fmt: skip
+        print(f"\nMODEL:\n  RAMSES:\n    GRID_SIZES: {list(assignments['suggested'].grid_sizes)}")
+        print(f"    SCALE_RANGES: {[list(pair) for pair in assignments['suggested'].scale_ranges]}")
     print(f"\nwrote {', '.join(written)} to {folder}")
-
-
-def _suggestion(images: list[MappedImage], assignment: Assignment, names: list[str]) -> Assignment:
-    try:
-        return suggest_assignment(images, assignment)
-    except ValueError as error:
-        raise RamsesError(f"{', '.join(names)}: {error}") from error

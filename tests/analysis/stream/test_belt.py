@@ -24,8 +24,7 @@ from ramses_d2.analysis.stream.belt import (
     stream_particles,
 )
 from ramses_d2.analysis.stream.stitch import FrameInstances
-from ramses_d2.data.synthetic.belt import write_belt
-from ramses_d2.data.synthetic.scene import SceneConfig
+from ramses_d2.data.synthetic import SceneConfig, write_belt
 from ramses_d2.errors import RamsesError
 from tests.analysis.stream.belts import Belt, blocks, cut, find_boxes, frames_of, make_belt, no_instances, paint
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ramses_d2.data.synthetic.writer import write_dataset
+from ramses_d2.data.synthetic import write_dataset
 from tests.data.checking.data_set import CONFIG, DataSet
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from ramses_d2.data.checking.findings import Kind
-from ramses_d2.data.synthetic.scene import SceneConfig
+from ramses_d2.data.synthetic import SceneConfig
 
 CONFIG = SceneConfig(height=96, width=144, stones=(10, 14), classes=("Ra", "Rb", "Rc"))
 
