@@ -14,7 +14,7 @@ import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
-from ramses_d2.modeling.inference_settings import InferenceSettings
+from ramses_d2.modeling.postprocess import InferenceSettings
 
 from ramses_d2 import add_ramses_config
 from ramses_d2.engine import load_config
