@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from ramses_d2.data.checking.components import Parts, find_parts
 from ramses_d2.errors import RamsesError
+from ramses_d2.masks import Parts, find_parts
 
 _CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.int32)
 
@@ -292,7 +292,7 @@ def handle_fragments(
     if mode == "drop":
         kept &= parts.is_body
     elif mode == "split":
-        kept &= ~parts.is_speck
+        kept &= ~parts.is_small
 
     count = int(labels.max(initial=0))
     values = np.where(kept, parts.label, 0)

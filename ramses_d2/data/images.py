@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ramses_d2.masks import decode_in_box
 
 # Pillow's modes of a single integer channel: 8, 16 and 32 bit
 _LABEL_MODES = ("L", "I;16", "I;16B", "I;16L", "I;16N", "I")
+EXIF_ORIENTATION = 0x0112
 
 
 def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.ndarray:
@@ -39,7 +41,7 @@ def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.n
     if format not in ("RGB", "BGR"):
         raise RamsesError(f"INPUT.FORMAT is {format!r}; RAMSES reads RGB or BGR")
     path = Path(source["file_name"] if isinstance(source, dict) else source)
-    image_file = _decode(path)
+    image_file = decode(path)
     ImageOps.exif_transpose(image_file, in_place=True)
     if image_file.mode.startswith("I"):
         image_file = Image.fromarray((np.asarray(image_file, dtype=np.int32) >> 8).clip(0, 255).astype(np.uint8))
@@ -102,7 +104,7 @@ def read_label_image(path: Path) -> np.ndarray:
     Raises:
         RamsesError: missing, truncated, or not a single channel of 8, 16 or 32-bit integers.
     """
-    image = _decode(path)
+    image = decode(path)
     if image.mode not in _LABEL_MODES:
         raise RamsesError(
             f"{path}: a label image has one channel of 8, 16 or 32-bit integers, not mode {image.mode!r}; "
@@ -148,17 +150,33 @@ def _outline_mask(outline: Any, shape: tuple[int, int]) -> tuple[np.ndarray, int
     return mask_utils.decode(mask_utils.merge(rles)).astype(bool), x0, y0
 
 
-def _decode(path: Path) -> Image.Image:
-    """Open and fully decode an image; Pillow, unlike OpenCV, reports truncated files."""
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The image, its pixels not yet decoded; whatever is wrong with it, also inside the block, is a RamsesError."""
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            yield image
+    except RamsesError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), "").splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
         raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
-    return image
+
+
+def decode(path: Path) -> Image.Image:
+    """Open and fully decode an image, as it is stored; Pillow, unlike OpenCV, reports truncated files."""
+    with open_image(path) as image:
+        image.load()
+        return image
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as stored, and its EXIF orientation (1 = upright), without decoding its pixels."""
+    with open_image(path) as image:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return (image.height, image.width), orientation if orientation in range(1, 9) else 1
 
 
 def _check_size(path: Path, found: tuple[int, int], expected: tuple[int, int], origin: str) -> None:

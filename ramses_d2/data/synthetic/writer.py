@@ -206,4 +206,4 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     SYNTHETIC.check_replaceable(output, overwrite)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / SYNTHETIC.dataset_dict, SYNTHETIC.entries(folder))
+        write_json(folder / SYNTHETIC.record, SYNTHETIC.entries(folder))

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ramses_d2.data.checking.findings import Kind
 from ramses_d2.data.synthetic.scene import SceneConfig
 
 CONFIG = SceneConfig(height=96, width=144, stones=(10, 14), classes=("Ra", "Rb", "Rc"))
@@ -19,10 +18,10 @@ CONFIG = SceneConfig(height=96, width=144, stones=(10, 14), classes=("Ra", "Rb",
 
 A = "scene_00002"  # the image that is damaged
 Where = tuple  # file, row and label of a finding
-DAMAGES: dict[str, tuple[Kind, Callable[[DataSet], list[Where]]]] = {}
+DAMAGES: dict[str, tuple[str, Callable[[DataSet], list[Where]]]] = {}
 
 
-def damage(kind: Kind) -> Callable:
+def damage(kind: str) -> Callable:
     """Register a function that damages a data set, by its name, and the only kind that is to be found then."""
 
     def register(function: Callable[[DataSet], list[Where]]) -> Callable[[DataSet], list[Where]]:

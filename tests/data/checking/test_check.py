@@ -12,9 +12,6 @@ import pytest
 from PIL import Image
 
 from ramses_d2.data.checking.check import check_folders
-from ramses_d2.data.checking.findings import Kind
-from ramses_d2.data.checking.pixels import image_facts, label_facts, measure_images
-from ramses_d2.data.checking.report import report_json, report_text, write_report
 from ramses_d2.errors import RamsesError
 from tests.data.checking import damages_of_rows  # noqa: F401  they register themselves
 from tests.data.checking.data_set import DAMAGES, A, DataSet
@@ -32,7 +29,7 @@ def test_eight_rows_for_thirty_particles(data: DataSet) -> None:
     count = (table["baseimg"] == A).sum()
     data.write(table[(table["baseimg"] != A) | (table["label"].astype(int) <= 3)])
     rest = ", ".join(map(str, range(4, count + 1)))
-    assert messages(data) == [f"3 rows for {count} particles; without row: labels {rest}"]
+    assert messages(data) == [f"rows: 3, particles: {count}; labels without row: {rest}"]
 
 
 def test_messages_say_what_is_there_and_what_should_be(data: DataSet) -> None:
@@ -41,7 +38,7 @@ def test_messages_say_what_is_there_and_what_should_be(data: DataSet) -> None:
     data.set(data.row(A, 2), y1=7, area=8, height=9)
     data.set(data.row(A, 3), height=9)
     assert messages(data) == [
-        "height x width is 9 x 144 (in 2 rows), the image is 96 x 144 px (height x width)",
+        "height x width is 9 x 144 (rows: 2), the image is 96 x 144 px",
         f"x0, y0, x1, y1 are {x0}, {y0}, {x1}, 7; the pixels say {x0}, {y0}, {x1}, {y1}",
         f"area is 8 px, the label image has {row['area']} px",
     ]
@@ -54,10 +51,10 @@ def test_boxes_may_be_column_first_or_inclusive(data: DataSet) -> None:
     data.write(table)
     report = check_folders([data.folder])
     assert report.findings == []
-    assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
+    assert report.folders[0].convention == "x0, x1 are columns, y0, y1 are rows"
     data.write(table.drop(columns=["x0", "y0", "x1", "y1"]))
     report = check_folders([data.folder])
-    assert report.findings == [] and report.folders[0].row_check.convention == "no boxes"
+    assert report.findings == [] and report.folders[0].convention == "no boxes"
 
 
 def test_many_damages_are_all_found(data: DataSet) -> None:
@@ -67,10 +64,10 @@ def test_many_damages_are_all_found(data: DataSet) -> None:
     data.set(data.row("scene_00004", 1), mass=-1, **{"class": "gold"})
     found = {(each.kind, each.row) for each in check_folders([data.folder]).findings}
     assert found == {
-        (Kind.IMAGE_MISSING, data.row("scene_00001", 1)),
-        (Kind.ROW_WITHOUT_PIXELS, data.row("scene_00003", 2)),
-        (Kind.BAD_MASS, data.row("scene_00004", 1)),
-        (Kind.UNKNOWN_CLASS, data.row("scene_00004", 1)),
+        ("image-missing", data.row("scene_00001", 1)),
+        ("row-without-pixels", data.row("scene_00003", 2)),
+        ("bad-mass", data.row("scene_00004", 1)),
+        ("unknown-class", data.row("scene_00004", 1)),
     }
 
 
@@ -85,7 +82,7 @@ def test_mass_outliers_need_samples_and_distance(data: DataSet) -> None:
         changed.loc[row, "mass"] *= factor
         data.write(changed)
         assert [(each.kind, each.row) for each in check_folders([data.folder]).findings] == (
-            [(Kind.MASS_OUTLIER, row)] if outlier else []
+            [("mass-outlier", row)] if outlier else []
         )
     others = table.index[(table["class"] == "Rb") & (table.index != row)]
     changed.loc[others[10:], "mass"] = np.nan  # 11 known masses
@@ -99,7 +96,7 @@ def test_every_border(tiny_folder: Callable[..., Path], corner: tuple[int, int])
     data = DataSet(folder)
     label_map = data.labels("img0")
     y, x = corner
-    for shift, findings in ((0, [Kind.TOUCHES_BORDER]), (1, [])):  # one pixel away from the border
+    for shift, findings in ((0, ["touches-border"]), (1, [])):  # one pixel away from the border
         y, x = y + shift * (corner[0] == 0) - shift * (corner[0] == 60), x + shift * (x == 0) - shift * (x == 92)
         moved = np.where(label_map == 1, 0, label_map)
         moved[y : y + 4, x : x + 4] = 1
@@ -114,7 +111,7 @@ def test_two_cameras_are_no_outliers(data: DataSet) -> None:
         own = table["baseimg"] <= f"scene_0000{images}"
         data.write(table.assign(res=np.where(own, 28.7, 2.0)))
         kinds = [each.kind for each in check_folders([data.folder]).findings]
-        assert kinds == [Kind.RESOLUTION_OUTLIER] * outliers
+        assert kinds == ["resolution-outlier"] * outliers
     data.write(table.assign(res=28700))
     assert len(check_folders([data.folder]).findings) == 6  # absurd, even if all agree
 
@@ -124,35 +121,35 @@ def test_a_wrong_resolution_is_not_blamed_on_the_masses(data: DataSet) -> None:
     own = table["baseimg"] == A
     table.loc[own, "res"] = (table.loc[own, "res"].astype(float) * 100).astype(str)
     data.write(table)
-    assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.RESOLUTION_OUTLIER]
+    assert [each.kind for each in check_folders([data.folder]).findings] == ["resolution-outlier"]
 
 
 def test_base_names_with_extension(data: DataSet) -> None:
     data.write(data.table.assign(baseimg=lambda table: table["baseimg"] + ".jpg"))
     assert check_folders([data.folder]).findings == []
     data.image(A).unlink()
-    assert [(each.kind, each.image) for each in check_folders([data.folder]).findings] == [(Kind.IMAGE_MISSING, A)]
+    assert [(each.kind, each.image) for each in check_folders([data.folder]).findings] == [("image-missing", A)]
 
 
 def test_metadata_resolutions(data: DataSet) -> None:
     path = data.folder / "metadata.json"
     for value, count in (("2.5", 1), (-1, 1), (None, 0)):
         path.write_text(json.dumps({"images": [{"file_name": f"{A}.jpg", "res": value}]}))
-        assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.BAD_RESOLUTION] * count
+        assert [each.kind for each in check_folders([data.folder]).findings] == ["bad-resolution"] * count
     for content in ({"images": [{}]}, {"images": 3}, []):
         path.write_text(json.dumps(content))
-        assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.JSON_UNREADABLE]
+        assert [each.kind for each in check_folders([data.folder]).findings] == ["json-unreadable"]
 
 
 def test_folders_with_next_to_nothing(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     assert check_folders([tiny_folder(count=0)]).findings == []
     folder = tmp_path / "pictures"
     (folder / "images").mkdir(parents=True)
-    assert [each.kind for each in check_folders([folder]).findings] == [Kind.CSV_UNREADABLE]
+    assert [each.kind for each in check_folders([folder]).findings] == ["csv-unreadable"]
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "annotations.csv").write_text("label,baseimg,class,res\n1,a,Rc,2\n2,a,Rc,2\n")
-    assert [each.kind for each in check_folders([folder]).findings] == [Kind.IMAGE_MISSING]
+    assert [each.kind for each in check_folders([folder]).findings] == ["image-missing"]
     for wrong, message in ((tmp_path / "nothing", "no such folder"), (tmp_path, "neither annotations.csv nor images")):
         with pytest.raises(RamsesError, match=message):
             check_folders([wrong])
@@ -163,59 +160,63 @@ def test_one_cause_is_one_finding(data: DataSet) -> None:
     table = data.table
     data.save_labels(A, np.zeros_like(data.labels(A)))  # not an empty image of unknown resolution
     findings = check_folders([data.folder]).findings
-    assert [each.kind for each in findings] == [Kind.ROW_WITHOUT_PIXELS] * (table["baseimg"] == A).sum()
+    assert [each.kind for each in findings] == ["row-without-pixels"] * (table["baseimg"] == A).sum()
     data.label(A).unlink()
     data.write(table.assign(label=table["label"].mask(table["baseimg"] == A, "?")))  # not an image without rows
-    assert {each.kind for each in check_folders([data.folder]).findings} == {Kind.BAD_VALUE}
+    assert {each.kind for each in check_folders([data.folder]).findings} == {"bad-value"}
 
 
 def test_the_mass_of_a_cut_particle_is_not_judged_by_what_is_seen_of_it(data: DataSet) -> None:
     _, inflict = DAMAGES["particle_at_the_border"]
     ((_, row, _),) = inflict(data)
     data.set(row, mass=float(data.table.loc[row, "mass"]) * 1000)
-    assert [each.kind for each in check_folders([data.folder]).findings] == [Kind.TOUCHES_BORDER]
+    assert [each.kind for each in check_folders([data.folder]).findings] == ["touches-border"]
 
 
-def test_images_of_one_colour_and_different_shape_are_no_copies(tmp_path: Path) -> None:
+def test_images_of_one_colour_and_different_shape_are_no_copies(tiny_folder: Callable[..., Path]) -> None:
+    folder = tiny_folder(count=0)
     for name, shape in (("a", (4, 9)), ("b", (9, 4)), ("c", (4, 9))):
-        Image.new("RGB", shape).save(tmp_path / f"{name}.png")
-    digests = [image_facts(tmp_path / f"{name}.png").digest for name in "abc"]
-    assert digests[0] == digests[2] != digests[1]
+        Image.new("RGB", shape).save(folder / f"images/{name}.png")
+        Image.fromarray(np.zeros(shape[::-1], np.uint16)).save(folder / f"labels/{name}.png")
+    (folder / "metadata.json").unlink()
+    found = [(each.kind, each.image) for each in check_folders([folder]).findings if "resolution" not in each.kind]
+    assert found == [("duplicate-picture", "c")]
 
 
-def test_label_images_of_every_mode(tmp_path: Path) -> None:
-    label_map = np.zeros((6, 8), np.uint8)
-    label_map[1:4, 2:6] = 1
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16", "F", "half"])
+def test_label_images_of_every_mode(tiny_folder: Callable[..., Path], mode: str) -> None:
+    """What its rows say is what is seen of it, and it is all that is wrong with it."""
+    folder = tiny_folder(sizes=((24, 36),), count=1)
+    path = folder / "labels/img0.png"
+    label_map = np.array(Image.open(path))
+    grey = Image.fromarray(label_map.astype(np.uint8))
+    alpha = Image.fromarray(np.full(label_map.shape, 255, np.uint8))
     images = {
-        "1": Image.fromarray(label_map.astype(bool)),
-        "LA": Image.fromarray(np.dstack([label_map, label_map * 0 + 255])),
-        "RGBA": Image.fromarray(np.dstack([label_map] * 3 + [label_map * 0 + 255])),
-        "I;16": Image.fromarray(label_map.astype(np.uint16)),
+        "1": Image.fromarray(label_map > 0),
+        "L": grey,
+        "P": grey.convert("P"),
+        "LA": Image.merge("LA", (grey, alpha)),
     }
-    for mode, image in images.items():
-        image.save(tmp_path / "a.png")
-        facts = label_facts(tmp_path / "a.png")
-        assert (facts.mode, facts.size, facts.particles[:, :6].tolist()) == (mode, (6, 8), [[1, 12, 2, 1, 6, 4]])
-        assert facts.is_uint16 == (mode == "I;16")
-    Image.fromarray(label_map.astype(np.float32) / 2).save(tmp_path / "a.tif")
-    assert label_facts(tmp_path / "a.tif").particles is None
-    assert label_facts(tmp_path / "b.png").error == "no such file"
+    images |= {"RGB": Image.merge("RGB", [grey] * 3), "RGBA": Image.merge("RGBA", (grey, grey, grey, alpha))}
+    images |= {"I;16": Image.fromarray(label_map), "F": Image.fromarray(label_map.astype(np.float32))}
+    images["half"] = Image.fromarray(label_map.astype(np.float32) / 2)
+    images[mode].save(path, format="TIFF" if mode in ("F", "half") else "PNG")
+    found = [(each.kind, each.severity) for each in check_folders([folder]).findings]
+    expected = {"I;16": [], "L": [("label-not-uint16", "warning")], "half": [("label-coloured", "error")]}
+    assert found == expected.get(mode, [("label-not-uint16", "error")])
 
 
 def test_the_number_of_workers_changes_nothing(data: DataSet) -> None:
-    files = {base: (data.image(base), data.label(base)) for base in data.table["baseimg"].unique()}
-    one, many = (measure_images(files, workers) for workers in (1, 5))
-    assert list(one) == list(many) == list(files)
-    for base in files:
-        assert one[base][0] == many[base][0]
-        np.testing.assert_array_equal(one[base][1].particles, many[base][1].particles)
+    (one,), (many,) = (check_folders([data.folder], workers=workers).folders for workers in (1, 5))
+    pd.testing.assert_frame_equal(one.rows, many.rows)
+    pd.testing.assert_frame_equal(one.images.drop(columns="particles"), many.images.drop(columns="particles"))
     with pytest.raises(RamsesError, match="workers 0"):
-        measure_images(files, 0)
+        check_folders([data.folder], workers=0)
 
 
-def test_text_and_json(data: DataSet) -> None:
+def test_text_and_json(data: DataSet, tmp_path: Path) -> None:
     report = check_folders([data.folder])
-    assert report_text(report).splitlines() == [
+    assert report.text().splitlines() == [
         f"{data.folder}: 6 images, {len(data.table)} rows, boxes: x0, x1 are rows, y0, y1 are columns",
         "nothing to complain about",
     ]
@@ -223,10 +224,11 @@ def test_text_and_json(data: DataSet) -> None:
     data.write(table.assign(area=1))
     data.set(2, mass=1e6)
     report = check_folders([data.folder])
-    text = report_text(report, show=4)
+    text = report.text(show=4)
     assert text.count("area is 1 px") == 4 and f"... and {len(table) - 4} more" in text
     assert text.index("area-wrong") < text.index("mass-outlier")
-    content = json.loads(json.dumps(report_json(report)))
+    report.write(tmp_path / "check.json")
+    content = json.loads((tmp_path / "check.json").read_text())
     assert (content["errors"], content["warnings"]) == (len(table), 1)
     assert content["folders"][0]["pictures"] == 6
     assert content["findings"][-1] == {
@@ -248,14 +250,14 @@ def test_a_report_is_whole_or_not_there(data: DataSet, tmp_path: Path, monkeypat
     report = check_folders([data.folder])
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="full"):
-        write_report(report, tmp_path / "check.json")
+        report.write(tmp_path / "check.json")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @needs_data
 def test_real_photographs() -> None:
     report = check_folders([DATA / "coins", DATA / "gravel"])
-    counts = pd.Series([each.kind.value for each in report.findings]).value_counts().to_dict()
+    counts = pd.Series([each.kind for each in report.findings]).value_counts().to_dict()
     # 91 grains of gravel are cut by the border; the sliver of one lies apart from it
     assert counts == {"touches-border": 91, "specks": 1}
     assert {Path(each.folder).name for each in report.findings} == {"gravel"}

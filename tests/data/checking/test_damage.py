@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ramses_d2.data.checking.check import check_folders
-from ramses_d2.data.checking.findings import Kind
+from ramses_d2.data.checking.check import KINDS, check_folders
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.splits import load_split
 from tests.data.checking import (
@@ -18,11 +17,11 @@ from tests.data.checking.data_set import DAMAGES, DataSet
 def test_the_good_set_is_silent(data: DataSet) -> None:
     report = check_folders([data.folder])
     assert report.findings == [] and report.errors == 0
-    assert report.folders[0].row_check.convention == "x0, x1 are rows, y0, y1 are columns"
+    assert report.folders[0].convention == "x0, x1 are rows, y0, y1 are columns"
 
 
 def test_every_kind_has_its_damage() -> None:
-    assert {kind for kind, _ in DAMAGES.values()} == set(Kind)
+    assert {kind for kind, _ in DAMAGES.values()} == set(KINDS)
 
 
 @pytest.mark.parametrize("name", DAMAGES)

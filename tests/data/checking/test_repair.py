@@ -10,10 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from ramses_d2.data.checking.check import check_folders
-from ramses_d2.data.checking.findings import Kind
-from ramses_d2.data.checking.repair import repair_folder
-from ramses_d2.data.checking.repair_images import Change
+from ramses_d2.data.checking.check import KINDS, check_folders
+from ramses_d2.data.checking.repair import Change, repair_folder
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_image
 from ramses_d2.data.splits import load_split
@@ -37,7 +35,7 @@ def repair(data: DataSet) -> tuple[DataSet, list[Change]]:
     return DataSet(output), changes
 
 
-MENDABLE = [name for name, (kind, _) in DAMAGES.items() if kind.repairable]
+MENDABLE = [name for name, (kind, _) in DAMAGES.items() if KINDS[kind].repairable]
 OTHERS = ["image_missing", "label_image_truncated", "label_image_of_another_size", "row_with_decimal_comma", "mass_0"]
 
 
@@ -50,11 +48,11 @@ def test_what_can_be_repaired_is(data: DataSet, name: str) -> None:
     changes = repair_folder(found.folders[0], output)
     assert contents(data.folder) == before
     left = [each.kind for each in check_folders([output]).findings]
-    assert left == ([] if kind.repairable else [each.kind for each in found.findings])
-    assert bool(changes) or not kind.repairable
+    assert left == ([] if KINDS[kind].repairable else [each.kind for each in found.findings])
+    assert bool(changes) or not KINDS[kind].repairable
     log = pd.read_csv(output / "fixes.csv", keep_default_na=False)
     assert len(log) == len(changes) and log.columns.tolist() == ["file", "row", "label", "what", "from", "to"]
-    if kind.repairable:
+    if KINDS[kind].repairable:
         load_folder(output)
         load_split(output / "split.json", "train")
 
@@ -80,9 +78,9 @@ def test_only_the_wrong_cells_change(data: DataSet) -> None:
     pd.testing.assert_frame_equal(repaired.table, expected)
     box = ", ".join(true[["x0", "y0", "x1"]])
     assert changes == [
-        Change("annotations.csv", "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}", row, 2),
-        Change("annotations.csv", "area (area)", "7", true["area"], row, 2),
-        Change("annotations.csv", "size (height, width)", "96, 9", "96, 144", row, 2),
+        Change("annotations.csv", row, 2, "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}"),
+        Change("annotations.csv", row, 2, "area (area)", "7", true["area"]),
+        Change("annotations.csv", row, 2, "size (height, width)", "96, 9", "96, 144"),
     ]
 
 
@@ -94,8 +92,8 @@ def test_columns_first_becomes_rows_first(data: DataSet) -> None:
     data.write(swapped)
     data.label(A).unlink()  # its boxes cannot be compared, and must not stay the other way round
     report = check_folders([data.folder])
-    assert [each.kind for each in report.findings] == [Kind.LABEL_IMAGE_MISSING]
-    assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
+    assert [each.kind for each in report.findings] == ["label-image-missing"]
+    assert report.folders[0].convention == "x0, x1 are columns, y0, y1 are rows"
     repaired, changes = repair(data)
     pd.testing.assert_frame_equal(repaired.table, table)
     assert (
@@ -147,8 +145,8 @@ def test_no_pixels_are_lost_to_a_mistyped_name(data: DataSet, share: float) -> N
     for row in own[: int(share * len(own))]:
         data.set(row, baseimg=A.upper())
     report = check_folders([data.folder])
-    assert {each.kind for each in report.findings} >= {Kind.IMAGE_MISSING, Kind.PIXELS_WITHOUT_ROW}
-    (message,) = [each.message for each in report.findings if each.kind is Kind.PIXELS_WITHOUT_ROW]
+    assert {each.kind for each in report.findings} >= {"image-missing", "pixels-without-row"}
+    (message,) = [each.message for each in report.findings if each.kind == "pixels-without-row"]
     assert message.endswith(f"perhaps those of {A.upper()!r}, which is no image: correct baseimg")
     repaired, _ = repair(data)
     assert repaired.label(A).read_bytes() == data.label(A).read_bytes()
@@ -212,7 +210,7 @@ def test_a_folder_that_is_named_like_a_image_is_reported_and_not_copied(data: Da
     repaired, changes = repair(data)
     assert changes == [] and not list(repaired.folder.glob("*/x.png"))
     found = [(each.kind, each.file) for each in check_folders([data.folder]).findings]
-    assert (Kind.IMAGE_UNREADABLE, "images/x.png") in found
+    assert ("image-unreadable", "images/x.png") in found
 
 
 def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their_boxes(data: DataSet) -> None:
@@ -222,7 +220,7 @@ def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their
     data.set(data.row(A, 3), x0=70)  # where it will be is not where it is
     data.write(data.table.drop(index=data.row(A, 2)))
     kinds = [each.kind for each in check_folders([data.folder]).findings]
-    assert kinds == [Kind.LABEL_NOT_UPRIGHT, Kind.PIXELS_WITHOUT_ROW]
+    assert kinds == ["label-not-upright", "pixels-without-row"]
     repaired, _ = repair(data)
     assert check_folders([repaired.folder]).findings == []
 
@@ -260,13 +258,13 @@ def test_nothing_is_overwritten(data: DataSet, tmp_path: Path) -> None:
     for name, what in (("images/other.jpg", "added"), ("weighing.xlsx", "added"), ("annotations.csv", "changed")):
         before = (output / name).read_bytes() if (output / name).exists() else None
         (output / name).write_bytes(b"by hand")
-        with pytest.raises(RamsesError, match=f"{name} was {what} after the mending: refusing to replace"):
+        with pytest.raises(RamsesError, match=f"{name} was {what} after the repair: refusing to replace"):
             repair_folder(checked, output, overwrite=True)
         assert (output / name).read_bytes() == b"by hand"
         (output / name).unlink() if before is None else (output / name).write_bytes(before)
     repair_folder(checked, output, overwrite=True)
     (output / "fixes.json").unlink()
-    with pytest.raises(RamsesError, match="no mended copy"):
+    with pytest.raises(RamsesError, match="no repaired copy"):
         repair_folder(checked, output, overwrite=True)
     for inside in (data.folder, data.folder / "mended", tmp_path):
         with pytest.raises(RamsesError, match="outside"):
