@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from ramses_d2.data.convert.coco import read_coco, write_coco
-from ramses_d2.data.convert.source import Source, SourceImage
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.common import Source, SourceImage
+from ramses_d2.data.convert.ramses import write_ramses
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ramses_d2.data.convert import open_images
-from ramses_d2.data.convert.open_images import OpenImagesFiles, read_open_images
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.open_images import read_open_images
+from ramses_d2.data.convert.ramses import write_ramses
 from ramses_d2.data.folder import load_folder
 from ramses_d2.errors import RamsesError
 from tests.data.convert.images import read_labels, save_image
@@ -50,16 +50,16 @@ class Folder:
     def box(self, image_id: str, mid: str, group: int = 0) -> None:
         self.boxes.append(f"{image_id},xclick,{mid},1,0.1,0.9,0.1,0.9,0,0,{group},0,0")
 
-    def files(self, boxes: bool = False) -> OpenImagesFiles:
+    def files(self, boxes: bool = False) -> dict:
         (self.root / "seg.csv").write_text("\n".join([HEADER, *self.masks]) + "\n")
         (self.root / "bbox.csv").write_text("\n".join([BOXES_HEADER, *self.boxes]) + "\n")
-        return OpenImagesFiles(
-            masks_csv=self.root / "seg.csv",
-            class_names_csv=self.root / "class-descriptions-boxable.csv",
-            mask_folder=self.root / "masks",
-            image_folder=self.root / "images",
-            boxes_csv=self.root / "bbox.csv" if boxes else None,
-        )
+        return {
+            "masks_csv": self.root / "seg.csv",
+            "class_names": self.root / "class-descriptions-boxable.csv",
+            "masks": self.root / "masks",
+            "image_folder": self.root / "images",
+            "boxes": self.root / "bbox.csv" if boxes else None,
+        }
 
 
 def rectangle(shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
@@ -91,7 +91,7 @@ def convert(source, tmp_path):
 
 
 def test_all_classes(folder, tmp_path):
-    report, table = convert(read_open_images(folder.files()), tmp_path)
+    report, table = convert(read_open_images(**folder.files()), tmp_path)
     assert report.objects == {"Orange": 2, "Lemon": 2, "Person, all": 1}
     assert +report.notes == {"pixels of overlapping objects given to the smaller one": 40}
     expected = np.zeros((40, 60), dtype=int)
@@ -111,18 +111,18 @@ def test_all_classes(folder, tmp_path):
 
 @pytest.mark.parametrize("names", [["Lemon", "Orange"], [LEMON, "orange"]])
 def test_classes_by_name_or_id_in_their_order(folder, tmp_path, names):
-    report, table = convert(read_open_images(folder.files(), names), tmp_path)
+    report, table = convert(read_open_images(**folder.files(), classes=names), tmp_path)
     assert list(report.objects) == ["Lemon", "Orange"] and len(table) == 4
 
 
 def test_images_per_class(folder, tmp_path):
     """The first ids first; an image with two classes counts for both."""
-    _, table = convert(read_open_images(folder.files(), ["Lemon", "Orange"], images_per_class=1), tmp_path)
+    _, table = convert(read_open_images(**folder.files(), classes=["Lemon", "Orange"], images_per_class=1), tmp_path)
     assert set(table["baseimg"]) == {INTEGER_ID, LETTERS_ID}
-    _, table = convert(read_open_images(folder.files(), ["Lemon", "Orange"], images_per_class=2), tmp_path)
+    _, table = convert(read_open_images(**folder.files(), classes=["Lemon", "Orange"], images_per_class=2), tmp_path)
     assert set(table["baseimg"]) == {INTEGER_ID, LETTERS_ID, FLOAT_ID}
     (tmp_path / f"images/{LETTERS_ID}.jpg").unlink()  # now a lemon is only beside a second orange
-    _, table = convert(read_open_images(folder.files(), ["Lemon", "Orange"], images_per_class=1), tmp_path)
+    _, table = convert(read_open_images(**folder.files(), classes=["Lemon", "Orange"], images_per_class=1), tmp_path)
     assert set(table["baseimg"]) == {INTEGER_ID, FLOAT_ID}
 
 
@@ -132,16 +132,18 @@ def test_missing_masks_are_reported(folder, tmp_path):
         folder.box(INTEGER_ID, PERSON)
     folder.box(LETTERS_ID, LEMON, group=1)
     folder.box(LETTERS_ID, PERSON)  # not a wanted class below
-    report, _ = convert(read_open_images(folder.files(boxes=True), ["Person, all", "Lemon", "Orange"]), tmp_path)
+    report, _ = convert(
+        read_open_images(**folder.files(boxes=True), classes=["Person, all", "Lemon", "Orange"]), tmp_path
+    )
     assert report.findings == [
         {"image": INTEGER_ID, "class": "Person, all", "masks": 1, "boxes": 30, "group_boxes": 0},
         {"image": LETTERS_ID, "class": "Person, all", "masks": 0, "boxes": 1, "group_boxes": 0},
         {"image": LETTERS_ID, "class": "Lemon", "masks": 1, "boxes": 1, "group_boxes": 1},
     ]
     assert report.notes["images whose masks miss objects that have boxes"] == 2
-    report, table = convert(read_open_images(folder.files(boxes=True), ["Lemon", "Orange"]), tmp_path)
+    report, table = convert(read_open_images(**folder.files(boxes=True), classes=["Lemon", "Orange"]), tmp_path)
     assert [finding["image"] for finding in report.findings] == [LETTERS_ID]
-    report, table = convert(read_open_images(folder.files(boxes=True), complete_only=True), tmp_path)
+    report, table = convert(read_open_images(**folder.files(boxes=True), complete_only=True), tmp_path)
     assert set(table["baseimg"]) == {FLOAT_ID} and not report.findings
     assert report.notes["images left out because objects have no mask"] == 2
 
@@ -151,10 +153,10 @@ def test_masks_that_cannot_be_used(folder, tmp_path):
     folder.add(LETTERS_ID, ORANGE, "00000002", rectangle((60, 40), (0, 9), (0, 9)))
     folder.add(LETTERS_ID, PERSON, "00000004", rectangle((40, 60), (20, 30), (20, 30)))
     folder.add(LETTERS_ID, LEMON, "00000003", rectangle((40, 60), (0, 0), (0, 0)))
-    report, table = convert(read_open_images(folder.files(boxes=True)), tmp_path)
+    report, table = convert(read_open_images(**folder.files(boxes=True)), tmp_path)
     assert +report.notes == {
         "masks left out because their PNG is missing": 1,
-        "masks left out because they have another shape than their picture": 1,
+        "masks left out because they have another shape than their image": 1,
         "masks left out because they are empty": 1,
         "images whose masks miss objects that have boxes": 1,
         "pixels of overlapping objects given to the smaller one": 40,
@@ -163,17 +165,17 @@ def test_masks_that_cannot_be_used(folder, tmp_path):
 
 
 def test_the_tables_are_read_in_pieces(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(open_images, "_ROWS_AT_ONCE", 2)
-    report, table = convert(read_open_images(folder.files(boxes=True)), tmp_path)
+    monkeypatch.setattr(open_images, "ROWS_AT_ONCE", 2)
+    report, table = convert(read_open_images(**folder.files(boxes=True)), tmp_path)
     assert len(table) == 5
 
 
 def test_version_7_has_a_header_in_its_class_names(folder, tmp_path):
     path = tmp_path / "class-descriptions-boxable.csv"
     path.write_text("LabelName,DisplayName\n" + path.read_text())
-    assert read_open_images(folder.files()).classes == ["Orange", "Lemon", "Person, all"]
+    assert read_open_images(**folder.files()).classes == ["Orange", "Lemon", "Person, all"]
     with pytest.raises(RamsesError, match="no class 'DisplayName'"):
-        read_open_images(folder.files(), ["DisplayName"])
+        read_open_images(**folder.files(), classes=["DisplayName"])
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 90), (53, 80), (107, 160), (13, 20), (20, 30)])
@@ -183,7 +185,7 @@ def test_a_resized_disc_keeps_its_place_and_area(tmp_path, size):
     y, x = ((np.arange(n) + 0.5) / n for n in size)
     disc = ((y[:, None] * 40 - 22) ** 2 + (x * 60 - 33) ** 2) < 15**2
     folder.add("a", LEMON, "1", disc)
-    (image,) = read_open_images(folder.files())
+    (image,) = read_open_images(**folder.files())
     rows, columns = np.nonzero(image.label_map)
     assert abs(len(rows) / (np.pi * 15**2) - 1) < 0.03
     assert abs(rows.mean() + 0.5 - 22) < 0.25 and abs(columns.mean() + 0.5 - 33) < 0.25
@@ -192,17 +194,17 @@ def test_a_resized_disc_keeps_its_place_and_area(tmp_path, size):
 def test_what_is_wrong_is_named(folder, tmp_path):
     files = folder.files(boxes=True)
     with pytest.raises(RamsesError, match=r"boxable\.csv: no class 'Pear'"):
-        read_open_images(files, ["Pear"])
+        read_open_images(**files, classes=["Pear"])
     with pytest.raises(RamsesError, match="complete images cannot be told"):
-        read_open_images(folder.files(), complete_only=True)
+        read_open_images(**folder.files(), complete_only=True)
     with pytest.raises(RamsesError, match="images per class is 0"):
-        read_open_images(files, images_per_class=0)
-    files.boxes_csv.write_text("ImageID,LabelName\n")
+        read_open_images(**files, images_per_class=0)
+    files["boxes"].write_text("ImageID,LabelName\n")
     with pytest.raises(RamsesError, match=r"bbox\.csv: column IsGroupOf is missing"):
-        read_open_images(files)
+        read_open_images(**files)
     (tmp_path / "images").rename(tmp_path / "other")
     with pytest.raises(RamsesError, match="images: no such folder"):
-        read_open_images(files)
+        read_open_images(**files)
     save_image(tmp_path / "images/unknown.jpg", 40, 60)
     with pytest.raises(RamsesError, match=r"seg\.csv: no mask of the wanted classes for an image in"):
-        read_open_images(files)
+        read_open_images(**files)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from ramses_d2.data.convert.outline import coco_segmentation
+from ramses_d2.data.convert.coco import coco_segmentation
 from ramses_d2.data.images import paint_outlines
 
 SHAPE = (40, 50)

@@ -13,10 +13,7 @@ from pycocotools.coco import COCO
 
 from ramses_d2.data.coco import load_coco
 from ramses_d2.data.convert.coco import read_coco, write_coco
-from ramses_d2.data.convert.ramses import read_ramses
-from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
-from ramses_d2.data.convert.voc import read_voc, write_voc
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.ramses import read_ramses, write_ramses
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_label_map
 
@@ -117,7 +114,7 @@ def test_pycocotools_sees_the_same_areas_and_boxes(rich_folder, tmp_path, segmen
 def test_training_reads_the_export_as_it_reads_the_folder(rich_folder, tmp_path):
     report = write_coco(read_ramses(rich_folder), tmp_path / "deep/a.json")
     images = rich_folder / "images"
-    assert report.address == f"coco://{tmp_path / 'deep/a.json'}?images={images}"
+    assert report.uri == f"coco://{tmp_path / 'deep/a.json'}?images={images}"
     for dataset_dict, other in zip(
         load_folder(rich_folder)[0], load_coco(tmp_path / "deep/a.json", images)[0], strict=True
     ):
@@ -125,22 +122,6 @@ def test_training_reads_the_export_as_it_reads_the_folder(rich_folder, tmp_path)
         np.testing.assert_array_equal(read_label_map(dataset_dict) > 0, read_label_map(other) > 0)
         masses = ({a["mass"] for a in r["annotations"] if a["gt_mass"]} for r in (dataset_dict, other))
         assert next(masses) == next(masses)
-
-
-@pytest.mark.parametrize(("read", "write"), [(read_solov2, write_solov2), (read_voc, write_voc)])
-def test_other_formats_and_back(rich_folder, tmp_path, read, write):
-    report = write(read_ramses(rich_folder), tmp_path / "there")
-    assert report.notes["batches left out: the format has no place for them"] == 1
-    source = read(tmp_path / "there")
-    source.resolution = 3.3  # of the empty image, where its format cannot say it
-    write_ramses(source, tmp_path / "back")
-    table = pd.read_csv(tmp_path / "back/annotations.csv")
-    assert list(table) == [
-        *("label", "baseimg", "area", "x0", "y0", "x1", "y1", "class", "res", "mass", "gt_mass", "height", "width")
-    ]
-    if write is write_solov2:  # no list of classes there: they are sorted, unused ones are lost
-        (rich_folder / "classes.json").unlink()
-    assert_same(rich_folder, tmp_path / "back")
 
 
 def test_a_subset_of_a_split_and_its_whole_batches(rich_folder, tmp_path):
@@ -196,7 +177,7 @@ def test_folders_with_the_same_names_stay_apart(tiny_folder, tmp_path):
     content = json.loads((tmp_path / "out.json").read_text())
     names = [image["file_name"] for image in content["images"]]
     assert names == ["a/images/img0.png", "b/images/img0.png", "b/images/img1.png"]
-    back = read_coco(tmp_path / "out.json", report.address.partition("=")[2])
+    back = read_coco(tmp_path / "out.json", report.uri.partition("=")[2])
     assert [len(image_file.objects) for image_file in back] == [2, 4, 5]
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert.solov2_layout import read_solov2, write_solov2
-from ramses_d2.data.convert.source import Source, SourceImage
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.ramses import write_ramses
+from ramses_d2.data.convert.solov2 import read_solov2
 from ramses_d2.errors import RamsesError
 from tests.data.convert.images import read_labels, save_image
 
@@ -92,20 +89,3 @@ def test_missing_files_are_named(layout):
     (layout / "annotations/a.json").unlink()
     with pytest.raises(RamsesError, match="annotations: no json"):
         read_solov2(layout)
-
-
-def test_what_is_written(tmp_path):
-    """Boxes are rows first; a turned image is written upright, because the original's loader ignores EXIF."""
-    path = save_image(tmp_path / "a.jpg", 20, 30, orientation=6)
-    label_map = np.zeros((30, 20), dtype=int)
-    label_map[4:9, 1:3] = 5
-    objects = pd.DataFrame({"label": [5], "class": ["cat"], "mass": [2.5], "gt_mass": [True]})
-    source = Source("here", ["cat"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
-    report = write_solov2(source, tmp_path / "out", images="link")
-    assert +report.notes == {"images with an EXIF orientation written anew, upright": 1}
-    assert json.loads((tmp_path / "out/annotations/a.json").read_text()) == {
-        "5": {"class": "cat", "bbox": [4, 1, 9, 3], "res": 3.0, "mass": 2.5, "gt_mass": True}
-    }
-    with Image.open(tmp_path / "out/images/a.jpg") as image:
-        assert image.size == (20, 30) and image.getexif().get(0x0112, 1) == 1
-    np.testing.assert_array_equal(read_labels(tmp_path / "out", "a"), label_map)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.convert.source import Source, SourceImage
-from ramses_d2.data.convert.voc import read_voc, write_voc
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.ramses import write_ramses
+from ramses_d2.data.convert.voc import read_voc
 from ramses_d2.errors import RamsesError
 from tests.data.convert.images import read_labels, save_image
 
@@ -164,97 +161,6 @@ def test_an_unknown_colour_is_named(devkit):
         list(read_voc(devkit))
 
 
-def test_what_is_written(tmp_path):
-    path = save_image(tmp_path / "a.jpg", 30, 20)
-    label_map = np.zeros((30, 20), dtype=int)
-    label_map[4:9, 1:3] = 300
-    label_map[20:30, 10:20] = 7
-    objects = pd.DataFrame(
-        {"label": [300, 7], "class": ["Ra", "Rb"], "mass": [2.5, np.nan], "gt_mass": [True, False], "F": [1.0, 2.0]}
-    )
-    source = Source("here", ["Rb", "Rc", "Ra"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
-    write_voc(source, tmp_path / "out")
-    for kind, values in (("SegmentationObject", {7: 1, 300: 2}), ("SegmentationClass", {7: 1, 300: 3})):
-        with Image.open(tmp_path / f"out/{kind}/a.png") as image:
-            assert image.mode == "P"
-            indices = np.asarray(image)
-            colours = np.reshape(image.getpalette(), (-1, 3))
-        for label, value in values.items():
-            assert set(indices[label_map == label]) == {value}
-        assert not indices[label_map == 0].any()
-        for index, colour in COLOURS.items():
-            assert index >= len(colours) or tuple(colours[index]) == colour
-    root = ElementTree.parse(tmp_path / "out/Annotations/a.xml").getroot()
-    assert [root.findtext(f"size/{tag}") for tag in ("width", "height", "depth")] == ["20", "30", "3"]
-    assert (
-        root.findtext("folder") == "out" and root.findtext("filename") == "a.jpg" and root.findtext("segmented") == "1"
-    )
-    found = [
-        (each.findtext("name"), *(int(each.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax")))
-        for each in root.iter("object")
-    ]
-    assert found == [("Rb", 11, 21, 20, 30), ("Ra", 2, 5, 3, 9)]  # counted from 1, ends included
-    assert (tmp_path / "out/ImageSets/Segmentation/default.txt").read_text() == "a\n"
-    lines = (tmp_path / "out/labelmap.txt").read_text().splitlines()
-    assert lines[1:] == ["background:0,0,0::", "Rb:128,0,0::", "Rc:0,128,0::", "Ra:128,128,0::"]
-
-
-def exported(folder: Path, name: str, classes: list[str]) -> Path:
-    """A VOC export of one image, with one object of each class."""
-    path = save_image(folder / f"{name}.png", 8, 10)
-    label_map = np.zeros((8, 10), dtype=int)
-    label_map[2:5, : len(classes)] = np.arange(1, len(classes) + 1)
-    objects = pd.DataFrame({"label": np.arange(1, len(classes) + 1), "class": classes})
-    write_voc(Source("here", classes, [SourceImage(name, path, label_map, objects)], 1), folder / "out")
-    return folder / "out"
-
-
-@pytest.mark.parametrize("name", ["my picture", "two  words 1", "gr\u00fcn"])
-def test_its_own_image_set_is_read_again(tmp_path, name):
-    (image,) = read_voc(exported(tmp_path, name, ["Ra"]), "default")
-    assert image.name == name
-
-
 def test_an_image_set_of_a_class_has_a_number_behind_each_name(devkit):
     (devkit / "ImageSets/Segmentation/train.txt").write_text("2007_000032  1\n")
     assert [image.name for image in read_voc(devkit, "train")] == ["2007_000032"]
-
-
-def test_class_names_that_are_read_again(tmp_path):
-    names = ["a:b", "x:1", "Glas & Stein", "1,2,3", "#".join("ab"), "Background"]
-    source = read_voc(exported(tmp_path, "a", names))
-    assert source.classes == names
-    (image,) = source
-    assert image.objects["class"].tolist() == names
-
-
-@pytest.mark.parametrize("name", ["#1", "background", " a", "a\nb", "", "a:1,2,3"])
-def test_class_names_that_a_label_map_cannot_hold(tmp_path, name):
-    with pytest.raises(RamsesError, match=re.escape(f"class {name!r}: a VOC label map cannot hold this name; rename")):
-        exported(tmp_path, "a", ["Ra", name])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_turned_image_is_written_upright(tmp_path):
-    path = save_image(tmp_path / "a.jpg", 20, 30, orientation=8)
-    objects = pd.DataFrame({"label": [1], "class": ["Ra"]})
-    source = Source("here", ["Ra"], [SourceImage("a", path, np.ones((30, 20), dtype=int), objects)], 1)
-    report = write_voc(source, tmp_path / "out")
-    assert +report.notes == {"images with an EXIF orientation written anew, upright": 1}
-    with Image.open(tmp_path / "out/JPEGImages/a.jpg") as image:
-        assert image.size == (20, 30) and image.getexif().get(0x0112, 1) == 1
-
-
-def test_more_objects_than_a_palette_holds(tmp_path):
-    path = save_image(tmp_path / "a.png", 16, 17)
-    label_map = np.arange(16 * 17).reshape(16, 17)
-    for count, fits in ((254, True), (255, False)):
-        objects = pd.DataFrame({"label": np.arange(1, count + 1), "class": "Ra"})
-        source = Source("here", ["Ra"], [SourceImage("a", path, label_map, objects, 3.0)], 1)
-        if fits:
-            write_voc(source, tmp_path / "out")
-            (image,) = read_voc(tmp_path / "out")
-            assert len(image.objects) == 254
-        else:
-            with pytest.raises(RamsesError, match=r"a\.png: 255 objects; a VOC image holds 254"):
-                write_voc(source, tmp_path / "more")

@@ -14,11 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ramses_d2.data.catalog import register
 from ramses_d2.data.convert import coco
 from ramses_d2.data.convert.coco import read_coco, write_coco
-from ramses_d2.data.convert.output import IMAGE_MODES
-from ramses_d2.data.convert.ramses import read_ramses
-from ramses_d2.data.convert.source import Source, SourceImage
-from ramses_d2.data.convert.voc import write_voc
-from ramses_d2.data.convert.writer import write_ramses
+from ramses_d2.data.convert.common import IMAGE_MODES, Source, SourceImage
+from ramses_d2.data.convert.ramses import read_ramses, write_ramses
 from ramses_d2.data.folder import load_folder
 from ramses_d2.errors import RamsesError
 from tests.data.convert.images import save_image
@@ -169,8 +166,8 @@ def test_an_empty_working_directory_can_be_filled(tmp_path, monkeypatch, scheme)
     write_ramses(source(tmp_path), tmp_path / "first")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    write_voc(read_ramses(f"{scheme}../first"), ".")
-    assert "<folder>here</folder>" in Path("Annotations/a.xml").read_text()
+    write_coco(read_ramses(f"{scheme}../first"), ".")
+    assert Path("annotations.json").is_file()
     with pytest.raises(RamsesError, match="is the working directory: change to another one"):
         write_ramses(read_ramses(f"{scheme}../first"), ".", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "here", "in"]
@@ -180,7 +177,7 @@ def test_an_empty_working_directory_can_be_filled(tmp_path, monkeypatch, scheme)
 def test_the_address_leads_to_what_was_written(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for write, output in ((write_ramses, "ramses"), (write_coco, "coco"), (write_coco, "a.json")):
-        address = write(source(Path(name)), f"{name}/{output}").address
+        address = write(source(Path(name)), f"{name}/{output}").uri
         (dataset_dict,) = DatasetCatalog.get(register(address))
         assert Path(dataset_dict["file_name"]).is_relative_to(tmp_path / name)
         DatasetCatalog.remove(address)
