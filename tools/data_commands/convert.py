@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ramses_d2.data.convert import FORMATS, IMAGE_MODES, SEGMENTATIONS
+from ramses_d2.data.convert import FORMATS
+from ramses_d2.data.convert.coco import SEGMENTATIONS
+from ramses_d2.data.convert.common import IMAGE_MODES
 from ramses_d2.errors import RamsesError
 
 SHOWN_FINDINGS = 5

@@ -1,45 +1,31 @@
 """Check RAMSES folders before hours of training are spent on them; nothing is changed.
 
-A `Folder` is read as far as possible and every image decoded once; then the functions that the table KINDS names (at
-the end of this file) compare files, rows, pixels, folders and subsets.
+The functions that the table KINDS names compare files, rows, pixels, folders and subsets, see contents.py.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import math
-import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from io import StringIO
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
-from tqdm import tqdm
 
-from ramses_d2.data import folder as reader
-from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS, METADATA_NAME
-from ramses_d2.data.images import open_image, read_image, read_label_image, stored_size
-from ramses_d2.data.splits import is_original, read_split, split_class_names, subset_names
+from ramses_d2.data.checking.contents import CSV, UINT16_MODES, Finding, Folder, read_memberships
+from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import IMAGE_SUFFIXES, atomic_file, base_names, read_json
-from ramses_d2.masks import PARTICLE_COLUMNS, SMALL_PIXELS, find_parts, measure_particles
+from ramses_d2.files import atomic_file, read_json
+from ramses_d2.masks import SMALL_PIXELS
 
 FORMAT, VERSION = "ramses-check", 1
 ERROR, WARNING = "error", "warning"
-CSV = "annotations.csv"
-UINT16_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" is how older Pillows open a 16-bit PNG
 SIDES = ["left", "top", "right", "bottom"]
 BOX_TOLERANCE = 1  # px, as the reader: some producers write inclusive ends
 CLEAR, USABLE = 0.9, 0.5  # shares of the boxes that must follow one convention, and one or the other
@@ -50,339 +36,7 @@ RESOLUTION_LIMITS, RESOLUTION_FACTOR, RESOLUTION_SPREADS, FEW = (0.01, 1000.0), 
 # are not that exact
 SAMPLES, MASS_SPREADS, SMALLEST_SPREAD = 12, 5.0, 0.1
 SIGMA = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
-MOST_WORKERS = 16  # each holds one decoded image and its label image
 ROLES = re.compile("(train)(?:ing)?|(valid)(?:ation)?|(val)|(?<![a-z])(dev)(?![a-z])|(test)(?:ing)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: in which folder, file and row, and of which image (base name) and label."""
-
-    kind: str
-    severity: str
-    folder: str
-    file: str
-    message: str
-    row: int | None = None
-    image: str | None = None
-    label: int | None = None
-
-    def __str__(self) -> str:
-        where = str(Path(self.folder) / self.file)
-        if self.row is not None:
-            where += f", row {self.row}" if self.file.endswith(".csv") else f" (row {self.row})"
-        if self.label is not None:
-            where += f", label {self.label}"
-        if self.image is not None and Path(self.file).stem != self.image:
-            where += f" of {self.image}"
-        return f"{where}: {self.message}"
-
-
-class Membership(NamedTuple):
-    """The images of one folder that a split file names."""
-
-    path: Path
-    class_names: list[str]
-    subsets: dict[str, Counter[str]]  # base name, also one that the folder lacks -> subset -> how often
-
-
-class Folder:
-    """A RAMSES folder read as far as possible; what is wrong with the reading is in `found`."""
-
-    def __init__(self, path: Path, class_names: Sequence[str] | None = None) -> None:
-        if not path.is_dir():
-            raise RamsesError(f"{path}: no such folder; a RAMSES folder holds annotations.csv, images/ and labels/")
-        if not (path / CSV).exists() and not (path / "images").is_dir():
-            raise RamsesError(f"{path}: neither annotations.csv nor images/ is in it; name a RAMSES folder")
-        self.path = path
-        self.found: list[Finding] = []
-        self.splits: list[Membership] = []
-        self.earlier: list[Folder] = []  # checked before this one
-        self.class_names = None if class_names is None else list(class_names)
-        self.label_files = {file.stem: file for file in sorted((path / "labels").glob("*.png"))}
-        self.image_files: dict[str, Path] = {}
-        for file in sorted((path / "images").glob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                first = self.image_files.setdefault(file.stem, file)
-                if first != file:
-                    message = f"{first.name} has the same base name; rename one"
-                    self.found.append(self.at("same-base-name", f"images/{file.name}", message, image=file.stem))
-
-        # The cells of annotations.csv as text, index = row, but for rows with more cells than the header
-        self.text: pd.DataFrame | None = None
-        self.surplus: dict[int, list[str]] = {}
-        rows = pd.DataFrame({name: [] for name in ("label", "baseimg", "class", "res", "mass", "area", "gt_mass")})
-        with self.faults_kept(path / CSV, "csv-unreadable"):
-            self.text, rows = self._read_rows()
-        rows["baseimg"] = base_names(rows["baseimg"], {*self.image_files, *self.label_files})
-        usable = rows["label"].notna() & (rows["baseimg"] != "")
-        self.rows = rows[usable].astype({"label": "int64"})
-        # Number of other rows by base name; "" for those that do not name an image
-        self.unusable = Counter(rows["baseimg"][~usable].tolist() + [""] * len(self.surplus))
-
-        file = path / "classes.json"
-        with self.faults_kept(file):
-            if class_names is None and file.is_file():
-                self.class_names = reader.class_names_from_ids(read_json(file), file)
-        self.resolutions: dict[str, float] = {}  # px/mm, from metadata.json
-        with self.faults_kept(path / METADATA_NAME):
-            for base, entry in reader.image_entries(path).items():
-                value = entry.get("res")
-                if isinstance(value, (int, float)) and 0 < value < math.inf:
-                    self.resolutions[base] = float(value)
-                elif value is not None:
-                    message = f"res is {value!r}; write the resolution in px per mm, above 0, or null"
-                    self.found.append(self.at("bad-resolution", METADATA_NAME, message, image=base))
-
-    @contextmanager
-    def faults_kept(self, path: Path, kind: str = "json-unreadable") -> Iterator[None]:
-        """Keep the error of a reader as a finding."""
-        try:
-            yield
-        except RamsesError as error:
-            self.found.append(self.at(kind, path.name, str(error).removeprefix(f"{path}: ")))
-
-    def _read_rows(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """annotations.csv as text and as table, with all its faults kept as findings.
-
-        A value that cannot be used is NaN, "" or False; `label` is float.
-        """
-        path = self.path / CSV
-        try:
-            text = reader.read_text_table(path)
-        except RamsesError:
-            lines: list[list[str]] = []
-            with suppress(OSError, UnicodeDecodeError, csv.Error), path.open(encoding="utf-8-sig", newline="") as file:
-                lines = list(csv.reader(file))
-            surplus = {row: cells for row, cells in enumerate(lines, start=1) if len(cells) > len(lines[0])}
-            if not surplus:
-                raise
-            kept = StringIO()
-            # A blank line in their place keeps the numbers of the rows behind
-            csv.writer(kept).writerows([] if row in surplus else cells for row, cells in enumerate(lines, start=1))
-            text, self.surplus = reader.read_text_table(path, kept.getvalue()), surplus
-        missing = reader.missing_columns(text)
-        if {"label", "baseimg"} & set(missing):
-            raise RamsesError(f"{path}: column {', '.join(missing)} is missing; add it, see datasets/README.md")
-        faults = {(None, name): f"column {name} is missing; add it" for name in missing}
-        for row, cells in self.surplus.items():
-            faults[row, ""] = f"has {len(cells)} cells, the header has {text.shape[1]}; write numbers with a point"
-
-        def collect(wrong: pd.Series, column: pd.Series, remedy: str) -> None:
-            for row, value in column[wrong].items():
-                if column.name not in missing:  # the first reason counts: "x" is no number, and so no label either
-                    faults.setdefault((row, column.name), reader.describe_value(column.name, value, remedy))
-
-        table = reader.convert_columns(text.assign(**dict.fromkeys(missing, "")), collect)
-        kinds = {"": "bad-row", "res": "bad-resolution", "mass": "bad-mass"}
-        for (row, column), message in sorted(faults.items(), key=lambda fault: fault[0][0] or 0):
-            cells = table.loc[row] if row in table.index else {}
-            label, image = cells.get("label", math.nan), cells.get("baseimg") or None
-            where = {"row": row, "image": image, "label": None if math.isnan(label) else int(label)}
-            self.found.append(self.at(kinds.get(column, "bad-value"), CSV, message, **where))
-        return text, table
-
-    def at(self, kind: str, file: str, message: str, severity: str | None = None, **where: Any) -> Finding:
-        """A finding in this folder, with the severity of its kind unless another is given."""
-        return Finding(kind, severity or KINDS[kind].severity, str(self.path), file, message, **where)
-
-    def at_rows(self, kind: str, rows: pd.DataFrame, message: str) -> Iterator[Finding]:
-        """One finding for each of the rows, whose cells fill the message in."""
-        for row, cells in zip(rows.index.tolist(), rows.to_dict("records"), strict=True):
-            where = {"row": row, "image": cells["baseimg"], "label": int(cells["label"])}
-            yield self.at(kind, CSV, message.format_map(cells), **where)
-
-    def at_images(self, kind: str, images: pd.DataFrame, file: str, message: str, **more: Any) -> Iterator[Finding]:
-        """One finding for each of the images, whose cells fill file and message in."""
-        for cells in images.to_dict("records"):
-            yield self.at(kind, file.format_map(cells), message.format_map(cells), image=cells["base"], **more)
-
-    def measure(self, workers: int | None = None, progress: bool = False) -> None:
-        """Decode the images, several at a time; set `images` and `particles`, and beside `rows` what pixels say.
-
-        Threads do it: decoding, hashing and numpy release Python's lock, and nothing has to start or be copied.
-        """
-        bases = sorted({*self.image_files, *self.label_files, *self.rows["baseimg"].unique()})
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ThreadPoolExecutor(workers or min(cores, MOST_WORKERS)) as pool:
-            stats = pool.map(lambda base: _stats(self.image_files.get(base), self.label_files.get(base)), bases)
-            bar = tqdm(stats, total=len(bases), desc="checking", unit="image", disable=None if progress else True)
-            self._set_images(bases, list(bar))
-        # label, baseimg, ... of every particle that can be compared with rows
-        particles = self.images["particles"][self.images["compared"]]
-        values = np.concatenate([np.zeros((0, len(PARTICLE_COLUMNS)), np.int64), *particles])
-        keys = [particles.index.repeat(particles.str.len().astype(int)), values[:, 0]]
-        index = pd.MultiIndex.from_arrays(keys, names=["baseimg", "label"])
-        self.particles = pd.DataFrame(values[:, 1:], index, PARTICLE_COLUMNS[1:]).rename(columns={"area": "pixel_area"})
-
-        rows = self.rows.assign(row=self.rows.index)
-        rows["first"] = rows.groupby(["baseimg", "label"], sort=False)["row"].transform("first")
-        rows = rows.join(self.particles, on=["baseimg", "label"])
-        rows = rows.join(self.images[["compared", "turned", "label_size"]], on="baseimg")
-        rows["seen"] = (rows["row"] == rows["first"]) & rows["compared"] & rows["pixel_area"].notna()
-        rows["upright"] = rows["seen"] & ~rows["turned"]
-        bottom, right = (rows["label_size"].str[axis].astype(float) for axis in (0, 1))
-        rows["at_border"] = (
-            (rows[["left", "top"]] <= 0).any(axis=1) | (rows["right"] >= right) | (rows["bottom"] >= bottom)
-        )
-        self.rows = rows
-
-    def _set_images(self, bases: list[str], stats: list[dict[str, Any]]) -> None:
-        """One row per base name, with the stats of its files and whether they fit each other."""
-        columns = ["error", "size", "stored", "orientation", "digest", "label_error", "mode", "label_size", "particles"]
-        images = pd.DataFrame(stats, index=pd.Index(bases, dtype=object), columns=columns, dtype=object)
-        images["base"] = bases
-        images["name"] = [self.image_files[base].name if base in self.image_files else None for base in bases]
-        images["has_label"] = images["base"].isin(list(self.label_files))
-        images["row"] = images["base"].map(self.rows.index.to_series().groupby(self.rows["baseimg"]).first())
-        readable, labelled = images["size"].notna(), images["label_size"].notna()
-        # Of one size, as far as is known; else perhaps the label image lies as the pixels of the image are stored
-        images["alike"] = ~(readable & labelled) | (images["size"] == images["label_size"])
-        images["turned"] = ~images["alike"] & (images["stored"] == images["label_size"])
-        fits = images["alike"] | images["turned"]
-        images["compared"] = images["particles"].notna() & fits
-        images["true_size"] = images["size"].where(readable, images["label_size"]).where(fits)
-        self.images = images
-
-    @cached_property
-    def extra(self) -> dict[str, np.ndarray]:
-        """Base name -> labels without row; rows that cannot be used are taken to belong to some of them."""
-        if self.text is None:
-            return {}
-        keys = pd.MultiIndex.from_frame(self.rows[["baseimg", "label"]])
-        alone = self.particles.index[~self.particles.index.isin(keys)].to_frame(index=False)
-        known = {*self.image_files, *self.rows["baseimg"]}
-        excused = self.unusable[""]
-        return {
-            base: labels.to_numpy()
-            for base, labels in alone.groupby("baseimg", sort=False)["label"]
-            if base in known and len(labels) > excused + self.unusable[base]
-        }
-
-    @cached_property
-    def misnamed(self) -> dict[str, str]:
-        """Base name -> a name in the rows that no file has, and all of whose labels are among the image's extra ones.
-
-        The rows are probably the image's, under a mistyped name, and then its pixels are no mistake.
-        """
-        lost = self.rows[~self.rows["baseimg"].isin([*self.image_files, *self.label_files])]
-        return {
-            base: name
-            for name, labels in reversed(list(lost.groupby("baseimg", sort=False)["label"]))
-            for base, others in self.extra.items()
-            if labels.isin(others).all()
-        }
-
-    @cached_property
-    def box_fits(self) -> pd.DataFrame:
-        """Whether the box of a row is that of its pixels, or of its largest part, by convention."""
-        seen = self.rows[self.rows["upright"] & self.rows[list(BOX_COLUMNS)].notna().all(axis=1)]
-        true = [seen[SIDES].to_numpy(float), seen[[f"body_{side}" for side in SIDES]].to_numpy(float)]
-        fits = {
-            name: np.any([(abs(seen[columns] - box) <= BOX_TOLERANCE).all(axis=1) for box in true], axis=0)
-            for name, columns in CONVENTIONS.items()
-        }
-        return pd.DataFrame(fits, index=seen.index)
-
-    @cached_property
-    def convention(self) -> str:
-        """What the boxes mean by x, in words."""
-        if not set(BOX_COLUMNS) <= set(self.rows):
-            return "no boxes"
-        if self.box_fits.empty:
-            return "no boxes to compare"
-        shares, either = self.box_fits.mean(), self.box_fits.any(axis=1).mean()
-        if shares.max() < CLEAR <= either:
-            return "mixed"
-        return shares.idxmax() if shares.max() >= USABLE else "unusable"
-
-    @cached_property
-    def usual_resolution(self) -> pd.Series:
-        """Base name -> the most frequent resolution of its rows, px/mm."""
-        resolutions = self.rows.dropna(subset="res").groupby("baseimg")["res"]
-        return resolutions.agg(lambda values: values.value_counts(sort=False).idxmax()).astype(float)
-
-    @cached_property
-    def resolution_outliers(self) -> list[str]:
-        """Base names of images whose resolution is far from that of the others, or absurd."""
-        usual = self.usual_resolution
-        distance = np.log(usual / usual.median()).abs()
-        far = distance > max(np.log(RESOLUTION_FACTOR), RESOLUTION_SPREADS * SIGMA * distance.median())
-        if len(usual) < 3 or far.sum() > max(1, FEW * len(usual)):
-            far &= False
-        return usual.index[~usual.between(*RESOLUTION_LIMITS) | far].tolist()
-
-    @cached_property
-    def other_resolutions(self) -> pd.DataFrame:
-        """The rows whose resolution is another than that of their image."""
-        rows = self.rows.dropna(subset="res")
-        expected = rows["baseimg"].map(self.usual_resolution).astype(float)
-        return rows.assign(expected=expected)[~np.isclose(rows["res"], expected, rtol=1e-4)]
-
-
-def _stats(image: Path | None, label: Path | None) -> dict[str, Any]:
-    """What is known of an image and its label image: faults, or sizes (H, W), orientation, digest and particles."""
-    stats: dict[str, Any] = {}
-    try:
-        if image is not None:
-            pixels = read_image(image)
-            digest = hashlib.blake2b(pixels, digest_size=16)
-            digest.update(repr(pixels.shape).encode())
-            stats["orientation"] = stored_size(image)[1]
-            stats |= {"size": pixels.shape[:2], "digest": digest.hexdigest()}
-            stats["stored"] = stats["size"][::-1] if stats["orientation"] >= 5 else stats["size"]
-    except RamsesError as error:
-        stats["error"] = str(error).removeprefix(f"{image}: ")
-    try:
-        if label is not None:
-            label_map, stats["mode"], size = read_any_labels(label)
-            stats["particles"] = None if label_map is None else measure_particles(find_parts(label_map))
-            stats["label_size"] = size
-    except RamsesError as error:
-        stats["label_error"] = str(error).removeprefix(f"{label}: ")
-    return stats
-
-
-def read_any_labels(path: Path) -> tuple[np.ndarray | None, str, tuple[int, int]]:
-    """Labels (H, W) of an image of any mode, None if its colours are no labels; Pillow's mode; (H, W)."""
-    with open_image(path) as image:
-        mode, size = image.mode, (image.height, image.width)
-        if mode in ("L", *UINT16_MODES):
-            return read_label_image(path), mode, size
-        pixels = np.asarray(image)
-    if pixels.ndim == 3:
-        colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]  # the last of 2 or 4 is alpha
-        if (colours != colours[..., :1]).any():
-            return None, mode, size
-        pixels = colours[..., 0]
-    if pixels.dtype.kind == "f" and not ((pixels >= 0) & (pixels <= 65535) & (pixels % 1 == 0)).all():
-        return None, mode, size
-    return pixels.astype(np.int32), mode, size
-
-
-def read_memberships(path: Path, folders: Sequence[Folder]) -> list[Membership]:
-    """What a split file, ours or the original's, says of each of the folders."""
-    content = read_split(path)
-    original = is_original(content)
-    places = {folder.path.resolve(): index for index, folder in enumerate(folders)}
-    roots = {} if original else content["folders"]
-    indices = {key: places.get((path.parent / root).resolve()) for key, root in roots.items()}
-    subsets: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in folders]
-    for subset in subset_names(path):
-        for name in (content if original else content["subsets"])[subset]:
-            key, slash, base = name.partition("/")
-            if original:  # a base name alone, of whichever folder has it
-                found = [(index, name) for index, folder in enumerate(folders) if name in folder.image_files]
-            elif not slash or key not in roots:
-                raise RamsesError(f"{path}: image {name!r} is in none of its folders; write <folder key>/<base name>")
-            else:
-                found = [(indices[key], base)] if indices[key] is not None else []
-            for index, base in found:
-                subsets[index][base][subset] += 1
-    return [Membership(path, split_class_names(path), dict(of_folder)) for of_folder in subsets]
-
-
-# The checks
 
 
 def check_files(folder: Folder) -> Iterator[Finding]:
@@ -485,29 +139,49 @@ def check_extra(folder: Folder) -> Iterator[Finding]:
         yield folder.at("pixels-without-row", f"labels/{base}.png", message, image=base, label=label)
 
 
+def _box_fits(folder: Folder) -> pd.DataFrame:
+    """Whether the box of a row is that of its pixels, or of its largest part, by convention."""
+    rows = folder.rows[folder.rows["upright"] & folder.rows[list(BOX_COLUMNS)].notna().all(axis=1)]
+    true = [rows[SIDES].to_numpy(float), rows[[f"body_{side}" for side in SIDES]].to_numpy(float)]
+    fits = {
+        name: np.any([(abs(rows[columns] - box) <= BOX_TOLERANCE).all(axis=1) for box in true], axis=0)
+        for name, columns in CONVENTIONS.items()
+    }
+    return pd.DataFrame(fits, rows.index)
+
+
+def convention(folder: Folder) -> str:
+    """What the boxes of a folder mean by x, in words."""
+    if not set(BOX_COLUMNS) <= set(folder.rows):
+        return "no boxes"
+    fits = _box_fits(folder)
+    if fits.empty:
+        return "no boxes to compare"
+    shares = fits.mean()
+    if shares.max() < CLEAR <= fits.any(axis=1).mean():
+        return "mixed"
+    return shares.idxmax() if shares.max() >= USABLE else "unusable"
+
+
 def check_boxes(folder: Folder) -> Iterator[Finding]:
     """Boxes that do not follow the convention of the others, or none."""
-    if folder.convention.startswith("no boxes"):
+    found = convention(folder)
+    if found.startswith("no boxes"):
         return
-    fits = folder.box_fits
-    usual = fits.mean().idxmax()
-    either, rows = fits.any(axis=1), folder.rows.loc[fits.index]
-    swapped, wrong = rows[either & ~fits[usual]], rows[~either]
-    if folder.convention == "unusable":
+    fits = _box_fits(folder)
+    usual, either, rows = fits.mean().idxmax(), fits.any(axis=1), folder.rows.loc[fits.index]
+    if found == "unusable":
         message = f"only {either.sum()} of {len(rows)} boxes fit the label images, which are used instead"
         yield folder.at("boxes-unusable", CSV, message)
         return
-    if folder.convention == "mixed":
-        base, number = swapped["baseimg"].iloc[0], swapped["baseimg"].nunique()
-        message = (
-            f"in {fits[usual].sum()} boxes {usual}, in {len(swapped)} of {number} images the other way round, "
-            f"from this row on"
-        )
-        yield folder.at("boxes-mixed", CSV, message, row=int(swapped.index[0]), image=base)
+    swapped, wrong = rows[either & ~fits[usual]], rows[~either]
+    if found == "mixed":
+        message = f"{usual} in {fits[usual].sum()} boxes, the other way round in {len(swapped)}, from this row on"
+        first = swapped.iloc[0]
+        yield folder.at("boxes-mixed", CSV, message, row=int(first["row"]), image=first["baseimg"])
     else:
         yield from folder.at_rows("box-wrong", swapped, f"rows and columns are swapped: {usual}")
-    names = CONVENTIONS[usual if folder.convention != "mixed" else next(iter(CONVENTIONS))]
-    true = [SIDES[names.index(name)] for name in BOX_COLUMNS]  # what x0, y0, x1, y1 should hold
+    true = [SIDES[CONVENTIONS[usual].index(name)] for name in BOX_COLUMNS]  # what x0, y0, x1, y1 should hold
     stated, said = (", ".join(f"{{{name}:.10g}}" for name in columns) for columns in (BOX_COLUMNS, true))
     yield from folder.at_rows("box-wrong", wrong, f"x0, y0, x1, y1 are {stated}; the pixels say {said}")
 
@@ -526,19 +200,41 @@ def check_classes(folder: Folder) -> Iterator[Finding]:
     yield from by_row.values()
 
 
+def _usual_resolutions(folder: Folder) -> pd.Series:
+    """Base name -> the most frequent resolution of its rows, px/mm."""
+    resolutions = folder.rows.dropna(subset="res").groupby("baseimg")["res"]
+    return resolutions.agg(lambda values: values.value_counts(sort=False).idxmax()).astype(float)
+
+
+def _other_resolutions(folder: Folder) -> pd.DataFrame:
+    """The rows whose resolution is another than that of their image."""
+    rows = folder.rows.dropna(subset="res")
+    expected = rows["baseimg"].map(_usual_resolutions(folder)).astype(float)
+    return rows.assign(expected=expected)[~np.isclose(rows["res"], expected, rtol=1e-4)]
+
+
+def _resolution_outliers(folder: Folder) -> pd.Series:
+    """The resolutions that are far from those of the other images, or absurd."""
+    usual = _usual_resolutions(folder)
+    distance = np.log(usual / usual.median()).abs()
+    far = distance > max(np.log(RESOLUTION_FACTOR), RESOLUTION_SPREADS * SIGMA * distance.median())
+    if len(usual) < 3 or far.sum() > max(1, FEW * len(usual)):
+        far &= False
+    return usual[~usual.between(*RESOLUTION_LIMITS) | far]
+
+
 def check_resolutions(folder: Folder) -> Iterator[Finding]:
     """Resolutions that differ within an image, are unknown, or are far from those of the other images."""
     message = "res is {res:g}, other rows of the image say {expected:g}"
-    yield from folder.at_rows("several-resolutions", folder.other_resolutions, message)
-    usual = folder.usual_resolution
-    rows = folder.rows.dropna(subset="res").drop_duplicates("baseimg").set_index("baseimg")["row"]
-    for base in folder.resolution_outliers:
-        message = f"res is {usual[base]:g} px/mm, the median of all images {usual.median():g}"
-        yield folder.at("resolution-outlier", CSV, message, row=int(rows[base]), image=base)
+    yield from folder.at_rows("several-resolutions", _other_resolutions(folder), message)
+    median, rows = _usual_resolutions(folder).median(), folder.rows.dropna(subset="res")
+    for base, resolution in _resolution_outliers(folder).items():
+        row = rows.index[rows["baseimg"] == base][0]
+        message = f"res is {resolution:g} px/mm, the median of all images {median:g}"
+        yield folder.at("resolution-outlier", CSV, message, row=int(row), image=base)
     # An empty image has that of metadata.json, or that of the rows if all have the same
-    if folder.text is not None and folder.rows["res"].nunique() != 1:
-        images = folder.images
-        known = [*folder.rows["baseimg"], *folder.unusable, *folder.resolutions]
+    if folder.text is not None and rows["res"].nunique() != 1:
+        images, known = folder.images, [*folder.rows["baseimg"], *folder.unusable, *folder.resolutions]
         empty = images["name"].notna() & (images["particles"].str.len() == 0) & ~images["base"].isin(known)
         message = "an empty image of unknown resolution; add its file_name and res to metadata.json, under images"
         yield from folder.at_images("resolution-unknown", images[empty], "images/{name}", message)
@@ -549,9 +245,9 @@ def check_masses(folder: Folder) -> Iterator[Finding]:
 
     Particles at the border, which may be cut, and images whose resolution is doubtful are left out.
     """
-    rows = folder.rows[folder.rows["upright"] & ~folder.rows["at_border"] & (folder.rows["class"] != "")]
-    doubtful = [*folder.resolution_outliers, *folder.other_resolutions["baseimg"]]
-    rows = rows.dropna(subset=["mass", "res"])[lambda table: ~table["baseimg"].isin(doubtful)]
+    rows = folder.rows.dropna(subset=["mass", "res"])
+    doubtful = [*_resolution_outliers(folder).index, *_other_resolutions(folder)["baseimg"]]
+    rows = rows[rows["upright"] & ~rows["at_border"] & (rows["class"] != "") & ~rows["baseimg"].isin(doubtful)]
     density = rows["mass"] / (rows["pixel_area"] / rows["res"] ** 2) * 100  # g/cm2
     groups = np.log(density).groupby(rows["class"])
     deviation = np.log(density) - groups.transform("median")
@@ -591,23 +287,18 @@ def check_copies(folder: Folder) -> Iterator[Finding]:
 
 def _copy_finding(place: tuple[Folder, str], earlier: Sequence[tuple[Folder, str]]) -> Finding:
     """An error where a split has the image and one of its earlier copies in subsets that must be apart."""
-
-    def finding(kind: str, named: tuple[Folder, str], like: tuple[Folder, str], message: str) -> Finding:
-        file, other = (f"images/{folder.images.at[base, 'name']}" for folder, base in (named, like))
-        other = other if like[0] is named[0] else str(like[0].path / other)
-        return named[0].at(kind, file, message.format(other), image=named[1])
-
-    folder, base = place
-    for number, split in enumerate(folder.splits):
-        for other in earlier:
-            its_subsets = other[0].splits[number].subsets.get(other[1], ())
-            for mine, its in product(split.subsets.get(base, ()), its_subsets):
-                if _are_apart(mine, its) and _role(mine)[0] == "train":
-                    # The copy to name is the one that is not trained on: it is worth nothing there
-                    return finding("copy-in-two-subsets", other, place, f"in {its}, has the pixels of {{}} in {mine}")
-                if _are_apart(mine, its):
-                    return finding("copy-in-two-subsets", place, other, f"in {mine}, has the pixels of {{}} in {its}")
-    return finding("duplicate-picture", place, earlier[0], "has the same pixels as {}")
+    kind, named, like, message = "duplicate-picture", place, earlier[0], "has the same pixels as {}"
+    for index, other in product(range(len(place[0].splits)), earlier):
+        mine, its = (folder.splits[index].subsets.get(base, ()) for folder, base in (place, other))
+        for one, two in product(mine, its):
+            if kind == "duplicate-picture" and _are_apart(one, two):
+                # The copy to name is the one that is not trained on: it is worth nothing there
+                named, like = (other, place) if _role(one)[0] == "train" else (place, other)
+                one, two = (two, one) if named == other else (one, two)
+                kind, message = "copy-in-two-subsets", f"in {one}, has the same pixels as {{}} in {two}"
+    file, other = (f"images/{folder.images.at[base, 'name']}" for folder, base in (named, like))
+    other = other if like[0] is named[0] else str(like[0].path / other)
+    return named[0].at(kind, file, message.format(other), image=named[1])
 
 
 def _role(subset: str) -> tuple[str | None, str]:
@@ -699,7 +390,7 @@ class CheckReport:
     def text(self, show: int = 10) -> str:
         """What was checked, how much of each kind was found, and of each kind the first `show` findings."""
         lines = [
-            f"{each.path}: {len(each.image_files)} images, {len(each.rows)} rows, boxes: {each.convention}"
+            f"{each.path}: {len(each.image_files)} images, {len(each.rows)} rows, boxes: {convention(each)}"
             for each in self.folders
         ]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -724,7 +415,7 @@ class CheckReport:
                 "folder": str(each.path),
                 "pictures": len(each.image_files),
                 "rows": len(each.rows),
-                "boxes": each.convention,
+                "boxes": convention(each),
             }
             for each in self.folders
         ]
@@ -764,9 +455,10 @@ def check_folders(
     for index, folder in enumerate(checked):
         folder.splits = [of_folders[index] for of_folders in memberships]
         folder.measure(workers, progress)
+    checks = dict.fromkeys(kind.check for kind in KINDS.values() if kind.check is not None)
     findings = [finding for folder in checked for finding in folder.found]
-    for check in dict.fromkeys(kind.check for kind in KINDS.values() if kind.check is not None):
-        findings += [finding for folder in checked for finding in check(folder)]
+    findings += [finding for check in checks for folder in checked for finding in check(folder)]
+    findings = [replace(each, severity=each.severity or KINDS[each.kind].severity) for each in findings]
     order = {kind: index for index, kind in enumerate(KINDS)}
     findings.sort(key=lambda each: (order[each.kind], each.folder, each.file, each.row or 0, each.label or 0))
     return CheckReport(findings, checked)

@@ -21,7 +21,8 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ramses_d2.data.checking.check import CSV, UINT16_MODES, Folder, check_rows, read_any_labels
+from ramses_d2.data.checking.check import check_rows, convention
+from ramses_d2.data.checking.contents import CSV, UINT16_MODES, Folder, read_any_labels
 from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 from ramses_d2.data.images import EXIF_ORIENTATION, save_upright
 from ramses_d2.errors import RamsesError
@@ -158,7 +159,7 @@ def _wanted_cells(folder: Folder, rows: pd.DataFrame, particles: dict[str, np.nd
         own = rows.loc[rows["baseimg"] == base, "label"]
         measured.update(new.reindex(own)[measured.columns].set_axis(own.index))
     wanted = measured.set_axis(list(SOURCES), axis=1)
-    if CONVENTIONS.get(folder.convention) == list(BOX_COLUMNS):
+    if CONVENTIONS.get(convention(folder)) == list(BOX_COLUMNS):
         # Columns in x: the rows without pixels to compare must change with the others
         wanted = wanted.fillna(rows[["y0", "x0", "y1", "x1"]].set_axis(list(BOX_COLUMNS), axis=1))
     for axis, name in enumerate(("height", "width")):

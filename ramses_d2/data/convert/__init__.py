@@ -10,29 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramses_d2.data.convert.coco import SEGMENTATIONS, read_coco, write_coco
-from ramses_d2.data.convert.common import IMAGE_MODES, ConversionReport, Source, SourceImage
+from ramses_d2.data.convert.coco import read_coco, write_coco
+from ramses_d2.data.convert.common import ConversionReport, Source
 from ramses_d2.data.convert.label_images import read_label_images
 from ramses_d2.data.convert.open_images import read_open_images
 from ramses_d2.data.convert.ramses import read_ramses, write_ramses
 from ramses_d2.data.convert.solov2 import read_solov2
 from ramses_d2.data.convert.voc import read_voc
 
-__all__ = [
-    "FORMATS",
-    "IMAGE_MODES",
-    "SEGMENTATIONS",
-    "Format",
-    "SourceImage",
-    "read_coco",
-    "read_label_images",
-    "read_open_images",
-    "read_ramses",
-    "read_solov2",
-    "read_voc",
-    "write_coco",
-    "write_ramses",
-]
+__all__ = ["FORMATS", "Format", "read_coco", "read_ramses", "write_coco", "write_ramses"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,7 @@ from skimage.measure import find_contours
 
 from ramses_d2.data.catalog import coco_uri
 from ramses_d2.data.coco import find_image, load_coco, measure_outline, posix_name
-from ramses_d2.data.convert.common import (
-    BOX_COLUMNS,
-    ConversionReport,
-    Source,
-    SourceImage,
-    new_folder,
-    place_image,
-    unique_names,
-    write_json,
-)
+from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names, write_json
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import atomic_path, read_json
@@ -123,92 +115,78 @@ def write_coco(
     """Write a COCO json with ids from 1, boxes [left, top, width, height] and areas in px.
 
     `NAME.json` is the json alone, with file names relative to the images' common folder; another output is a folder
-    with annotations.json and images/. Segmentation "auto": polygons where they give back the object pixel for pixel, RLE
-    where it has holes.
+    with annotations.json and images/. Segmentation "auto": polygons where they give back the object pixel for pixel,
+    RLE where it has holes.
     """
     if segmentation not in SEGMENTATIONS:
         raise RamsesError(f"segmentation {segmentation!r}: choose from {', '.join(SEGMENTATIONS)}")
-    output = Path(output)
-    report = ConversionReport(source.origin, output, "coco")
+    report = ConversionReport(source.origin, Path(output), "coco")
+    alone = report.output.suffix.lower() == ".json"
     categories = {name: index for index, name in enumerate(source.classes, start=1)}
-    content: dict[str, Any] = {
-        "info": {"description": f"converted from {source.origin}", "contributor": GENERATOR},
-        "licenses": [],
-        "categories": [{"id": index, "name": name, "supercategory": ""} for name, index in categories.items()],
-        "images": [],
-        "annotations": [],
-        "batches": source.batches,
-    }
-
-    def add(image: SourceImage, file_name: str) -> None:
-        content["images"].append({"id": len(content["images"]) + 1} | _image_entry(image, file_name))
-        for row in image.objects.to_dict("records"):
-            ids = {"id": len(content["annotations"]) + 1, "image_id": len(content["images"])}
-            shape, exact = _shape(row, image.label_map, segmentation)
-            if not exact:
-                source.notes["objects whose polygons lose their holes"] += 1
-            content["annotations"].append(ids | {"category_id": categories[row["class"]]} | shape | _extras(row))
-
-    if output.suffix.lower() != ".json":
-        with new_folder(report, force) as folder:
-            (folder / "images").mkdir()
-            for image in report.count(source, progress):
-                add(image, place_image(image, folder / "images", images))
-            write_json(folder / ANNOTATIONS_NAME, content, indent=None)
-        if images != "none":
-            report.uri = coco_uri(output / ANNOTATIONS_NAME, output / "images")
-        return report
-
-    if output.exists() and not force:
-        raise RamsesError(f"{output} already exists: choose another name or replace it with --force")
-    if output.exists() and not _is_ours(output):
-        raise RamsesError(f"{output} was not written by a conversion: refusing to replace it; choose another name")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output) as unfinished:
-        paths = []
+    paths: list[Path] = []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with _new_json(report.output, force) if alone else report.new_folder(force) as target:
+        if not alone:
+            (target / "images").mkdir()
         for image in report.count(source, progress):
             paths.append(image.path.absolute())
-            add(image, image.path.name)
-        common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-        for entry, path in zip(content["images"], paths, strict=True):
-            entry["file_name"] = path.relative_to(common).as_posix()
-        write_json(unfinished, content, indent=None)
-    report.uri = coco_uri(output, common)
+            file_name = image.path.name if alone else image.place(target / "images", images)
+            entries.append({"id": len(paths), "file_name": file_name} | _image_entry(image))
+            for row in image.objects.to_dict("records"):
+                left, top, right, bottom = (row[name] for name in BOX_COLUMNS)
+                mask = image.label_map[top:bottom, left:right] == row["label"]
+                shape, exact = coco_segmentation(mask, left, top, image.label_map.shape, segmentation)
+                if not exact:
+                    source.notes["objects whose polygons lose their holes"] += 1
+                annotation = {"id": len(annotations) + 1, "image_id": len(paths)}
+                annotation |= {"category_id": categories[row["class"]], "segmentation": shape, "area": row["area"]}
+                annotation |= {"bbox": [left, top, right - left, bottom - top], "iscrowd": 0, "label": row["label"]}
+                annotation |= {} if math.isnan(row["mass"]) else {"mass": row["mass"]}
+                further = [name for name in row if name not in (*ANNOTATION_KEYS, *BOX_COLUMNS)]
+                annotation |= {"gt_mass": row["gt_mass"]}
+                annotations.append(annotation | {name: row[name] for name in further if not math.isnan(row[name])})
+        common = report.output / "images"
+        if alone:
+            common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+            for entry, path in zip(entries, paths, strict=True):
+                entry["file_name"] = path.relative_to(common).as_posix()
+        content = {
+            "info": {"description": f"converted from {source.origin}", "contributor": GENERATOR},
+            "licenses": [],
+            "categories": [{"id": index, "name": name, "supercategory": ""} for name, index in categories.items()],
+            "images": entries,
+            "annotations": annotations,
+            "batches": source.batches,
+        }
+        write_json(target if alone else target / ANNOTATIONS_NAME, content, indent=None)
+    if alone or images != "none":
+        report.uri = coco_uri(report.output if alone else report.output / ANNOTATIONS_NAME, common)
     return report
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a conversion wrote the json."""
+@contextmanager
+def _new_json(output: Path, force: bool) -> Iterator[Path]:
+    """A file to write, which becomes the output; one that is there is replaced if a conversion wrote it."""
+    if output.exists() and not force:
+        raise RamsesError(f"{output} already exists: choose another name or replace it with --force")
     try:
-        return read_json(path)["info"]["contributor"] == GENERATOR
+        is_ours = not output.exists() or read_json(output)["info"]["contributor"] == GENERATOR
     except (RamsesError, LookupError, TypeError):
-        return False
+        is_ours = False
+    if not is_ours:
+        raise RamsesError(f"{output} was not written by a conversion: refusing to replace it; choose another name")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output) as unfinished:
+        yield unfinished
 
 
-def _image_entry(image: SourceImage, file_name: str) -> dict[str, Any]:
+def _image_entry(image: SourceImage) -> dict[str, Any]:
     height, width = image.label_map.shape
-    entry = {"file_name": file_name, "height": height, "width": width}
-    if not math.isnan(image.resolution):
-        entry |= {"resolution": image.resolution, "res": image.resolution}
-    details = dict(image.details)
-    if details.get("date"):
-        entry["date_captured"] = details.pop("date")
-    return entry | {key: value for key, value in details.items() if key not in IMAGE_KEYS}
-
-
-def _shape(row: dict[str, Any], label_map: np.ndarray, kind: str) -> tuple[dict[str, Any], bool]:
-    """Segmentation, area and box of an object, and whether the segmentation is exact."""
-    left, top, right, bottom = (row[name] for name in BOX_COLUMNS)
-    mask = label_map[top:bottom, left:right] == row["label"]
-    segmentation, exact = coco_segmentation(mask, left, top, label_map.shape, kind)
-    return {"segmentation": segmentation, "area": row["area"], "bbox": [left, top, right - left, bottom - top]}, exact
-
-
-def _extras(row: dict[str, Any]) -> dict[str, Any]:
-    mass = {} if math.isnan(row["mass"]) else {"mass": row["mass"]}
-    further = [name for name in row if name not in (*ANNOTATION_KEYS, *BOX_COLUMNS) and not math.isnan(row[name])]
-    extras = {"iscrowd": 0, "label": row["label"]} | mass | {"gt_mass": row["gt_mass"]}
-    return extras | {name: row[name] for name in further}
+    resolution = {} if math.isnan(image.resolution) else {"resolution": image.resolution, "res": image.resolution}
+    details = {key: value for key, value in image.details.items() if key not in IMAGE_KEYS}
+    date = {"date_captured": details.pop("date")} if details.get("date") else {}
+    return {"height": height, "width": width} | resolution | date | details
 
 
 def coco_segmentation(

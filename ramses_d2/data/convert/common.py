@@ -46,6 +46,20 @@ class SourceImage:
     resolution: float = np.nan  # px/mm, NaN = unknown
     details: dict[str, Any] = field(default_factory=dict)  # further entries of metadata.json (camera, date ...)
 
+    def place(self, folder: Path, mode: str) -> str:
+        """Copy or link the image into a folder ("copy", "link", "none") under its base name; returns its file name."""
+        if mode not in IMAGE_MODES:
+            raise RamsesError(f"images {mode!r}: choose from {', '.join(IMAGE_MODES)}")
+        target = folder / f"{self.name}{self.path.suffix}"
+        try:
+            if mode == "copy":
+                shutil.copyfile(self.path, target)
+            if mode == "link":
+                target.symlink_to(self.path.resolve())
+        except OSError as error:
+            raise RamsesError(f"{target}: cannot {mode} {self.path} ({error.strerror})") from None
+        return target.name
+
 
 @dataclass
 class Source:
@@ -75,13 +89,11 @@ def _checked(image: SourceImage, notes: Counter[str]) -> SourceImage:
     wrong = objects["mass"][(objects["mass"] <= 0) | np.isinf(objects["mass"])]
     if len(wrong):
         raise RamsesError(f"{image.path}: a mass of {wrong.iloc[0]:g} g; masses are above 0, or unknown")
-    columns = ["label", "area", *BOX_COLUMNS]
-    assert columns == PARTICLE_COLUMNS[:6]
-    measured = pd.DataFrame(measure_particles(find_parts(label_map))[:, :6], columns=columns)
+    measured = pd.DataFrame(measure_particles(find_parts(label_map))[:, :6], columns=PARTICLE_COLUMNS[:6])
     unseen, unnamed = ~objects["label"].isin(measured["label"]), ~measured["label"].isin(objects["label"])
     if unseen.any():
         notes["objects without a pixel left out"] += int(unseen.sum())
-    objects = objects.drop(columns=columns[1:], errors="ignore").merge(measured, on="label").sort_values("label")
+    objects = measured.merge(objects.drop(columns=measured.columns[1:], errors="ignore"), on="label")
     if len(objects) > MAX_LABEL:
         raise RamsesError(f"{image.path}: {len(objects)} objects; a 16-bit label image holds at most {MAX_LABEL}")
     new_labels = objects["label"].to_numpy()
@@ -96,8 +108,7 @@ def _checked(image: SourceImage, notes: Counter[str]) -> SourceImage:
     renumbered[np.searchsorted(present, objects["label"])] = new_labels
     if (renumbered != present).any():
         label_map = renumbered[np.searchsorted(present, label_map)]
-    objects = objects.assign(label=new_labels).reset_index(drop=True)
-    return replace(image, label_map=label_map.astype(np.int32), objects=objects)
+    return replace(image, label_map=label_map.astype(np.int32), objects=objects.assign(label=new_labels))
 
 
 def _upright(label_map: np.ndarray, path: Path, notes: Counter[str]) -> np.ndarray:
@@ -189,50 +200,32 @@ class ConversionReport:
         self.objects.update(dict.fromkeys(source.classes, 0))
         bar = tqdm(source, total=source.count, desc="converting", unit="image", disable=None if progress else True)
         for image in bar:
-            _check_outside(image.path, self.output)
+            self._check_outside(image.path)
             self.images += 1
             self.objects.update(image.objects["class"].tolist())
             yield image
         self.notes.update(source.notes)
         self.findings.extend(source.findings)
 
+    @contextmanager
+    def new_folder(self, force: bool) -> Iterator[Path]:
+        """A folder to fill, which becomes the output with conversion.json in it; removed on failure."""
+        CONVERSION.check_replaceable(self.output, force)
+        self._check_outside(Path(self.origin))
+        with folder_swap(self.output) as folder:
+            yield folder
+            write_json(folder / CONVERSION.record, self.to_json() | CONVERSION.entries(folder))
 
-@contextmanager
-def new_folder(report: ConversionReport, force: bool) -> Iterator[Path]:
-    """A folder to fill, which becomes the output of the report with conversion.json in it; removed on failure."""
-    CONVERSION.check_replaceable(report.output, force)
-    _check_outside(Path(report.origin), report.output)
-    with folder_swap(report.output) as folder:
-        yield folder
-        write_json(folder / CONVERSION.record, report.to_json() | CONVERSION.entries(folder))
-
-
-def _check_outside(path: Path, output: Path) -> None:
-    """What is read must not lie in the folder that is to be replaced, nor be a link that does."""
-    if output.is_dir() and path.exists():  # the URI of a data set is no path
-        places = path.resolve(), path.parent.resolve() / path.name
-        if any(place.is_relative_to(output.resolve()) for place in places):
-            raise RamsesError(f"{output} holds what is to be converted ({path}): choose another folder")
-
-
-def place_image(image: SourceImage, folder: Path, mode: str) -> str:
-    """Copy or link an image into a folder ("copy", "link", "none") under its base name; returns its file name."""
-    if mode not in IMAGE_MODES:
-        raise RamsesError(f"images {mode!r}: choose from {', '.join(IMAGE_MODES)}")
-    target = folder / f"{image.name}{image.path.suffix}"
-    if mode == "copy":
-        shutil.copyfile(image.path, target)
-    elif mode == "link":
-        try:
-            target.symlink_to(image.path.resolve())
-        except OSError as error:
-            raise RamsesError(f"{target}: cannot link ({error.strerror}); copy the images instead") from None
-    return target.name
+    def _check_outside(self, path: Path) -> None:
+        """What is read must not lie in the folder that is to be replaced, nor be a link that does."""
+        if self.output.is_dir() and path.exists():  # the URI of a data set is no path
+            places = path.resolve(), path.parent.resolve() / path.name
+            if any(place.is_relative_to(self.output.resolve()) for place in places):
+                raise RamsesError(f"{self.output} holds what is to be converted ({path}): choose another folder")
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write standard JSON: an unknown number (NaN) becomes null."""
-    separators = (",", ":") if indent is None else None
-    values = json_values(content)
-    text = json.dumps(values, indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
+    form = {"separators": (",", ":")} if indent is None else {"indent": indent}
+    text = json.dumps(json_values(content), allow_nan=False, ensure_ascii=False, **form)
     path.write_text(text + "\n", encoding="utf-8")

@@ -14,16 +14,7 @@ from PIL import Image
 
 from ramses_d2.data.batch_masses import parse_batches
 from ramses_d2.data.catalog import register
-from ramses_d2.data.convert.common import (
-    BOX_COLUMNS,
-    ConversionReport,
-    Source,
-    SourceImage,
-    new_folder,
-    place_image,
-    unique_names,
-    write_json,
-)
+from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names, write_json
 from ramses_d2.data.folder import METADATA_NAME, image_entries, load_folder, read_annotations, read_metadata
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
@@ -113,7 +104,7 @@ def write_ramses(
     """Write annotations.csv, labels/, images/ ("none": to be put there by hand), metadata.json and classes.json."""
     report = ConversionReport(source.origin, Path(output), "ramses")
     tables, entries = [], []
-    with new_folder(report, force) as folder:
+    with report.new_folder(force) as folder:
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         for image in report.count(source, progress):
@@ -125,7 +116,7 @@ def write_ramses(
                     f"{image.path}: its resolution is not known, and a RAMSES folder needs one; give --resolution "
                     f"PX_PER_MM, or use a COCO json instead, which RAMSES reads without (no masses then)"
                 )
-            file_name = place_image(image, folder / "images", images)
+            file_name = image.place(folder / "images", images)
             Image.fromarray(image.label_map.astype(np.uint16)).save(folder / "labels" / f"{image.name}.png")
             height, width = image.label_map.shape
             boxes = dict(zip(("y0", "x0", "y1", "x1"), (image.objects[name] for name in BOX_COLUMNS), strict=True))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.checking.check import check_folders, convention
 from ramses_d2.errors import RamsesError
 from tests.data.checking import damages_of_rows  # noqa: F401  they register themselves
 from tests.data.checking.data_set import DAMAGES, A, DataSet
@@ -51,10 +51,10 @@ def test_boxes_may_be_column_first_or_inclusive(data: DataSet) -> None:
     data.write(table)
     report = check_folders([data.folder])
     assert report.findings == []
-    assert report.folders[0].convention == "x0, x1 are columns, y0, y1 are rows"
+    assert convention(report.folders[0]) == "x0, x1 are columns, y0, y1 are rows"
     data.write(table.drop(columns=["x0", "y0", "x1", "y1"]))
     report = check_folders([data.folder])
-    assert report.findings == [] and report.folders[0].convention == "no boxes"
+    assert report.findings == [] and convention(report.folders[0]) == "no boxes"
 
 
 def test_many_damages_are_all_found(data: DataSet) -> None:

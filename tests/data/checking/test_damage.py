@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ramses_d2.data.checking.check import KINDS, check_folders
+from ramses_d2.data.checking.check import KINDS, check_folders, convention
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.splits import load_split
 from tests.data.checking import (
@@ -17,7 +17,7 @@ from tests.data.checking.data_set import DAMAGES, DataSet
 def test_the_good_set_is_silent(data: DataSet) -> None:
     report = check_folders([data.folder])
     assert report.findings == [] and report.errors == 0
-    assert report.folders[0].convention == "x0, x1 are rows, y0, y1 are columns"
+    assert convention(report.folders[0]) == "x0, x1 are rows, y0, y1 are columns"
 
 
 def test_every_kind_has_its_damage() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from ramses_d2.data.checking.check import KINDS, check_folders
+from ramses_d2.data.checking.check import KINDS, check_folders, convention
 from ramses_d2.data.checking.repair import Change, repair_folder
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_image
@@ -93,7 +93,7 @@ def test_columns_first_becomes_rows_first(data: DataSet) -> None:
     data.label(A).unlink()  # its boxes cannot be compared, and must not stay the other way round
     report = check_folders([data.folder])
     assert [each.kind for each in report.findings] == ["label-image-missing"]
-    assert report.folders[0].convention == "x0, x1 are columns, y0, y1 are rows"
+    assert convention(report.folders[0]) == "x0, x1 are columns, y0, y1 are rows"
     repaired, changes = repair(data)
     pd.testing.assert_frame_equal(repaired.table, table)
     assert (

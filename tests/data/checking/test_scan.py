@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ramses_d2.data.checking.check import Folder
+from ramses_d2.data.checking.contents import Folder
 from ramses_d2.data.folder import read_annotations
 
 HEADER = "label,baseimg,class,res,mass,gt_mass,x0"
