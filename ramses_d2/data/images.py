@@ -187,6 +187,13 @@ def _check_size(path: Path, found: tuple[int, int], expected: tuple[int, int], o
         )
 
 
+def turn_upright(label_map: np.ndarray, orientation: int) -> np.ndarray:
+    """A label map that lies as the pixels of its image are stored, turned as the image's EXIF orientation says."""
+    image = Image.fromarray(label_map.astype(np.int32))
+    image.getexif()[EXIF_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
 _JPEG_QUALITY = 95
 
 

@@ -72,19 +72,12 @@ def check_pixels(folder: Folder) -> Iterator[Finding]:
     yield from at("label-not-uint16", images[is_label & (mode == "L")], label, message, severity=WARNING)
     yield from at("label-not-uint16", images[is_label & ~mode.isin(["L", *UINT16_MODES])], label, message)
     turned, alike = images["turned"], images["alike"]
-    message = (
-        "its EXIF tag ({orientation}) turns the image to {size[0]} x {size[1]} px (height x width), the label image "
-        "lies as the pixels are stored, {label_size[0]} x {label_size[1]}; turn it or save the image upright"
-    )
+    sizes = "label image {label_size[0]} x {label_size[1]} px (height x width), image {size[0]} x {size[1]}"
+    message = f"lies as the pixels are stored, before the EXIF tag ({{orientation}}) turns them: {sizes}; turn it"
     yield from at("label-not-upright", images[turned], label, message)
-    message = (
-        "is {label_size[0]} x {label_size[1]} px (height x width), the image {name} {size[0]} x {size[1]}; replace one"
-    )
-    yield from at("size-differs", images[~alike & ~turned], label, message)
+    yield from at("size-differs", images[~alike & ~turned], label, f"has another size: {sizes}; replace one of them")
     rotated = images[images["size"].notna() & alike & (images["orientation"] != 1)]
-    message = (
-        "its EXIF tag ({orientation}) turns or flips it; see that the label image lies as a viewer shows the image"
-    )
+    message = "its EXIF tag ({orientation}) turns or flips it; the label image must lie as a viewer shows the image"
     yield from at("exif-rotated", rotated, "images/{name}", message)
 
 
@@ -92,17 +85,15 @@ def check_csv_sizes(folder: Folder) -> Iterator[Finding]:
     """One finding per image, at the first wrong row; where the label image must be turned, that is the cause."""
     rows, sizes = folder.rows, folder.images["true_size"][~folder.images["turned"]].dropna()
     if {"height", "width"} <= set(rows):
-        rows = rows[rows["baseimg"].isin(sizes.index)]
-        rows = rows.assign(true_size=rows["baseimg"].map(sizes))
-        for axis, name in enumerate(("height", "width")):
-            rows[f"{name}_fits"] = rows[name].isna() | (rows[name] == rows["true_size"].str[axis])
-        wrong = rows[~(rows["height_fits"] & rows["width_fits"])]
-        wrong = wrong.assign(count=wrong.groupby("baseimg")["row"].transform("size"), label=-1)
-        message = (
-            "height x width is {height:g} x {width:g} (rows: {count}), the image is {true_size[0]} x {true_size[1]} px"
-        )
-        for finding in folder.at_rows("csv-size-wrong", wrong.drop_duplicates("baseimg"), message):
-            yield replace(finding, label=None)
+        rows = rows[rows["baseimg"].isin(sizes.index)].dropna(subset=["height", "width"], how="all")
+        rows["size"] = rows["baseimg"].map(sizes)
+        fits = [rows[name].isna() | (rows[name] == rows["size"].str[i]) for i, name in enumerate(("height", "width"))]
+        wrong = rows[~(fits[0] & fits[1])]
+        wrong = wrong.assign(count=wrong.groupby("baseimg")["row"].transform("size")).drop_duplicates("baseimg")
+        message = "height x width is {height:g} x {width:g} (rows: {count}), the image is {size[0]} x {size[1]} px"
+        for cells in wrong.to_dict("records"):
+            where = {"row": cells["row"], "image": cells["baseimg"]}
+            yield folder.at("csv-size-wrong", CSV, message.format_map(cells), **where)
 
 
 def check_rows(folder: Folder) -> Iterator[Finding]:
@@ -254,9 +245,7 @@ def check_masses(folder: Folder) -> Iterator[Finding]:
     spread = (SIGMA * deviation.abs().groupby(rows["class"]).transform("median")).clip(lower=SMALLEST_SPREAD)
     rows = rows.assign(density=density, usual=density / np.exp(deviation), score=deviation.abs() / spread)
     far = (rows["score"] > MASS_SPREADS) & (groups.transform("size") >= SAMPLES)
-    message = (
-        "{mass:g} g are {density:.3g} g/cm2, usual for {class} are {usual:.3g} ({score:.1f} times the spread away)"
-    )
+    message = "{mass:g} g are {density:.3g} g/cm2, usual for {class} are {usual:.3g} (off by {score:.1f} spreads)"
     yield from folder.at_rows("mass-outlier", rows[far], message)
 
 

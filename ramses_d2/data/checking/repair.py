@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from ramses_d2.data.checking.check import check_rows, convention
 from ramses_d2.data.checking.contents import CSV, UINT16_MODES, Folder, read_any_labels
 from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
-from ramses_d2.data.images import EXIF_ORIENTATION, save_upright
+from ramses_d2.data.images import save_upright, turn_upright
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import OwnFolder, folder_swap
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles, without_small_components
@@ -94,9 +94,9 @@ def _repair_image(folder: Folder, copy: Path, base: str) -> tuple[list[Change], 
     """Replace an image and its label image in the copy; returns the changes, and the particles of a new label image."""
     stats = folder.images.loc[base]
     changes: list[Change] = []
+    now = (f"orientation {stats['orientation']}", "orientation 1")
     if isinstance(stats["size"], tuple) and stats["orientation"] != 1:
         save_upright(folder.image_files[base], copy / "images" / stats["name"])
-        now = (f"orientation {stats['orientation']}", "orientation 1")
         changes.append(Change(f"images/{stats['name']}", None, None, "turned upright, as its EXIF tag says", *now))
     particles = stats["particles"]
     if not isinstance(particles, np.ndarray):
@@ -113,10 +113,7 @@ def _repair_image(folder: Folder, copy: Path, base: str) -> tuple[list[Change], 
     if mode not in UINT16_MODES:
         changes.append(Change(file, None, None, "saved as 16-bit grey", f"mode {mode}", "mode I;16"))
     if stats["turned"]:
-        image = Image.fromarray(label_map.astype(np.int32))
-        image.getexif()[EXIF_ORIENTATION] = stats["orientation"]
-        label_map = np.asarray(ImageOps.exif_transpose(image))
-        now = (f"orientation {stats['orientation']}", "orientation 1")
+        label_map = turn_upright(label_map, stats["orientation"])
         changes.append(Change(file, None, None, "turned as the image's EXIF tag says", *now))
     for what, found, column in (("pixels without row", particles[is_extra], "area"), ("specks", stray, "small_pixels")):
         for label, pixels in zip(found["label"].tolist(), found[column].tolist(), strict=True):

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ramses_d2.data.folder import MAX_LABEL
-from ramses_d2.data.images import EXIF_ORIENTATION, decode, stored_size
+from ramses_d2.data.images import decode, stored_size, turn_upright
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import IMAGE_SUFFIXES, OwnFolder, folder_swap, json_values
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles
@@ -123,13 +122,9 @@ def _upright(label_map: np.ndarray, path: Path, notes: Counter[str]) -> np.ndarr
         return label_map
     if label_map.shape == stored:
         notes["label maps turned as the EXIF orientation of their image says"] += 1
-        turned = Image.fromarray(label_map.astype(np.int32))
-        turned.getexif()[EXIF_ORIENTATION] = orientation
-        return np.asarray(ImageOps.exif_transpose(turned))
-    raise RamsesError(
-        f"{path}: is {shown[0]} x {shown[1]} px (height x width), but its annotations are for "
-        f"{label_map.shape[0]} x {label_map.shape[1]}; replace one of them"
-    )
+        return turn_upright(label_map, orientation)
+    sizes = "is {} x {} px (height x width), its annotations are for {} x {}".format(*shown, *label_map.shape)
+    raise RamsesError(f"{path}: {sizes}; replace one of them")
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

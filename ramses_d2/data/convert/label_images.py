@@ -36,10 +36,7 @@ def read_label_images(
     lonely = sorted(set(labels) - set(images))
     if lonely or not labels:
         hint = f"{lonely[0]}.* is missing in {image_folder}" if lonely else f"none ends in {label_suffix!r}"
-        raise RamsesError(
-            f"{label_folder}: every label image needs the image of its name, but {hint}; "
-            f"say by a label suffix what the name of a label image has in addition"
-        )
+        raise RamsesError(f"{label_folder}: {hint}; a label image has the name of its image, plus a label suffix")
     table = _read_table(Path(class_table), images) if class_table is not None else {}
     classes = sorted({name for rows in table.values() for name in rows.values()} | ({class_name} - {None}))
     notes: Counter[str] = Counter()
@@ -52,10 +49,8 @@ def read_label_images(
             present = [label for label in sorted(pd.unique(label_map.ravel()).tolist()) if label > 0]
             unnamed = [label for label in present if label not in named]
             if unnamed and class_name is None:
-                raise RamsesError(
-                    f"{path}: label {unnamed[0]} ({len(unnamed)} of {len(present)}) has no class; add it to the class "
-                    f"table, or give a class for all that it does not name"
-                )
+                count = f"{len(unnamed)} of {len(present)}"
+                raise RamsesError(f"{path}: label {unnamed[0]} ({count}) has no class; add it, or give one for all")
             rows = dict.fromkeys(present, class_name) | named  # a row of the table without a pixel is left out later
             objects = pd.DataFrame({"label": list(rows), "class": list(rows.values())})
             yield SourceImage(name, images[name], label_map, objects)

@@ -112,10 +112,8 @@ def write_ramses(
                 raise RamsesError(f"{image.path}: not an image that RAMSES reads ({' '.join(IMAGE_SUFFIXES)})")
             is_known = 0 < image.resolution < np.inf
             if len(image.objects) and not is_known:
-                raise RamsesError(
-                    f"{image.path}: its resolution is not known, and a RAMSES folder needs one; give --resolution "
-                    f"PX_PER_MM, or use a COCO json instead, which RAMSES reads without (no masses then)"
-                )
+                hint = "give --resolution PX_PER_MM, or use a COCO json, which needs none"
+                raise RamsesError(f"{image.path}: its resolution is not known; {hint}")
             file_name = image.place(folder / "images", images)
             Image.fromarray(image.label_map.astype(np.uint16)).save(folder / "labels" / f"{image.name}.png")
             height, width = image.label_map.shape

@@ -150,12 +150,9 @@ def _classes_by_colour(indices: np.ndarray, present: np.ndarray, path: Path, col
     inside = (indices > 0) & np.isin(codes, list(colours))
     counts = pd.DataFrame({"object": indices[inside], "code": codes[inside]}).value_counts().reset_index()
     commonest = counts.sort_values(["count", "code"]).drop_duplicates("object", keep="last").set_index("object")["code"]
-    for index in present:
-        if index not in commonest.index:
-            raise RamsesError(
-                f"{path}: object {index} has no colour of a known class; list the colours in labelmap.txt, as lines "
-                f"of the form name:red,green,blue::"
-            )
+    for index in sorted({*present} - {*commonest.index}):
+        hint = "list it in labelmap.txt as name:red,green,blue::"
+        raise RamsesError(f"{path}: object {index} has no colour of a known class; {hint}")
     return [colours[code] for code in commonest[present]]
 
 

@@ -62,7 +62,7 @@ def test_a_copy_is_named_where_it_is_not_trained_on(data: DataSet) -> None:
         write_split(data.folder / "split.json", {"k": "."}, {"valid": [f"k/{valid}"], "train": [f"k/{train}"]})
         (leak,) = check_folders([data.folder]).findings
         assert (leak.kind, leak.image) == ("copy-in-two-subsets", valid)
-        assert leak.message.startswith("in valid, has the pixels of images/")
+        assert leak.message.startswith("in valid, has the same pixels as images/")
         assert leak.message.endswith(" in train")
 
 
