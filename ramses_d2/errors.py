@@ -22,17 +22,13 @@ def one_line(error: RamsesError) -> str:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error says that no space is left, on the disk or of the user's share of it."""
+    """Whether the disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def full_disk_is_one_line(hint: str) -> Iterator[None]:
-    """Turn the error of a full disk into a line that says what to do.
-
-    Raises:
-        RamsesError: the disk is full.
-    """
+    """Turn the error of a full disk into a line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -44,11 +40,7 @@ def full_disk_is_one_line(hint: str) -> Iterator[None]:
 
 @contextmanager
 def file_errors_are_one_line() -> Iterator[None]:
-    """Turn an error of the system about a file or folder into a line that names it.
-
-    Raises:
-        RamsesError: it cannot be read or written, or the disk is full.
-    """
+    """Turn an error of the system about a file or folder into a line that names it."""
     try:
         with full_disk_is_one_line("make room and try again"):
             yield

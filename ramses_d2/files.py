@@ -1,9 +1,8 @@
-"""Folders that a command wrote, and may replace as long as nobody put anything of his own into them."""
+"""Files and folders on disk: written whole or not at all, never replaced unasked; JSON, file names and their order."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -37,13 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """A stream whose content takes the place of ``path`` at the end; on failure nothing of it stays.
-
-    Args:
-        path: of the file.
-        mode: "w" (UTF-8) or "wb".
-        options: of ``open``.
-    """
+    """A stream, "w" (UTF-8) or "wb", whose content takes the place of ``path`` at the end; on failure nothing stays."""
     with (
         atomic_path(path) as unfinished,
         unfinished.open(mode, encoding=None if "b" in mode else "utf-8", **options) as stream,
@@ -51,18 +44,24 @@ def atomic_file(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]
         yield stream
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path, "wb") as stream:
+        stream.write(content)
+
+
+def write_json(path: Path, value: Any, indent: int | None = None, **options: Any) -> None:
+    """Write :func:`json_values` of anything, whole or not at all; ``options`` of ``json.dumps``."""
+    text = json.dumps(json_values(value), indent=indent, allow_nan=False, **options)
+    write_bytes(path, (text + "\n").encode())
+
+
 @contextmanager
 def folder_swap(output: Path) -> Iterator[Path]:
     """A folder to fill beside ``output``; it takes its place and name at the end, and is removed on failure.
 
-    Whether an existing ``output`` may be replaced is the caller's to check. A link stays one and leads to the new
-    folder. Two processes may write the same folder: the later one wins whole.
-
-    Args:
-        output: the folder to make or to replace.
-
-    Raises:
-        RamsesError: ``output`` is the working directory, and not empty.
+    The caller checks whether an existing ``output`` may be replaced. A link stays a link, to the new folder. Two
+    processes may write the same folder: the later one wins whole.
     """
     output = output.resolve()
     _tidy_up(output)
@@ -86,7 +85,6 @@ def folder_swap(output: Path) -> Iterator[Path]:
 
 
 def _beside(output: Path, kind: str, process: int) -> Path:
-    """A name that nobody but this module gives."""
     return output.with_name(f"{output.name}.ramses-{kind}-{process}")
 
 
@@ -120,11 +118,7 @@ def _is_running(process: int) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RamsesError: missing, unreadable or not JSON.
-    """
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -138,10 +132,8 @@ def read_json(path: Path) -> Any:
 def json_values(value: Any) -> Any:
     """Turn dataclasses, tables and NumPy values into what ``json.dump(..., allow_nan=False)`` takes.
 
-    Args:
-        value: dataclass, DataFrame (becomes a list of rows), mapping, sequence, NumPy or plain value. NaN,
-            infinity and pandas' NA become None: JSON has no word for them. Fields of a dataclass that are kept out of
-            its ``repr`` (such as bootstrap replicates) are left out.
+    NaN, infinity and pandas' NA become None: JSON has no word for them. A table becomes a list of rows. Fields of a
+    dataclass that are kept out of its ``repr`` (such as bootstrap replicates) are left out.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
@@ -172,6 +164,19 @@ def natural_key(path: str | Path) -> tuple[list[str | int], str]:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
+def list_images(folder: Path, layout: str) -> dict[str, Path]:
+    """Base name -> image of a folder, by name; ``layout`` says in an error what the folder should be part of."""
+    if not folder.is_dir():
+        raise RamsesError(f"{folder}: no such folder; {layout}")
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in images:
+                raise RamsesError(f"{path}: a second image with the base name of {images[path.stem].name}; rename one")
+            images[path.stem] = path
+    return images
+
+
 def base_name(name: str) -> str:
     """File name of an image without folder and extension; a name without extension may have dots."""
     last = name.replace("\\", "/").rpartition("/")[2]
@@ -180,77 +185,55 @@ def base_name(name: str) -> str:
 
 
 def base_names(column: pd.Series, known: Container[str]) -> pd.Series:
-    """Base names of a column of names; one in ``known`` is such already, whatever it looks like ("a.tif" of a.tif.png).
-
-    Args:
-        column: names of images.
-        known: base names of the images that there are.
-    """
+    """Base names of a column; one in ``known`` is a base name already: "a.tif" may be that of a.tif.png."""
     return column.map(lambda name: name if name in known else base_name(name)).astype(object)
+
+
+def check_resolution(value: Any, where: str) -> float:
+    """A resolution in px/mm: a finite number above 0. ``where`` names its file and row or key."""
+    try:
+        resolution = float(value)
+    except (TypeError, ValueError):
+        resolution = math.nan
+    if isinstance(value, bool) or not 0 < resolution < math.inf:
+        raise RamsesError(f"{where}: resolution is {value!r}; it is px per mm, above 0")
+    return resolution
+
+
+def check_output(output: Path, force: bool) -> None:
+    """The one rule for output files: an existing one is replaced by --force only, a folder never."""
+    if output.is_dir():
+        raise RamsesError(f"{output} is a folder: name a file")
+    if output.exists() and not force:
+        raise RamsesError(f"{output} exists: choose another --output, or replace it with --force")
 
 
 @dataclass(frozen=True)
 class OwnFolder:
-    """A kind of folder that a command writes, with a file in it that says what was written.
-
-    Attributes:
-        name: in messages.
-        work: what the command does.
-        record: name of the file.
-        format: what the file says it is.
-    """
+    """A kind of folder that a command writes; a marker file in it says so, and --force replaces no other folder."""
 
     name: str
-    work: str
-    record: str
+    marker: str
     format: str
 
-    def entries(self, folder: Path) -> dict[str, Any]:
-        """What the record must hold, for a folder that is complete but for it."""
-        return {"format": self.format, "version": 1, "contents": _contents(folder)}
+    def entries(self) -> dict[str, Any]:
+        """What the marker file must hold."""
+        return {"format": self.format, "version": 1}
 
     def check_replaceable(self, output: Path, force: bool) -> None:
-        """Stop where a folder must not be written; nothing but this command's own work is ever thrown away.
-
-        Args:
-            output: the folder to write.
-            force: replace an earlier one.
-
-        Raises:
-            RamsesError: it exists without ``force``, is a file or not of this kind, or something in it was added or
-                changed.
-        """
+        """The one rule for output folders."""
         if output.exists() and not output.is_dir():
             raise RamsesError(f"{output} is a file: name a folder to write the {self.name} to")
         if not output.exists() or not any(output.iterdir()):
             return
         if not force:
             raise RamsesError(f"{output} already exists: choose another folder or replace it with --force")
-        written = self._recorded(output)
-        if written is None:
-            raise RamsesError(
-                f"{output} is no {self.name} (no {self.record} of one): refusing to replace it; choose another folder"
-            )
-        for name, state in _contents(output).items():
-            if name != self.record and state != written.get(name):
-                what = "changed" if name in written else "added"
-                raise RamsesError(
-                    f"{output / name} was {what} after the {self.work}: refusing to replace the folder; choose another"
-                )
-
-    def _recorded(self, folder: Path) -> dict[str, str] | None:
         try:
-            record = json.loads((folder / self.record).read_text(encoding="utf-8"))
-            return dict(record["contents"]) if record["format"] == self.format else None
+            marked = json.loads((output / self.marker).read_text(encoding="utf-8"))["format"] == self.format
         except (OSError, ValueError, LookupError, TypeError):
-            return None
-
-
-def _contents(folder: Path) -> dict[str, str]:
-    """Checksums of the files by their path in the folder; of a link, where it leads."""
-    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-    return {path.relative_to(folder).as_posix(): _state(path) for path in files}
-
-
-def _state(path: Path) -> str:
-    return f"-> {os.readlink(path)}" if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+            marked = False
+        if not marked:
+            raise RamsesError(
+                f"{output} is not a {self.name} (its {self.marker} is missing): refusing to replace it; "
+                "choose another folder"
+            )

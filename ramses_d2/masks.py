@@ -1,4 +1,4 @@
-"""From overlapping instance masks to one label image in which every pixel has one owner.
+"""Masks in every form: RLE encoded and decoded inside a box, segmentations and instances painted into label maps.
 
 Shape letters: K instances, H W image, h w a box.
 """
@@ -17,19 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> dict[str, Any]:
-    """Encode a mask that is given inside its box; equals ``pycocotools.mask.encode`` of the full image.
-
-    Args:
-        mask: bool (h, w), the box's content; the box must lie inside the image.
-        x0, y0: left and top of the box in the image, px.
-        height, width: size of the image, px.
-
-    Returns:
-        COCO RLE ``{"size": [height, width], "counts": bytes}``.
-
-    Raises:
-        ValueError: the box does not lie inside the image.
-    """
+    """Encode a bool mask (h, w) whose box begins at (x0, y0); equals ``pycocotools.mask.encode`` of the full image."""
     h, w = mask.shape
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
         raise ValueError(f"box {w} x {h} at ({x0}, {y0}) is not inside an image of {width} x {height}")
@@ -40,8 +28,7 @@ def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -
     changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0))
     column, row = np.divmod(changes, h + 1)
     edges = (x0 + column) * height + y0 + row
-    # Where the box is as high as the image, a run may end exactly where the next column's run starts: join
-    # them
+    # Where the box is as high as the image, a run may end exactly where the next column's run starts: join them
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
     edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
     counts = np.diff(edges, prepend=0, append=height * width)
@@ -51,17 +38,9 @@ def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -
 
 
 def decode_in_box(rle: dict[str, Any], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """Decode a mask inside a box only; equals that part of ``pycocotools.mask.decode``, at the cost of its columns.
-
-    Args:
-        rle: COCO RLE of a full image, compressed.
-        x0, y0, x1, y1: box in the image, px, end exclusive.
-
-    Returns:
-        bool (y1 - y0, x1 - x0).
-    """
+    """Decode a compressed RLE inside a box (end exclusive): that part of ``pycocotools.mask.decode``, bool (h, w)."""
     height, _ = rle["size"]
-    counts = _run_lengths(rle["counts"])
+    counts = _decode_counts(rle["counts"])
     edges = np.cumsum(counts)
     # Every change of the column-major sequence toggles the mask; a running sum over the box's columns restores it
     first, last = x0 * height, x1 * height
@@ -73,7 +52,7 @@ def decode_in_box(rle: dict[str, Any], x0: int, y0: int, x1: int, y1: int) -> np
     return columns[:, y0:y1].T.astype(bool)
 
 
-def _run_lengths(counts: bytes | str) -> np.ndarray:
+def _decode_counts(counts: bytes | str) -> np.ndarray:
     """Run lengths of a compressed COCO RLE (pycocotools has no public function for this).
 
     Each number is written in groups of 5 bits, least significant first, as characters from "0" on; bit 6 says that more
@@ -93,15 +72,7 @@ def _run_lengths(counts: bytes | str) -> np.ndarray:
 
 
 def encode_label_map(label_map: np.ndarray, labels: Sequence[int]) -> list[dict[str, Any]]:
-    """Encode the objects of a label map.
-
-    Args:
-        label_map: integer (H, W), 0 = background.
-        labels: values to encode, from 1; one without pixels gives an empty mask.
-
-    Returns:
-        one COCO RLE of the full image per label.
-    """
+    """One COCO RLE of the full image per label of a label map; a label without pixels has an empty mask."""
     height, width = label_map.shape
     labels = [int(label) for label in labels]
     boxes = ndimage.find_objects(label_map, max(labels, default=0)) if labels else []
@@ -113,6 +84,44 @@ def encode_label_map(label_map: np.ndarray, labels: Sequence[int]) -> list[dict[
         else:
             rles.append(encode_in_box(label_map[box] == label, box[1].start, box[0].start, height, width))
     return rles
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A COCO segmentation (polygons, uncompressed or compressed RLE) as a compressed RLE."""
+    if isinstance(segmentation, dict):
+        packed = not isinstance(segmentation["counts"], list)
+        return segmentation if packed else mask_utils.frPyObjects(segmentation, height, width)
+    return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+
+
+def json_rle(rle: dict[str, Any]) -> dict[str, Any]:
+    """A compressed RLE with its counts as text, as JSON needs it."""
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+
+
+def paint_segmentations(segmentations: Sequence[Any], labels: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
+    """Paint K COCO segmentations into one int32 label map (H, W), in the order given: later ones cover earlier ones."""
+    label_map = np.zeros(shape, dtype=np.int32)
+    for segmentation, label in zip(segmentations, labels, strict=True):
+        mask, x0, y0 = _mask_in_box(segmentation, shape)
+        label_map[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]][mask] = label
+    return label_map
+
+
+def _mask_in_box(segmentation: Any, shape: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    """Bool mask of one COCO segmentation inside its box, and the box's left and top."""
+    height, width = shape
+    if isinstance(segmentation, dict):
+        rle = to_rle(segmentation, height, width)
+        x0, y0, w, h = (int(v) for v in mask_utils.toBbox(rle))
+        return decode_in_box(rle, x0, y0, x0 + w, y0 + h), x0, y0
+    # Polygons are rasterised inside their box only: a full-size mask per object would cost K * H * W
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+    x0, y0 = np.floor(points.min(axis=0)).astype(int).clip(0, (width - 1, height - 1)).tolist()
+    x1, y1 = (np.ceil(points.max(axis=0)).astype(int) + 1).clip((x0 + 1, y0 + 1), (width, height)).tolist()
+    shifted = [(np.reshape(polygon, (-1, 2)) - (x0, y0)).ravel().tolist() for polygon in segmentation]
+    return mask_utils.decode(to_rle(shifted, y1 - y0, x1 - x0)).astype(bool), x0, y0
 
 
 class RLEMasks(list):
@@ -136,19 +145,11 @@ class RLEMasks(list):
     def any(self, dim: int) -> torch.Tensor:
         """Union of the masks, as ``any(dim=0)`` of the (K, H, W) tensor; nothing but the union is ever decoded.
 
-        Detectron2's Visualizer asks for it in ``ColorMode.IMAGE_BW``.
-
-        Args:
-            dim: 0.
-
-        Returns:
-            bool (H, W); of no masks, which know no size, a single False that broadcasts to any.
-
-        Raises:
-            ValueError: another ``dim``.
+        Detectron2's Visualizer asks for it in ``ColorMode.IMAGE_BW``. An empty list, which has no size, gives a single
+        False that broadcasts.
         """
         if dim != 0:
-            raise ValueError(f"any(dim={dim}): run lengths can be joined over the masks only, dim=0")
+            raise ValueError(f"any(dim={dim}): RLE masks can be joined over the masks only, dim=0")
         if not self:
             return torch.tensor(False)
         return torch.from_numpy(mask_utils.decode(mask_utils.merge(list(self))).astype(bool))
@@ -157,19 +158,9 @@ class RLEMasks(list):
 def paint_label_image(
     masks: Iterable[np.ndarray], boxes: np.ndarray, scores: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Paint masks by ascending score, so that the surest instance owns a disputed pixel; cost grows with box pixels.
+    """Paint K masks (h, w) of whole-pixel boxes (K, 4) by ascending score: the surest instance owns a disputed pixel.
 
-    Args:
-        masks: K bool (h, w) arrays, each cut to its box.
-        boxes: (K, 4) XYXY of whole pixels, end exclusive.
-        scores: (K,).
-        shape: (H, W).
-
-    Returns:
-        (H, W) uint16, 0 = background, instance index + 1 elsewhere. An instance hidden by surer ones has no pixel.
-
-    Raises:
-        ValueError: more than 65 535 instances.
+    Returns uint16 (H, W): 0 = background, instance index + 1 elsewhere. An instance hidden by surer ones has no pixel.
     """
     if len(scores) > np.iinfo(np.uint16).max:
         raise ValueError(f"{len(scores)} instances do not fit a 16-bit label image")
@@ -189,12 +180,7 @@ def whole_boxes(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarray]:
-    """Bool (h, w) arrays of ``Instances.pred_masks`` in either format, COCO RLE or tensor, each cut to its box.
-
-    Args:
-        masks: K masks of full images.
-        boxes: (K, 4) XYXY of whole pixels, end exclusive, that hold the masks.
-    """
+    """``Instances.pred_masks``, RLE or tensor, as bool (h, w) arrays, each cut to its whole-pixel box (K, 4) XYXY."""
     for mask, (x0, y0, x1, y1) in zip(masks, np.asarray(boxes).astype(int), strict=True):
         if isinstance(mask, dict):
             yield decode_in_box(mask, x0, y0, x1, y1)

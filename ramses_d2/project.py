@@ -58,11 +58,7 @@ class Survey:
 
 
 def survey_data(address: str) -> Survey:
-    """Look at a data set.
-
-    Raises:
-        RamsesError: it cannot be read, or has no image or no particle.
-    """
+    """Look at a data set."""
     register_datasets([address])
     dataset_dicts: list[dict[str, Any]] = list(
         {dataset_dict["image_id"]: dataset_dict for dataset_dict in DatasetCatalog.get(address)}.values()
@@ -160,11 +156,7 @@ class Plan:
 
 
 def choose_task(survey: Survey, task: str | None) -> str:
-    """The task, or the one that the data allows: masses need weighed particles and a resolution.
-
-    Raises:
-        RamsesError: RAMSES is wanted, and nothing is weighed.
-    """
+    """The task, or the one that the data allows: masses need weighed particles and a resolution."""
     if task is None:
         return "ramses" if survey.weighed else "solov2"
     if task == "ramses" and not survey.weighed:
@@ -197,9 +189,6 @@ def choose_plan(survey: Survey, train: str, images: int, configs: Path, task: st
         configs: folder of the configs that come with this project.
         task: of :data:`TASKS`; None = by the data.
         seed: of the sample of augmented images that grids are fitted to.
-
-    Raises:
-        RamsesError: a task that the data does not allow.
     """
     task = choose_task(survey, task)
     short_side, long_side, zoom = input_size(survey)
@@ -335,9 +324,6 @@ def find_data(
         labels: label.txt with the class order of COCO files.
         share: of the images that are for validation, where they are divided here.
         seed: same seed, same division.
-
-    Raises:
-        RamsesError: nothing of this kind, or a set is missing.
     """
     if not 0 < share < 1:
         raise RamsesError(f"--valid-share {share:g}: give a number between 0 and 1, such as 0.2")
@@ -413,11 +399,7 @@ class _CocoAddress:
 
 
 def divide_coco(content: dict[str, Any], share: float, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide the images of a COCO data set at random; categories and what else it has stay in both.
-
-    Raises:
-        RamsesError: fewer than two images.
-    """
+    """Divide the images of a COCO data set at random; categories and what else it has stay in both."""
     count = len(content["images"])
     if count < 2:
         raise RamsesError(f"{count} image cannot be divided into training and validation: name both sets")

@@ -1,17 +1,20 @@
-"""Files and folders that appear whole or not at all, and the line that a full disk ends with."""
+"""Files and folders that appear whole or not at all and are never replaced unasked; file names; a full disk."""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ramses_d2.errors import RamsesError, exit_on_error, full_disk_is_one_line
-from ramses_d2.files import atomic_file, folder_swap
+from ramses_d2.files import OwnFolder, atomic_file, base_name, base_names, check_output, check_resolution, folder_swap
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -149,3 +152,60 @@ def test_a_folder_that_cannot_be_made_is_one_line(name: str) -> None:
     assert stop.value.code in (f"error: {name}: No such file or directory", f"error: {name}: Not a directory")
     with pytest.raises(ConnectionResetError), exit_on_error():  # of no file: not the user's to mend
         raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_folder_and_extension_go_but_dots_stay() -> None:
+    names = ("x.JPG", "D:\\pictures\\x.tif", "images/x.png", "x", "scan.1", "rec_0.5", "rec_0.5.webp")
+    assert [base_name(name) for name in names] == ["x", "x", "x", "x", "scan.1", "rec_0.5", "rec_0.5"]
+
+
+def test_a_base_name_that_looks_like_a_file_name_stays() -> None:
+    column = pd.Series(["a.tif", "b.tif", "images/b.png"], index=[4, 6, 7])
+    assert base_names(column, {"a.tif": 1, "b": 2}).to_dict() == {4: "a.tif", 6: "b", 7: "b"}
+
+
+# ---- what may be replaced, and resolutions
+
+KIND = OwnFolder("sample", "sample.json", "ramses-sample")
+
+
+def test_a_folder_of_this_kind_is_replaced_when_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    KIND.check_replaceable(folder, force=False)  # an empty one, and one that is missing
+    KIND.check_replaceable(tmp_path / "missing", force=False)
+    (folder / KIND.marker).write_text(json.dumps(KIND.entries() | {"more": 1}))
+    (folder / "table.csv").write_text("a")
+    KIND.check_replaceable(folder, force=True)
+    with pytest.raises(RamsesError, match="out already exists: .* --force"):
+        KIND.check_replaceable(folder, force=False)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"format": "ramses-other"}'])
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "table.csv").write_text("a")
+    if content is not None:
+        (tmp_path / KIND.marker).write_text(content)
+    with pytest.raises(RamsesError, match=r"is not a sample \(its sample.json is missing\): refusing to replace it"):
+        KIND.check_replaceable(tmp_path, force=True)
+    with pytest.raises(RamsesError, match="is a file: name a folder to write the sample to"):
+        KIND.check_replaceable(tmp_path / "table.csv", force=True)
+
+
+def test_a_file_is_replaced_when_asked_and_a_folder_never(tmp_path: Path) -> None:
+    check_output(tmp_path / "new.csv", force=False)
+    (tmp_path / "old.csv").touch()
+    check_output(tmp_path / "old.csv", force=True)
+    for path, force, message in (
+        (tmp_path / "old.csv", False, "old.csv exists: .*--force"),
+        (tmp_path, True, "folder"),
+    ):
+        with pytest.raises(RamsesError, match=message):
+            check_output(path, force=force)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None, "x", True, [2]])
+def test_a_resolution_is_a_finite_number_above_0(value: object) -> None:
+    assert check_resolution("2.5", "a.csv") == 2.5
+    with pytest.raises(RamsesError, match="a.csv, row 3: resolution is .*; it is px per mm, above 0"):
+        check_resolution(value, "a.csv, row 3")

@@ -1,42 +1,57 @@
 #!/usr/bin/env python
-"""Time and memory of one training step and one prediction, by number of particles.
+"""Time and memory by number of particles: a training step, a prediction, and the output files of an image.
 
-Example:
+Examples:
     python tools/benchmark.py --config-file configs/ramses_femto.yaml --objects 10 768
+    python tools/benchmark.py --outputs 4096 6144 --objects 768
+    python tools/benchmark.py --outputs 4096 6144 --objects 768 --yardstick
 
 A prediction is the network plus its post-processing. The weights here are random, so post-processing computes the masks
-of three candidates for each particle, and then goes on with masks as a trained network makes them: a disc each. Of
-Mask R-CNN, whose random boxes are few, the true boxes go through the mask head and its post-processing. Memory
-is the peak of the whole process so far (on CUDA: of the device), so give the numbers in ascending order.
+of three candidates for each particle, and then goes on with masks as a trained network makes them: a disc each. For
+Mask R-CNN, whose random boxes are few, the ground-truth boxes go through the mask head and its post-processing.
+--outputs times what follows the network: from the instances of one image to all files of a run. Its --yardstick is
+RAMSES2's way: a label image at the size of the network, region properties, a table only. Memory is the peak of the
+whole process so far (on CUDA: of the device), so give the numbers in ascending order, and one way a process.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ramses_d2  # noqa: F401  before Detectron2, whose warnings it silences
 
 # isort: split
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from pycocotools.mask import toBbox
 from scipy import ndimage
+from skimage.measure import regionprops_table
 from tabulate import tabulate
 
+from ramses_d2.analysis.run import ImageFile, RunFolder, image_overlay, image_result
 from ramses_d2.config import load_config
 from ramses_d2.engine.solver import build_optimizer
 from ramses_d2.errors import RamsesError, exit_on_error
+from ramses_d2.masks import encode_label_map
 from ramses_d2.modeling.heads import mask_logits
 from ramses_d2.modeling.mask_rcnn import LabelMapMasks, MaskRCNN, to_image
 from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY
 from ramses_d2.modeling.nms import suppress
 from ramses_d2.modeling.postprocess import GridFrame, GridInstances, InferenceSettings, to_instances
+
+CLASSES = ["Rc", "Ru", "Rb", "Ra", "Rg"]
 
 
 def crowded_image(cfg: CfgNode, objects: int) -> dict[str, Any]:
@@ -81,7 +96,7 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def seconds_of(step: Any, device: torch.device) -> float:
+def seconds_of(step: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     step()
     if device.type == "cuda":
@@ -127,7 +142,85 @@ def predict_boxes(model: MaskRCNN, image: dict[str, Any]) -> int:
     return len(to_image(found, image["height"], image["width"], model.settings))
 
 
-def main(args: argparse.Namespace) -> None:
+def draw_scene(height: int, width: int, count: int) -> np.ndarray:
+    """Label image (H, W) of irregular polygons, one in each cell of a grid, sizes spread fivefold."""
+    rng = np.random.default_rng(0)
+    columns = int(np.ceil(np.sqrt(count * width / height)))
+    step = np.array([width / columns, height / np.ceil(count / columns)])
+    labels = np.zeros((height, width), np.uint16)
+    for index in range(count):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 14))
+        radius = rng.choice([0.15, 0.3, 0.5, 0.75], p=[0.25, 0.35, 0.3, 0.1]) * step.min()
+        radii = radius * (1 + 0.15 * rng.standard_normal(14)).clip(0.5, 1.5)
+        middle = (np.array(divmod(index, columns))[::-1] + 0.5) * step
+        points = middle + np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+        cv2.fillPoly(labels, [points.astype(np.int32)], index + 1)
+    return labels
+
+
+def instances_of(labels: np.ndarray) -> Instances:
+    """The particles of a label image as a network predicts them, with RLE masks."""
+    values = np.unique(labels[labels > 0]).tolist()
+    rng = np.random.default_rng(1)
+    found = Instances(labels.shape)
+    found.pred_masks = encode_label_map(labels, values)
+    boxes = np.array([toBbox(rle) for rle in found.pred_masks]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    found.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
+    found.pred_classes = torch.as_tensor(rng.integers(0, len(CLASSES), len(values)))
+    found.scores = torch.as_tensor(rng.uniform(0.5, 1, len(values)))
+    found.pred_masses = torch.as_tensor(rng.uniform(0.1, 50, len(values)))
+    return found
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print wall and processor seconds of a block, and the peak memory of the process after it."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{what:42s} {wall:7.2f} s {cpu:7.2f} CPU s   peak {peak_gib(torch.device('cpu')):5.2f} GiB")
+
+
+def time_outputs(labels: np.ndarray) -> None:
+    """Every file of a run with one image."""
+    instances = instances_of(labels)
+    image = np.random.default_rng(2).integers(60, 90, (*labels.shape, 3), dtype=np.uint8)
+    image[labels > 0] += 90
+    print(f"{'before':62s} peak {peak_gib(torch.device('cpu')):5.2f} GiB")
+    file = ImageFile(Path("belt.jpg"), "belt", 28.7)
+    with tempfile.TemporaryDirectory() as folder, timed("all together"):
+        run = RunFolder(f"{folder}/run", CLASSES, {})
+        with timed("label image and particle table"):
+            result = image_result("belt.jpg", instances, CLASSES, file.resolution)
+        with timed("overlay"):
+            overlay = image_overlay(image, result, CLASSES)
+        with timed("label PNG, overlay JPEG, RLE masks"):
+            run.add(file, labels.shape, file.resolution, result.labels, result.table, overlay)
+        with timed("tables and COCO files of the run"):
+            run.finish()
+    print(f"{len(result.table)} particles")
+
+
+def time_yardstick(labels: np.ndarray, network_size: tuple[int, int] = (2048, 3072)) -> None:
+    """RAMSES2's way, the table alone: sizes in px of the network, Python functions for each particle."""
+    small = cv2.resize(labels, network_size[::-1], interpolation=cv2.INTER_NEAREST)
+
+    def min_feret(mask: np.ndarray) -> float:
+        contours, _ = cv2.findContours(np.pad(mask, 1).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        return min(cv2.minAreaRect(max(contours, key=cv2.contourArea))[1])
+
+    def inscribed_radius(mask: np.ndarray) -> float:
+        return ndimage.distance_transform_edt(np.pad(mask, 1)).max()
+
+    names = ("label", "bbox", "area", "axis_major_length", "axis_minor_length", "feret_diameter_max")
+    with timed(f"table at {small.shape[0]} x {small.shape[1]} px"):
+        table = regionprops_table(small, properties=names, extra_properties=(min_feret, inscribed_radius))
+    print(f"{len(table['label'])} particles")
+
+
+def time_network(args: argparse.Namespace) -> None:
+    """Training step and prediction for each number of particles."""
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 1.1  # the random network is to find nothing
     cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "rle"
@@ -171,14 +264,25 @@ def main(args: argparse.Namespace) -> None:
     print(tabulate(rows, ["particles", "step", "seconds", "peak GiB"], floatfmt=".2f"))
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", help="time the network of this config")
+    what.add_argument("--outputs", type=int, nargs=2, metavar=("H", "W"), help="time the files of an image, px")
     parser.add_argument("--objects", type=int, nargs="+", default=[10, 100, 768], help="numbers of particles")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each step; the median is printed")
+    parser.add_argument("--yardstick", action="store_true", help="with --outputs: RAMSES2's way instead of ours")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides")
-    given = parser.parse_args()
-    if min(*given.objects, given.repeat) < 1:
-        parser.error("--objects and --repeat: give numbers from 1 on")
+    args = parser.parse_args()
+    if min(*args.objects, args.repeat, *(args.outputs or ())) < 1:
+        parser.error("--objects, --repeat and --outputs: give numbers from 1 on")
     with exit_on_error():
-        main(given)
+        if args.config_file:
+            time_network(args)
+            return
+        for objects in args.objects:
+            (time_yardstick if args.yardstick else time_outputs)(draw_scene(*args.outputs, objects))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,11 +18,7 @@ _UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, Type
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
-    """Read a file written by ``torch.save``, on the CPU.
-
-    Raises:
-        RamsesError: no file, not a checkpoint, truncated, or with other objects than tensors in it.
-    """
+    """Read a file written by ``torch.save``, on the CPU."""
     if not Path(path).is_file():
         raise RamsesError(f"{path}: no such weights file")
     try:
@@ -46,9 +42,6 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
     Args:
         path: of Detectron2, Lightning, timm, torchvision, ConvNeXt V2 or RAMSES2.
-
-    Raises:
-        RamsesError: see :func:`read_checkpoint`, or no tensor in it.
     """
     content = read_checkpoint(path)
     for key in ("model", "state_dict"):
@@ -65,11 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a Detectron2 checkpoint, or a bare state dict, into a model; every key must fit.
-
-    Raises:
-        RamsesError: no file, not a checkpoint, or keys or shapes that do not fit the model.
-    """
+    """Load a Detectron2 checkpoint, or a bare state dict, into a model; every key must fit."""
     if not path:
         raise RamsesError("MODEL.WEIGHTS is empty: name the weights to load, for example output/model_final.pth")
     state = read_state_dict(path)
@@ -79,11 +68,7 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def check_keys(model: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
-    """Compare names and shapes of a state dict with a model's.
-
-    Raises:
-        RamsesError: they differ; the message names the first few differences.
-    """
+    """Compare names and shapes of a state dict with a model's."""
     expected = model.state_dict()
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unknown {key}" for key in state if key not in expected]
@@ -106,9 +91,6 @@ def load_initial_weights(model: nn.Module, path: str) -> None:
     Args:
         model: the network.
         path: of a Detectron2 checkpoint or state dict, such as one of another number of classes or a backbone alone.
-
-    Raises:
-        RamsesError: the file cannot be read, or a tensor of the backbone is not in it.
     """
     state = read_state_dict(path)
     expected = model.state_dict()

@@ -62,9 +62,6 @@ def download(source: str, architecture: str, *, key: str) -> dict[str, torch.Ten
         source: such as ``timm://convnextv2_femto.fcmae_ft_in1k``.
         architecture: the network they are for.
         key: config key to name in errors.
-
-    Raises:
-        RamsesError: weights of another network or none that timm has, or no connection.
     """
     name = source.removeprefix(SCHEME)
     if name.partition(".")[0] != architecture:
@@ -188,9 +185,6 @@ def load_backbone(bottom_up: nn.Module, source: str, *, key: str) -> None:
         bottom_up: a :class:`ConvNeXtV2` or :class:`TimmBackbone`.
         source: an official ConvNeXt V2 file, one of timm or torchvision, a checkpoint of ours, or ``timm://...``.
         key: config key to name in errors, such as ``MODEL.CONVNEXTV2.WEIGHTS``.
-
-    Raises:
-        RamsesError: the source cannot be read, or its tensors are not exactly those of this backbone.
     """
     if source.startswith(SCHEME):
         state = download(source, bottom_up.timm_name, key=key)
@@ -211,9 +205,6 @@ def convert_convnextv2(weights: str, output: str, *, name: str | None = None, fo
 
     Returns:
         one line that says what was written.
-
-    Raises:
-        RamsesError: ``output`` exists, or ``weights`` is no ConvNeXt V2 or another one than ``name``.
     """
     if Path(output).exists() and not force:
         raise RamsesError(f"{output} exists already, use --force to overwrite it")
@@ -264,9 +255,6 @@ def _fill(bottom_up: nn.Module, state: Mapping[str, torch.Tensor], *, place: str
 
     Returns:
         how many tensors were loaded.
-
-    Raises:
-        RamsesError: a tensor is missing, unknown or of another shape.
     """
     whole = whole_network(bottom_up.timm_name, bottom_up.timm_arguments)
     expected = whole.state_dict()
@@ -317,11 +305,7 @@ def _check_size(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.
 def _check_tensors(
     state: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor], whole: nn.Module, place: str, name: str
 ) -> None:
-    """Compare the tensors of a file, in timm's names, with those a backbone needs.
-
-    Raises:
-        RamsesError: see :func:`_fill`; the message names the first few differences.
-    """
+    """Compare the tensors of a file, in timm's names, with those a backbone needs."""
     expected = whole.state_dict()
     classifier = whole.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))

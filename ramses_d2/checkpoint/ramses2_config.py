@@ -83,9 +83,6 @@ class Ramses2Values:
 
     Args:
         config: the content of config.json.
-
-    Raises:
-        RamsesError: here and in every method, an attribute that is unknown or wrong; the message names it.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -274,10 +271,6 @@ def ramses2_to_overrides(config: Mapping[str, Any], classes: Sequence[str] | Non
     Returns:
         nested delta over configs/Base-RAMSES.yaml, ready for YAML: the network, its targets, and the inference settings
         that the original's forward() has by default. MODEL.CONVNEXTV2.WEIGHTS is its "load_backbone".
-
-    Raises:
-        RamsesError: an attribute that is wrong or has no counterpart; the message names it. Unknown ones are a
-            warning.
     """
     values = Ramses2Values(config)
     backbone, dims = _backbone(values)
@@ -410,11 +403,7 @@ def _check_expressible(cfg: CfgNode) -> None:
 
 
 def cfg_to_ramses2(cfg: CfgNode) -> dict[str, Any]:
-    """The RAMSES2 config of one of our networks: every attribute, ready for JSON.
-
-    Raises:
-        RamsesError: keys of ours that RAMSES2 cannot express; the message names all of them.
-    """
+    """The RAMSES2 config of one of our networks: every attribute, ready for JSON."""
     _check_expressible(cfg)
     ramses, head, mask_head = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.HEAD, cfg.MODEL.RAMSES.MASK_HEAD
     depths, dims = stage_sizes(cfg)

@@ -147,9 +147,6 @@ def from_ramses2(state: State, cfg: CfgNode, ours: State) -> dict[str, torch.Ten
 
     Returns:
         state dict of our network.
-
-    Raises:
-        RamsesError: tensors that are missing, unknown or of another shape; the message names the first ones.
     """
     found = _unwrapped(state)
     last_stage = max(int(name[-1]) - 2 for name in cfg.MODEL.FPN.IN_FEATURES)
@@ -208,9 +205,6 @@ def import_ramses2(weights: str, config: str, classes: str, output: str, *, forc
 
     Returns:
         a line to print.
-
-    Raises:
-        RamsesError: a file is missing, wrong, or does not fit the others; nothing is written then.
     """
     with _new_folder(Path(output), OUR_FILES, force) as folder:
         state = read_state_dict(weights)
@@ -241,9 +235,6 @@ def import_config(config: str, classes: str | None, output: str, *, force: bool 
 
     Returns:
         a line to print.
-
-    Raises:
-        RamsesError: a file is missing or wrong; nothing is written then.
     """
     path = Path(output)
     if path.is_dir() or (path.exists() and not force):
@@ -266,9 +257,6 @@ def export_ramses2(config: str, weights: str, output: str, *, force: bool = Fals
 
     Returns:
         a line to print.
-
-    Raises:
-        RamsesError: a file is missing or wrong, or RAMSES2 cannot express the network; nothing is written then.
     """
     with _new_folder(Path(output), RAMSES2_FILES, force) as folder:
         cfg = _config(Path(config))
@@ -289,9 +277,6 @@ def read_classes(path: str) -> list[str]:
 
     Returns:
         names by ascending id.
-
-    Raises:
-        RamsesError: no such file, no JSON, or ids other than 1 to the number of names.
     """
     ids = _read_json(path)
     if sorted(map(str, ids.values())) != sorted(str(i + 1) for i in range(len(ids))) or not ids:
@@ -341,11 +326,7 @@ def _config(path: Path) -> CfgNode:
 
 @contextmanager
 def _new_folder(output: Path, files: set[str], force: bool) -> Iterator[Path]:
-    """A folder to fill beside ``output``, renamed to it at the end and removed on failure.
-
-    Raises:
-        RamsesError: ``output`` exists without ``force``, or holds other things than ``files``.
-    """
+    """A folder to fill beside ``output``, renamed to it at the end and removed on failure."""
     if output.exists() and not force:
         raise RamsesError(f"{output} exists: choose another --output, or replace an earlier conversion with --force")
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= files):

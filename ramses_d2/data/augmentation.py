@@ -36,17 +36,11 @@ def build_augmentation(
     Args:
         short, long: sides of the canvas, px; for "edge" the shorter sides to draw from, and the largest longer side.
         fit: "pad" = all of the image fits the canvas; "crop" = its middle, cut to the canvas' aspect ratio; "edge" =
-            as Detectron2 resizes, without a canvas.
-        sampling: how "edge" draws from ``short``, "choice" or "range".
-        flip: flip left and right with probability 0.5.
-        vertical_flip: with ``flip``, flip top and bottom as well with probability 0.5.
+            as Detectron2 resizes, without a canvas, with ``sampling`` "choice" or "range".
         rotation: largest rotation either way, degrees.
         brightness, contrast: largest relative change.
         noise: standard deviation of Gaussian noise, grey levels.
         scale: range of the factor by which the image is larger or smaller than the fit.
-
-    Returns:
-        augmentation of an ``AugInput`` with uint8 ``image`` (H, W, 3) and int32 ``sem_seg`` (H, W).
     """
     augmentations: list[T.Augmentation] = []
     if fit == "edge":
@@ -131,7 +125,7 @@ class NoiseTransform(Transform):
 
 
 class CropToAspect(T.Augmentation):
-    """Cut the middle of the image to the canvas' aspect ratio (reference section 6.5)."""
+    """Cut the middle of the image to the canvas' aspect ratio."""
 
     def __init__(self, short: int, long: int) -> None:
         super().__init__()
@@ -163,14 +157,7 @@ class ResizeToCanvas(T.Augmentation):
 
 
 class ResizeShorterSide(T.Augmentation):
-    """Detectron2's ``ResizeShortestEdge``, averaging pixels, for sizes that a random factor from ``scale`` changes.
-
-    Args:
-        sizes: shorter sides, px: all of them for "choice", the smallest and the largest for "range".
-        max_size: the longer side is never larger, px.
-        sampling: "choice" or "range".
-        scale: range of the factor.
-    """
+    """Detectron2's ``ResizeShortestEdge``, averaging pixels, for sizes that a random factor from ``scale`` changes."""
 
     def __init__(self, sizes: Sequence[int], max_size: int, sampling: str, scale: tuple[float, float]) -> None:
         super().__init__()

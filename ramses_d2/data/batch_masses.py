@@ -1,4 +1,4 @@
-"""Share the batch masses of a RAMSES folder and write its annotations with masses as a new CSV."""
+"""Batches were weighed together: share their grams among their particles by volume, and write them as a new CSV."""
 
 from __future__ import annotations
 
@@ -16,11 +16,22 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
-from ramses_d2.data.folder import REQUIRED_COLUMNS, read_annotations, read_text_table, reject_duplicates
+from ramses_d2.data.folder import (
+    REQUIRED_COLUMNS,
+    read_annotations,
+    read_metadata,
+    read_text_table,
+    reject_duplicates,
+)
 from ramses_d2.data.images import read_label_image
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import atomic_path, base_name, read_json
+from ramses_d2.files import atomic_path, base_name, check_output
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_OUTPUT = "annotations-masses.csv"
+_WRITTEN_COLUMNS = (*REQUIRED_COLUMNS, "mass", "gt_mass", "F")
+_THREADS = min(4, os.cpu_count() or 1)  # a label image of 25 million pixels takes 150 MB while it is measured
 COIN_CLASS, COIN_MASS = "Coin", 3.92  # g; 5 euro cents, which lie on the belt as a check
 MAX_RESIDUAL = 1e-6  # relative, of grams that were shared out
 # Particles weighed one by one and all together: two weighings may differ by this share
@@ -32,17 +43,11 @@ NOT_WEIGHED, NOT_IN_BATCH = "not weighed", "class not in the batch"
 
 @dataclass(frozen=True)
 class Batch:
-    """Images whose particles were weighed together.
-
-    Attributes:
-        number: from 1, in the order of metadata.json.
-        images: base names.
-        grams: class -> g of all its particles, NaN = not weighed.
-    """
+    """Images whose particles were weighed together; numbers count from 1 in the order of metadata.json."""
 
     number: int
-    images: tuple[str, ...]
-    grams: Mapping[str, float]
+    images: tuple[str, ...]  # base names
+    grams: Mapping[str, float]  # class -> g of all its particles, NaN = not weighed
 
 
 def share_batch_masses(
@@ -56,25 +61,20 @@ def share_batch_masses(
     """Share the grams of every batch among those of its particles that were not weighed one by one.
 
     Rows of no batch keep their mass. In a batch, a mass that was not weighed one by one (``gt_mass`` False, or no
-    number) is replaced: by its share, by the coin's mass, or by NaN where its class was not weighed.
+    number) is replaced: by its share, by the coin's mass (any particle of ``coin_class`` still without a mass), or by
+    NaN where its class was not weighed.
 
     Args:
         table: rows of annotations.csv: ``baseimg``, ``class``, ``res`` (px/mm), ``area`` (px2), ``radius`` (px), and
             if known ``mass`` (g) and ``gt_mass``. Its index names the rows in messages.
         batches: the ``batches`` of metadata.json: ``image_names`` (with extension) and ``mass`` (class -> g; null,
-            NaN, "NaN" and 0 = not weighed).
-        coin_class: every particle of this class that is still without a mass gets ``coin_mass``.
-        coin_mass: g.
-        source: where the batches come from, for messages.
+            NaN, "NaN" and 0 = not weighed); ``source`` names the file in messages.
 
     Returns:
         a copy of the table with new ``mass`` (g), ``gt_mass`` and ``F`` (g/mm3, NaN where nothing was shared), and a
         report, one row per batch and class: ``batch``, ``class``, ``how`` the particles got their masses, ``grams_in``,
         ``grams_weighed`` (one by one), ``grams_out`` (sum of the masses), ``F``, ``particles``, ``shared`` and
         ``weighed`` (numbers of particles), ``residual`` (out / in - 1).
-
-    Raises:
-        RamsesError: a batch is wrong, holds an image of another batch, or does not agree with its particles.
     """
     if not 0 < coin_mass < np.inf:
         raise RamsesError(f"coin mass {coin_mass:g} g: give the grams of one coin, above 0")
@@ -104,11 +104,7 @@ def share_batch_masses(
 
 
 def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "metadata.json") -> list[Batch]:
-    """Check the ``batches`` of a metadata.json.
-
-    Raises:
-        RamsesError: key missing, no number of grams, or an image in two batches; with the number of the batch.
-    """
+    """Check the ``batches`` of a metadata.json."""
     if not isinstance(batches, (list, tuple)):
         raise RamsesError(f"{source}: batches must be a list, see datasets/README.md")
     parsed: list[Batch] = []
@@ -124,11 +120,7 @@ def parse_batches(batches: Sequence[Mapping[str, Any]], source: str | Path = "me
 
 
 def batch_of_images(batches: Sequence[Batch], source: str | Path = "metadata.json") -> dict[str, int]:
-    """Base name -> number of the image's batch.
-
-    Raises:
-        RamsesError: an image is in two batches.
-    """
+    """Base name -> number of the image's batch."""
     numbers: dict[str, int] = {}
     for batch in batches:
         for name in batch.images:
@@ -155,7 +147,7 @@ def _grams(value: Any, where: str, class_name: str) -> float:
 
 
 def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
-    """A column as float, NaN where it is no number or there is no such column."""
+    """A column as float, NaN where it is not a number, or is missing."""
     if name not in table:
         return pd.Series(np.nan, table.index)
     return pd.to_numeric(table[name], errors="coerce").astype(float)
@@ -196,7 +188,7 @@ def _plan(rows: pd.DataFrame, batches: Sequence[Batch], coin_class: str, source:
 
 
 def _reject_contradiction(group: Any, class_name: str, source: str | Path) -> None:
-    """Stop where the grams of a batch cannot be those of its particles."""
+    """Stop where the grams of a batch contradict its particles."""
     where = f"{source}, batch {group.batch:.0f}: {group.grams_in:g} g of {class_name}"
     others = group.particles - group.weighed
     if group.particles == 0:
@@ -244,13 +236,6 @@ def _balance(report: pd.DataFrame, table: pd.DataFrame, batch: pd.Series, source
     return report.astype({"batch": int})[[*columns, "particles", "shared", "weighed", "residual"]]
 
 
-logger = logging.getLogger(__name__)
-
-DEFAULT_OUTPUT = "annotations-masses.csv"
-_WRITTEN_COLUMNS = (*REQUIRED_COLUMNS, "mass", "gt_mass", "F")
-_THREADS = min(4, os.cpu_count() or 1)  # a label image of 25 million pixels takes 150 MB while it is measured
-
-
 def write_batch_masses(
     folder: str | Path,
     output: str | Path | None = None,
@@ -263,22 +248,9 @@ def write_batch_masses(
 ) -> tuple[Path, pd.DataFrame]:
     """Write a folder's annotations with the masses of :func:`share_batch_masses`; annotations.csv stays as it is.
 
-    Areas and radii that are missing or impossible are measured in the label images.
-
-    Args:
-        folder: holds annotations.csv, labels/ and metadata.json.
-        output: CSV to write; default: annotations-masses.csv in the folder.
-        measure: measure the area and radius of all particles, also where the CSV has them.
-        coin_class: every particle of this class that is still without a mass gets ``coin_mass``.
-        coin_mass: g.
-        force: replace an existing ``output`` that this function could have written.
-        progress: show a progress bar while label images are measured.
-
-    Returns:
-        the file written, and the report of :func:`share_batch_masses`.
-
-    Raises:
-        RamsesError: anything missing or wrong; ``output`` exists.
+    Areas and radii that are missing or impossible are measured in the label images; with ``measure``, all of them.
+    Returns the CSV (default: annotations-masses.csv in the folder) and the report. ``force`` replaces an existing
+    ``output`` only if this function could have written it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -288,8 +260,7 @@ def write_batch_masses(
     _check_output(output, csv_path, force)
     table = read_annotations(csv_path)
     reject_duplicates(table.assign(baseimg=table["baseimg"].map(base_name)), csv_path)
-    metadata = read_json(json_path)
-    batches = metadata.get("batches") if isinstance(metadata, dict) else None
+    batches = read_metadata(folder).get("batches")
     if not batches:
         raise RamsesError(f"{json_path}: no batches, so there are no grams to share; see datasets/README.md")
     parsed = parse_batches(batches, json_path)
@@ -305,16 +276,9 @@ def write_batch_masses(
 
 
 def measure_particles(label_map: np.ndarray, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Area and largest inscribed circle of particles.
+    """Areas (K,) in px2 and radii (K,) in px of the largest inscribed circle; NaN for a label without pixels.
 
     What lies beyond the image's border, and every other particle, is outside of a particle.
-
-    Args:
-        label_map: integer (H, W), 0 = background.
-        labels: K values.
-
-    Returns:
-        float (K,) areas in px2 and float (K,) radii in px; NaN for a label without pixels.
     """
     area, radius = np.full((2, len(labels)), np.nan)
     found = ndimage.find_objects(label_map)
@@ -330,15 +294,13 @@ def _check_output(output: Path, csv_path: Path, force: bool) -> None:
     """The input, and what this command could not have written, is never replaced."""
     if output.resolve() == csv_path.resolve() or (output.name == csv_path.name and (output.parent / "labels").is_dir()):
         raise RamsesError(f"{output}: a data set's own annotations are not replaced; give --output another name")
-    if output.is_dir() or not output.parent.is_dir():
+    check_output(output, force)
+    if not output.parent.is_dir():
         raise RamsesError(f"{output}: name a CSV file in an existing folder")
-    if output.exists():
-        if not force:
-            raise RamsesError(f"{output} exists: choose another --output, or replace it with --force")
-        if not set(_WRITTEN_COLUMNS) <= set(read_text_table(output).columns):
-            raise RamsesError(
-                f"{output} is no table of batch masses (columns {', '.join(_WRITTEN_COLUMNS)}): not replaced"
-            )
+    if output.exists() and not set(_WRITTEN_COLUMNS) <= set(read_text_table(output).columns):
+        raise RamsesError(
+            f"{output} is not a table of batch masses (columns {', '.join(_WRITTEN_COLUMNS)}): not replaced"
+        )
 
 
 def _check_images(folder: Path, table: pd.DataFrame, batches: Sequence[Batch], json_path: Path) -> None:
@@ -362,7 +324,7 @@ def _needs_measuring(table: pd.DataFrame, batches: Sequence[Batch], csv_path: Pa
     is_shared = pd.Series([grams.get(key, np.nan) > 0 for key in keys], table.index)
     is_shared &= ~(table["gt_mass"] & table["mass"].notna())
     # A circle inside the particle is no larger than it; the distance to the next pixel's centre adds up to 1 px.
-    # The original's radii are too large for particles that fill their box (reference section 6.2).
+    # RAMSES2 writes radii that are too large for particles that fill their box.
     impossible = table["radius"] > np.sqrt(table["area"] / np.pi) + 1
     if (is_shared & impossible).any():
         rows = table.index[is_shared & impossible]

@@ -1,4 +1,4 @@
-"""Data sets by address, registered in Detectron2's catalogs when they are needed.
+"""Data sets by URI, registered in Detectron2's catalogs when they are needed.
 
 =============================================  ==================================================
 ``ramses://FOLDER``                            all images of one RAMSES folder
@@ -27,22 +27,24 @@ from urllib.parse import unquote
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ramses_d2.data.coco import coco_classes, given_box, load_coco, measured, painting_order, usable_outline
+from ramses_d2.data.coco import (
+    NO_SEGMENTATION,
+    coco_classes,
+    given_box,
+    load_coco,
+    measured,
+    painting_order,
+    usable_segmentation,
+)
 from ramses_d2.data.folder import DatasetDict, folder_class_names, load_folder
 from ramses_d2.data.splits import load_split, split_class_names, subset_names
 from ramses_d2.errors import RamsesError
 
 
 def complete_registration(name: str) -> None:
-    """Let a registered data set give dataset dicts that the rest of the program works on; again changes nothing.
+    """Let a registered data set give complete dataset dicts, see :func:`complete_dataset_dicts`.
 
-    Its class names may be known only after its dataset dicts were asked for; they are then.
-
-    Args:
-        name: in DatasetCatalog.
-
-    Raises:
-        RamsesError: its dataset dicts cannot be read, see :func:`complete_dataset_dicts`, or have no classes.
+    Calling it again changes nothing. Class names that a script sets only while its dataset dicts load are waited for.
     """
     metadata = MetadataCatalog.get(name)
     if getattr(metadata, "ramses_dataset_dicts", False) or getattr(metadata, "evaluator_type", "") == "ramses":
@@ -71,26 +73,16 @@ def _load(name: str, load: Callable[[], list[DatasetDict]]) -> list[DatasetDict]
 
 
 def complete_dataset_dicts(dataset_dicts: list[DatasetDict], place: str) -> list[DatasetDict]:
-    """Records of Detectron2's form with what ours have in addition, see datasets/README.md.
+    """New dataset dicts with what ours have beside Detectron2's keys, see datasets/README.md.
 
-    Args:
-        dataset dicts: dataset dicts; an annotation without ``label`` has a ``segmentation``.
-        place: name of the data set, for errors.
-
-    Returns:
-        new dataset dicts; annotations have labels from large to small, crowd is kept apart. Values Detectron2 does not
-        know (``resolution``, ``mass``, ``gt_mass``) are taken where they are there, and unknown elsewhere.
-
-    Raises:
-        RamsesError: a dataset dict lacks its size or file, or there are annotations but no outline.
+    Annotations get labels from large to small, crowd is kept apart. ``resolution``, ``mass`` and ``gt_mass`` are taken
+    where they are there, and unknown elsewhere.
     """
     numbers = count(1)
-    completed = [
-        _complete(dataset_dict, f"{place}: {dataset_dict.get('file_name')}", numbers) for dataset_dict in dataset_dicts
-    ]
-    given = sum(not a.get("iscrowd", 0) for dataset_dict in dataset_dicts for a in dataset_dict.get("annotations", ()))
-    if given and not any(dataset_dict["annotations"] for dataset_dict in completed):
-        raise RamsesError(f"{place}: no annotation has a segmentation; RAMSES learns from outlines, not from boxes")
+    completed = [_complete(each, f"{place}: {each.get('file_name')}", numbers) for each in dataset_dicts]
+    given = sum(not a.get("iscrowd", 0) for each in dataset_dicts for a in each.get("annotations", ()))
+    if given and not any(each["annotations"] for each in completed):
+        raise RamsesError(f"{place}: {NO_SEGMENTATION}")
     return completed
 
 
@@ -101,45 +93,36 @@ def _complete(dataset_dict: DatasetDict, place: str, numbers: count[int]) -> Dat
     path = Path(dataset_dict["file_name"])
     if not path.is_file():
         raise RamsesError(f"{place}: the image is missing; give register_coco_instances the folder it is in")
-    annotations = dataset_dict.get("annotations", [])
     defaults = {
         "coco_image_id": dataset_dict["image_id"],
         "image_name": f"{path.parent.name}/{path.stem}",
         "resolution": math.nan,
     }
     completed = defaults | dataset_dict
+    annotations = dataset_dict.get("annotations", [])
     if "label_file_name" not in dataset_dict and any("label" not in annotation for annotation in annotations):
         size = (dataset_dict["height"], dataset_dict["width"])
-        whole = [
-            _measured(annotation | {"segmentation": outline}, size, place)
-            for annotation in annotations
-            if (outline := usable_outline(annotation.get("segmentation"), size, place)) is not None
-        ]
-        crowd = [annotation for annotation in whole if annotation.get("iscrowd", 0)]
-        annotations = painting_order(annotation for annotation in whole if not annotation.get("iscrowd", 0))
+        objects, crowd = [], []
+        for annotation in annotations:
+            segmentation = usable_segmentation(annotation.get("segmentation"), size, place)
+            if segmentation is not None:
+                box = given_box(annotation, place)
+                if box is not None:
+                    mode = annotation.get("bbox_mode", BoxMode.XYWH_ABS)
+                    box = BoxMode.convert(box, mode, BoxMode.XYWH_ABS)
+                found = measured(annotation | {"segmentation": segmentation, "bbox": box}, size, place)
+                (crowd if annotation.get("iscrowd", 0) else objects).append(found | {"bbox_mode": BoxMode.XYWH_ABS})
         annotations = [
-            {"coco_id": next(numbers)} | annotation | {"label": label, "iscrowd": 0}
-            for label, annotation in enumerate(annotations, start=1)
+            {"coco_id": next(numbers)}
+            | annotation
+            | {"bbox": BoxMode.convert(annotation["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)}
+            | {"bbox_mode": BoxMode.XYXY_ABS, "label": label, "iscrowd": 0}
+            for label, annotation in enumerate(painting_order(objects), start=1)
         ]
         if crowd:
-            completed["crowd"] = [
-                annotation
-                | {"bbox": BoxMode.convert(annotation["bbox"], BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)}
-                | {"bbox_mode": BoxMode.XYWH_ABS}
-                for annotation in crowd
-            ]
+            completed["crowd"] = crowd
     completed["annotations"] = [{"mass": math.nan, "gt_mass": False, "area": math.nan} | a for a in annotations]
     return completed
-
-
-def _measured(annotation: dict[str, Any], size: tuple[int, int], place: str) -> dict[str, Any]:
-    """The annotation with its area, and its box as XYXY."""
-    box = given_box(annotation, place)
-    if box is not None:
-        box = BoxMode.convert(box, annotation.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYWH_ABS)
-    annotation = measured(annotation | {"bbox": box}, size, place)
-    box = BoxMode.convert(annotation["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-    return annotation | {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
 
 
 _FORMS = "ramses://FOLDER, ramses://split.json#SUBSET and coco://annotations.json?images=DIR"
@@ -147,44 +130,24 @@ _COCO_OPTIONS = ("images", "labels")
 
 
 class Source(NamedTuple):
-    """Where a URI leads.
+    """Where a URI leads."""
 
-    Attributes:
-        load: gives the dataset dicts and the class names.
-        class_names: the same class names, without reading the dataset dicts.
-        place: path and subset, to notice that a URI leads elsewhere.
-        category_ids: contiguous class id -> category id in the COCO file; None for a RAMSES folder.
-    """
-
-    load: Callable[[], tuple[list[DatasetDict], list[str]]]
-    class_names: list[str]
-    place: str
-    category_ids: list[Any] | None = None
+    load: Callable[[], tuple[list[DatasetDict], list[str]]]  # dataset dicts and class names
+    class_names: list[str]  # the same, without reading the dataset dicts
+    place: str  # path and subset, to notice that a URI leads elsewhere
+    category_ids: list[Any] | None = None  # class id -> category id in the COCO file
 
 
 def register(uri: str) -> str:
     """Make a data set known to ``DatasetCatalog`` and ``MetadataCatalog`` under its URI.
 
-    Calling it again changes nothing, unless the URI now leads to another place or to other classes, which then
-    replace the first. Only the class names are read here; the dataset dicts when Detectron2 asks for them.
-
-    Args:
-        uri: see the module's table.
-
-    Returns:
-        ``uri``, the name in both catalogs.
-
-    Raises:
-        RamsesError: not such a URI; file, folder or subset missing.
+    Calling it again changes nothing, unless the URI now leads to another place or to other classes, which then replace
+    the first. Only the class names are read here; the dataset dicts when Detectron2 asks for them. Returns the URI.
     """
     source = _resolve(uri)
     if uri in DatasetCatalog.list():
         known = MetadataCatalog.get(uri)
-        if (known.source, list(known.thing_classes), known.get("dataset_category_ids")) == (
-            source.place,
-            source.class_names,
-            source.category_ids,
-        ):
+        if (list(known.thing_classes), known.source, known.get("dataset_category_ids")) == source[1:]:
             return uri
         DatasetCatalog.remove(uri)
         MetadataCatalog.remove(uri)
@@ -207,15 +170,7 @@ def _quoted(path: str | Path) -> str:
 
 
 def register_datasets(names: Sequence[str]) -> None:
-    """Register every URI among the names of a config's data sets.
-
-    Names a script has registered itself, such as by Detectron2's ``register_coco_instances``, stay; what their dataset
-    dicts lack is filled in, see :mod:`ramses_d2.data.registered_dataset_dicts`.
-
-    Raises:
-        RamsesError: neither a URI nor a registered name, a registered data set that cannot be read or has no outlines,
-            or data sets with different class lists.
-    """
+    """Register every URI among the names of a config's data sets, and complete what scripts have registered."""
     for name in names:
         if "://" in name or name not in DatasetCatalog.list():
             register(name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,11 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ramses_d2.data.folder import DatasetDict
 from ramses_d2.errors import RamsesError
 
-DatasetDict = dict[str, Any]
 
-
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """The ``number``-th image of the training stream is dataset dict ``index``."""
 
     number: int
@@ -36,41 +35,30 @@ def _identity(batch: list[DatasetDict]) -> list[DatasetDict]:
 
 
 class SeededDataset(Dataset):
-    """Maps a :class:`Draw` to a training example, with the random numbers of that draw.
-
-    Args:
-        dataset dicts: dataset dicts.
-        mapper: turns a dataset dict into a training example; draws from NumPy's and Python's global generators.
-        seed: of the whole run.
-    """
+    """Maps a :class:`SampleIndex` to a training example; its number seeds the mapper's random numbers."""
 
     def __init__(
         self, dataset_dicts: Sequence[DatasetDict], mapper: Callable[[DatasetDict], DatasetDict], seed: int
     ) -> None:
-        self.dataset_dicts = DatasetFromList(
-            list(dataset_dicts), copy=False
-        )  # one serialised copy, shared by forked workers
+        # One serialised copy, shared by forked workers
+        self.dataset_dicts = DatasetFromList(list(dataset_dicts), copy=False)
         self.mapper = mapper
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.dataset_dicts)
 
-    def __getitem__(self, draw: Draw) -> DatasetDict:
-        state = np.random.SeedSequence([self.seed, draw.number]).generate_state(2)
+    def __getitem__(self, sample: SampleIndex) -> DatasetDict:
+        state = np.random.SeedSequence([self.seed, sample.number]).generate_state(2)
         np.random.seed(state[0])
         random.seed(int(state[1]))
-        return self.mapper(self.dataset_dicts[draw.index])
+        return self.mapper(self.dataset_dicts[sample.index])
 
 
-class BatchStream(Sampler[list[Draw]]):
-    """Endless batches of draws: every epoch a new permutation, images of one orientation together.
+class BatchStream(Sampler[list[SampleIndex]]):
+    """Endless batches of samples: every epoch a new permutation, images of one orientation (``portrait``) together.
 
-    Args:
-        portrait: for each dataset dict, whether the image is higher than wide.
-        batch_size: images per batch of one process.
-        seed: of the whole run, the same on every process.
-        rank, world_size: this process takes every ``world_size``-th batch.
+    The seed is the same on every process; process ``rank`` takes every ``world_size``-th batch.
     """
 
     def __init__(
@@ -82,35 +70,27 @@ class BatchStream(Sampler[list[Draw]]):
         self.rank, self.world_size = rank, world_size
         self.start = 0
 
-    def _global_batches(self) -> Iterator[list[Draw]]:
-        waiting: dict[bool, list[Draw]] = {False: [], True: []}
+    def _global_batches(self) -> Iterator[list[SampleIndex]]:
+        waiting: dict[bool, list[SampleIndex]] = {False: [], True: []}
         number = epoch = 0
         while True:
             for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.portrait)):
                 bucket = waiting[self.portrait[index]]
-                bucket.append(Draw(number, int(index)))
+                bucket.append(SampleIndex(number, int(index)))
                 number += 1
                 if len(bucket) == self.batch_size:
                     yield bucket.copy()
                     bucket.clear()
             epoch += 1
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         return islice(self._global_batches(), self.rank + self.start * self.world_size, None, self.world_size)
 
 
 class TrainLoader:
     """Iterable over training batches, from step ``start`` on; nothing is loaded before the first batch is asked for.
 
-    Args:
-        dataset dicts: dataset dicts with "height" and "width".
-        mapper: see :class:`SeededDataset`.
-        total_batch_size: images per step over all processes.
-        num_workers: data-loader processes.
-        seed: of the whole run, the same on every process.
-
-    Raises:
-        RamsesError: the batch size is not a multiple of the number of processes.
+    ``total_batch_size`` counts the images per step over all processes; the seed is the same on every process.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from ramses_d2.modeling.mask_rcnn import LabelMapMasks
 from ramses_d2.modeling.mass import mass_scale
 
 SIZE_MULTIPLE = 64
-# An object cut by more than this share of its pixels has lost a part of its grams that nobody knows
+# An object cut by more than this share of its pixels has lost an unknown part of its mass
 _MAX_LOST_SHARE = 0.05
 
 
@@ -69,11 +69,7 @@ class RamsesDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Read INPUT.*, MODEL.META_ARCHITECTURE and MODEL.RAMSES.MASK_STRIDE.
-
-        Raises:
-            RamsesError: sizes that the network cannot take, or an unknown INPUT.FIT.
-        """
+        """Read INPUT.*, MODEL.META_ARCHITECTURE and MODEL.RAMSES.MASK_STRIDE."""
         with_masks = cfg.MODEL.META_ARCHITECTURE == "MaskRCNN"
         if is_train:
             sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.MODEL.RAMSES.MASK_STRIDE)
@@ -108,11 +104,7 @@ class RamsesDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Map one dataset dict.
-
-        Raises:
-            RamsesError: image or label image missing, unreadable or of the wrong size.
-        """
+        """Map one dataset dict."""
         output = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width", "resolution")}
         image = read_image(dataset_dict, format=self.image_format)
         if not self.is_train:
@@ -131,13 +123,13 @@ class RamsesDatasetMapper:
         cut = _cut_objects(shifted, labels + 1, areas * scale_x * scale_y)
         label_map = np.maximum(shifted - 1, 0)
 
-        resolution = dataset_dict["resolution"] * math.sqrt(scale_x * scale_y) / self.mask_stride
+        grid_resolution = dataset_dict["resolution"] * math.sqrt(scale_x * scale_y) / self.mask_stride
         masses = np.array([annotation["mass"] for annotation in dataset_dict["annotations"]], dtype=np.float32)
-        masses[cut | math.isnan(resolution)] = np.nan
+        masses[cut | math.isnan(grid_resolution)] = np.nan
         classes = np.array([annotation["category_id"] for annotation in dataset_dict["annotations"]], dtype=np.int64)
         instances, grid = build_targets(label_map, labels, classes, masses, self.mask_stride)
         output |= {"image": _to_tensor(inputs.image), "instances": instances}
-        output["mass_scale"] = float(mass_scale(resolution))
+        output["mass_scale"] = float(mass_scale(grid_resolution))
         if self.with_masks:
             instances.gt_masks = LabelMapMasks(grid.int(), torch.arange(1, len(instances) + 1))
             return output
@@ -145,17 +137,7 @@ class RamsesDatasetMapper:
 
 
 def training_canvas(min_size: int | Sequence[int], max_size: int, mask_stride: int) -> tuple[int, int]:
-    """Short and long side of the training canvas, checked.
-
-    Args:
-        min_size: INPUT.MIN_SIZE_TRAIN, one value.
-        max_size: INPUT.MAX_SIZE_TRAIN.
-        mask_stride: MODEL.RAMSES.MASK_STRIDE.
-
-    Raises:
-        RamsesError: several short sides; sides that are no multiples of 64, or in the wrong order; a stride
-            that does not divide 64.
-    """
+    """Short and long side of the training canvas from INPUT.MIN_SIZE_TRAIN (one value) and MAX_SIZE_TRAIN, checked."""
     sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
     if len(sizes) != 1:
         raise RamsesError(
@@ -176,29 +158,20 @@ def training_canvas(min_size: int | Sequence[int], max_size: int, mask_stride: i
 def training_edges(
     min_size: int | Sequence[int], max_size: int, mask_stride: int, sampling: str
 ) -> tuple[tuple[int, ...], int]:
-    """Shorter sides to draw from and largest longer side of the fit "edge", checked; any size will do.
-
-    Args:
-        min_size: INPUT.MIN_SIZE_TRAIN.
-        max_size: INPUT.MAX_SIZE_TRAIN.
-        mask_stride: MODEL.RAMSES.MASK_STRIDE.
-        sampling: INPUT.MIN_SIZE_TRAIN_SAMPLING.
-
-    Raises:
-        RamsesError: no size, one that is not above 0 or above the largest longer side; a range that is not given by its
-            two ends; a stride that does not divide 64.
-    """
+    """Shorter sides to draw from and largest longer side of the fit "edge", checked; any size will do."""
     sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
     if sampling not in ("choice", "range"):
         raise RamsesError(f"INPUT.MIN_SIZE_TRAIN_SAMPLING is {sampling!r}; it is 'choice' or 'range'")
-    if not sizes or min(sizes) < 1:
-        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; give one or more sizes in px, above 0")
-    if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
-        raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; a 'range' is the smallest and the largest size")
-    if max(sizes) > max_size:
-        raise RamsesError(
-            f"INPUT.MIN_SIZE_TRAIN has {max(sizes)}, above INPUT.MAX_SIZE_TRAIN; raise it from {max_size}"
-        )
+    for is_wrong, remedy in (
+        (not sizes or min(sizes) < 1, "give one or more sizes in px, above 0"),
+        (
+            sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]),
+            "a 'range' is the smallest and the largest size",
+        ),
+        (sizes and max(sizes) > max_size, f"INPUT.MAX_SIZE_TRAIN is only {max_size}; raise it"),
+    ):
+        if is_wrong:
+            raise RamsesError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; {remedy}")
     _check_mask_stride(mask_stride)
     return sizes, max_size
 
@@ -211,17 +184,10 @@ def _check_mask_stride(mask_stride: int) -> None:
 def build_targets(
     label_map: np.ndarray, labels: np.ndarray, classes: np.ndarray, masses: np.ndarray, mask_stride: int
 ) -> tuple[Instances, torch.Tensor]:
-    """Instances and label map on the mask grid, for the objects that have a pixel there.
+    """Instances and int64 label map (Hm, Wm), 1 ... K in their order, of the K <= N objects with a pixel on the mask
+    grid.
 
-    Args:
-        label_map: int32 (H, W) on the network input, 0 = background.
-        labels: (N,) ascending values in ``label_map``.
-        classes: (N,) contiguous class ids.
-        masses: (N,) grams.
-        mask_stride: a divisor of 64.
-
-    Returns:
-        Instances of K <= N objects, and int64 (Hm, Wm) with values 0 ... K in their order.
+    The N ascending ``labels`` are values of ``label_map`` (H, W), with classes and masses (g) in their order.
     """
     half = mask_stride // 2
     grid = label_map[half::mask_stride, half::mask_stride]  # nearest-exact for a whole-number stride
@@ -242,12 +208,8 @@ def build_targets(
 def _cut_objects(shifted: np.ndarray, labels: np.ndarray, expected_areas: np.ndarray) -> np.ndarray:
     """Bool (N,): the object touches the border of the content and has lost more than 5 % of its pixels.
 
-    Only objects at the border are asked, because sampling alone changes the area of a small object as much.
-
-    Args:
-        shifted: int32 (H, W), 0 = outside the image.
-        labels: (N,) values in ``shifted``.
-        expected_areas: (N,) px the objects would have if they were whole.
+    Only objects at the border are asked, because sampling alone changes the area of a small object as much. In
+    ``shifted`` (H, W) 0 is outside the image; whole objects would have ``expected_areas`` (N,) px.
     """
     content = (shifted > 0).astype(np.uint8)
     inner = cv2.erode(content, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
@@ -257,5 +219,4 @@ def _cut_objects(shifted: np.ndarray, labels: np.ndarray, expected_areas: np.nda
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) array to (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

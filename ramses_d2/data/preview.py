@@ -183,9 +183,6 @@ def suggest_assignment(images: Sequence[MappedImage], assignment: Assignment) ->
     Args:
         images: a sample of the training data.
         assignment: a config's keys; strides, offset factor and rule are kept.
-
-    Raises:
-        ValueError: no object in the images.
     """
     scales = np.concatenate([image.scales for image in images] or [np.zeros(0)])
     if not len(scales):
@@ -253,9 +250,6 @@ def mapped_items(cfg: CfgNode, names: Sequence[str], count: int, seed: int) -> I
         names: registered data sets.
         count: items at the most, 0 = one per image.
         seed: same seed, same augmentation.
-
-    Raises:
-        RamsesError: data sets without images, or an image that cannot be read.
     """
     dataset_dicts = [dataset_dict for name in names for dataset_dict in DatasetCatalog.get(name)]
     if not dataset_dicts:

@@ -1,4 +1,7 @@
-"""From data set folders to a split file in one call: the defaults somebody wants who only names the folders."""
+"""Split files, ours and RAMSES2's, and how images are divided: groups that stay together, balanced sides, caps.
+
+Shape letters: P images, C classes, G groups, S sides.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +29,23 @@ from ramses_d2.data.folder import (
     read_metadata,
 )
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import atomic_file, base_name, read_json
+from ramses_d2.files import atomic_file, base_name, check_output, read_json
 
 FORMAT, VERSION = "ramses-split", 1
-_ORIGINAL_SUBSETS = ("train", "valid")
+SIDES = ("train", "valid")
+BATCH, REGEX = "batch", "regex:"
+
+logger = logging.getLogger(__name__)
 
 
 def load_split(path: str | Path, subset: str) -> tuple[list[DatasetDict], list[str]]:
-    """Read one subset of a split file.
-
-    Args:
-        path: our JSON file, or the original's.
-        subset: one of its subsets.
-
-    Returns:
-        dataset dicts in the order of the file, and the class names.
-
-    Raises:
-        RamsesError: file, subset, folder or image missing; content wrong.
-    """
+    """One subset of a split file: dataset dicts in the order of the file, and the class names."""
     path = Path(path)
     split = read_split(path)
-    subsets = _subsets(split)
+    subsets = split_subsets(split)
     if subset not in subsets:
         raise RamsesError(f"{path}: no subset {subset!r}; it has {', '.join(subsets) or 'none'}")
-    names = subsets[subset]
-    class_names = _class_names(split, path)
+    names, class_names = subsets[subset], split_class_names(path)
     load = _load_original if is_original(split) else _load_ours
     by_name: dict[str, list[DatasetDict]] = load(path, split, names, class_names)
     missing = [name for name in names if name not in by_name]
@@ -66,57 +60,44 @@ def load_split(path: str | Path, subset: str) -> tuple[list[DatasetDict], list[s
     return dataset_dicts, class_names
 
 
+def read_split(path: Path) -> dict[str, Any]:
+    """The content of a split file, ours or RAMSES2's, checked."""
+    split = read_json(path)
+    if not isinstance(split, dict) or not is_original(split):
+        if not isinstance(split, dict) or (split.get("format"), split.get("version")) != (FORMAT, VERSION):
+            raise RamsesError(
+                f'{path}: not a split file ("format": "{FORMAT}", "version": {VERSION}); see datasets/README.md'
+            )
+        for name, kind in (("folders", dict), ("classes", list), ("subsets", dict)):
+            if not isinstance(split.get(name), kind):
+                raise RamsesError(f"{path}: key {name!r} is missing or of a wrong type; see datasets/README.md")
+        if not all(isinstance(text, str) for text in (*split["folders"].values(), *split["classes"])):
+            raise RamsesError(f"{path}: folders must be paths, and classes names; see datasets/README.md")
+    for name, images in split_subsets(split).items():
+        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+            raise RamsesError(f"{path}: {name} is not a list of image names; see datasets/README.md")
+    return split
+
+
+def is_original(split: Mapping[str, Any]) -> bool:
+    """Whether a split is in RAMSES2's format."""
+    return "cls_to_idx" in split
+
+
+def split_subsets(split: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Subset -> names of its images."""
+    return {name: split[name] for name in SIDES if name in split} if is_original(split) else split["subsets"]
+
+
 def split_class_names(path: str | Path) -> list[str]:
     """Class order of a split file."""
-    return _class_names(read_split(Path(path)), Path(path))
+    split = read_split(Path(path))
+    return class_names_from_ids(split["cls_to_idx"], Path(path)) if is_original(split) else list(split["classes"])
 
 
 def subset_names(path: str | Path) -> list[str]:
     """Names of the subsets of a split file."""
-    return list(_subsets(read_split(Path(path))))
-
-
-def read_split(path: Path) -> dict[str, Any]:
-    """The content of a split file, ours or the original's.
-
-    Raises:
-        RamsesError: no such file, or not a split.
-    """
-    split = read_json(path)
-    if not isinstance(split, dict) or not is_original(split):
-        _check_ours(split, path)
-    for name, images in _subsets(split).items():
-        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-            raise RamsesError(f"{path}: {name} is no list of image names; see datasets/README.md")
-    return split
-
-
-def _check_ours(split: Any, path: Path) -> None:
-    """Stop where a split in our format lacks something, or has something of a wrong type."""
-    if not isinstance(split, dict) or (split.get("format"), split.get("version")) != (FORMAT, VERSION):
-        raise RamsesError(
-            f'{path}: not a split file ("format": "{FORMAT}", "version": {VERSION}); see datasets/README.md'
-        )
-    for name, kind in (("folders", dict), ("classes", list), ("subsets", dict)):
-        if not isinstance(split.get(name), kind):
-            raise RamsesError(f"{path}: key {name!r} is missing or of a wrong type; see datasets/README.md")
-    if not all(isinstance(text, str) for text in (*split["folders"].values(), *split["classes"])):
-        raise RamsesError(f"{path}: folders must be paths, and classes names; see datasets/README.md")
-
-
-def is_original(split: dict[str, Any]) -> bool:
-    """Whether a split is in the original's format."""
-    return "cls_to_idx" in split
-
-
-def _subsets(split: dict[str, Any]) -> dict[str, list[str]]:
-    if is_original(split):
-        return {name: split[name] for name in _ORIGINAL_SUBSETS if name in split}
-    return split["subsets"]
-
-
-def _class_names(split: dict[str, Any], path: Path) -> list[str]:
-    return class_names_from_ids(split["cls_to_idx"], path) if is_original(split) else list(split["classes"])
+    return list(split_subsets(read_split(Path(path))))
 
 
 def _load_ours(
@@ -171,11 +152,7 @@ def _folder_keys(table: pd.DataFrame) -> list[str]:
 
 
 def find_folder(folder: str, path: Path, csv_path: Path) -> Path:
-    """The folder as written, else (a path of another machine) its last part beside the split file.
-
-    Raises:
-        RamsesError: neither exists.
-    """
+    """The folder as written, else (a path of another machine) its last part beside the split file."""
     candidates = [path.parent / folder, path.parent / _parts(folder)[-1]]
     for candidate in candidates:
         if candidate.is_dir():
@@ -199,81 +176,24 @@ def write_split(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a split file in our format.
-
-    Args:
-        path: JSON file.
-        folders: key -> data set folder; written relative to the file.
-        class_names: class order.
-        subsets: subset -> images ``<folder key>/<base name>``, with repeats.
-        other: further keys.
-        force: replace an existing split file.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        RamsesError: ``path`` exists (and is not to be replaced, or is no split file), or its folder does not.
-    """
+    """Write a split file: folders by key, relative to the file, and images ``<folder key>/<base name>``."""
     path = Path(path)
-    _check_replaceable(path, force)
+    check_output(path, force)
+    if not path.parent.is_dir():
+        raise RamsesError(f"{path}: name a JSON file in an existing folder")
+    if path.exists():
+        read_split(path)  # only a split file is replaced
     root = path.parent.resolve()
     relative = {key: Path(os.path.relpath(Path(folder).resolve(), root)).as_posix() for key, folder in folders.items()}
     split = {"format": FORMAT, "version": VERSION, "folders": relative, "classes": list(class_names)}
     split |= {"subsets": {name: list(images) for name, images in subsets.items()}} | dict(other or {})
-    _write_text(path, json.dumps(split, indent=1) + "\n")
-    return path
-
-
-def write_original_split(
-    path: str | Path, split: Mapping[str, Any], table: pd.DataFrame | None, *, force: bool = False
-) -> Path:
-    """Write a split as the original does: a JSON, and the annotations in the CSV of the same name.
-
-    Args:
-        path: the JSON file.
-        split: its content, keys of reference section 6.4.
-        table: all annotations, with ``folder`` and ``VALID``; None: no CSV is written.
-        force: replace an existing split of the original's format.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        RamsesError: a file exists (and is not to be replaced), or the folder does not.
-    """
-    path = Path(path)
-    csv_path = path.with_suffix(".csv")
-    _check_replaceable(path, force)
-    if table is not None:
-        if csv_path.exists() and not (path.exists() and is_original(read_split(path))):
-            raise RamsesError(f"{csv_path} exists and belongs to no split: choose another name")
-        _write_text(csv_path, table.to_csv(index=False, na_rep="nan"))
-    _write_text(path, json.dumps(dict(split), indent=4))
-    return path
-
-
-def _check_replaceable(path: Path, force: bool) -> None:
-    if not path.parent.is_dir() or path.is_dir():
-        raise RamsesError(f"{path}: name a JSON file in an existing folder")
-    if path.exists():
-        if not force:
-            raise RamsesError(f"{path} exists: choose another name, or replace it with --force")
-        read_split(path)
-
-
-def _write_text(path: Path, text: str) -> None:
     with atomic_file(path) as stream:
-        stream.write(text)
-
-
-logger = logging.getLogger(__name__)
-
-BATCH, REGEX = "batch", "regex:"
+        stream.write(json.dumps(split, indent=1) + "\n")
+    return path
 
 
 def group_keys(group_by: str, images: pd.DataFrame, rows: pd.DataFrame) -> list[Hashable | None]:
-    """Name the group of every image.
+    """P group keys of images; None = a group of its own (in no batch, no match, no value).
 
     Args:
         group_by: "batch" = the batches of each folder's metadata.json; "regex:PATTERN" = the part of the base name that
@@ -281,13 +201,7 @@ def group_keys(group_by: str, images: pd.DataFrame, rows: pd.DataFrame) -> list[
             annotations.csv, or a field of the ``images`` in metadata.json, such as ``tag``. Equal values in different
             folders are one group, batches of different folders are not.
         images: P rows with ``folder`` and ``base``, indexed by image name.
-        rows: the annotations, with ``picture`` (the image's name) and their other columns.
-
-    Returns:
-        P keys; None = a group of its own (in no batch, no match, no value).
-
-    Raises:
-        RamsesError: no such column and field, a wrong pattern, two values in one image, or a wrong metadata.json.
+        rows: the annotations, with ``image`` (the image's name) and their other columns.
     """
     if group_by.startswith(REGEX):
         keys = _regex_keys(group_by.removeprefix(REGEX), images)
@@ -358,14 +272,7 @@ def _field_keys(field: str, images: pd.DataFrame) -> list[Hashable | None]:
 
 
 def group_numbers(keys: Sequence[Hashable | None]) -> np.ndarray:
-    """Number the groups of images that must stay on one side.
-
-    Args:
-        keys: P group names; None = the image is a group of its own.
-
-    Returns:
-        int (P,), the groups 0 ... G - 1 in the order in which they come.
-    """
+    """Groups (P,) as numbers 0 ... G - 1 in the order in which they come; an image without key is its own group."""
     alone = [(False, key) if key is not None else (True, index) for index, key in enumerate(keys)]
     return pd.factorize(pd.Series(alone, dtype=object))[0]
 
@@ -382,21 +289,10 @@ def assign_sides(
 
     Groups are dealt in random order, each to the side that lacks most of what it has; then single groups change sides
     as long as that brings the shares nearer to what they should be. A side is never empty, and stratified, a class
-    that S groups or more have is missing on no side if that can be reached one move at a time.
-
-    Args:
-        counts: int (P, C).
-        groups: int (P,), see :func:`group_numbers`.
-        shares: S shares of all images, which add up to 1.
-        stratify: balance the classes too, not only the number of images.
-        rng: source of the random order.
-
-    Returns:
-        int (P,), the side of every image.
-
-    Raises:
-        RamsesError: fewer groups than sides.
+    that S groups or more have is missing on no side if that can be reached one move at a time. Takes particles (P, C),
+    groups (P,) and S shares that add up to 1; returns the side (P,) of every image.
     """
+    # What each group has of the images and of each class, as shares of all
     shares = np.asarray(shares, dtype=float)[:, None]
     sides = len(shares)
     number = int(groups.max(initial=-1)) + 1
@@ -411,6 +307,7 @@ def assign_sides(
     total = load.sum(axis=0)
     load = load[:, total > 0] / total[total > 0]
 
+    # Deal: each group to the side that lacks most of what it has
     excess = np.repeat(-shares, load.shape[1], axis=1)  # share that a side has minus what it should have
     side = np.empty(number, dtype=np.int64)
     for group in rng.permutation(number):
@@ -432,6 +329,7 @@ def _improve(side: np.ndarray, load: np.ndarray, excess: np.ndarray) -> None:
     holders = np.stack([has[side == index].sum(axis=0) for index in range(sides)])
     rows, square = np.arange(len(side)), (load**2).sum(axis=1)
     while True:
+        # Half the change of the cost for every group and target: excess, then classes that a side gains or loses
         pull = load @ excess.T - (has @ (weight * (holders == 0)).T) / 2
         cost = pull - pull[rows, side][:, None] + square[:, None]
         cost += (has * (weight * (holders == 1))[side]).sum(axis=1)[:, None] / 2
@@ -457,17 +355,9 @@ def draw_capped(
 
     The images are gone through in random order, and each that would push none of its classes above the cap is taken.
     This is repeated as long as an image can be used again and a class is below its cap. An image is used as a whole,
-    so this is capping and oversampling, not balancing.
-
-    Args:
-        counts: int (P, C).
-        caps: (C,) most particles of each class, repeats counted.
-        max_reuse: most uses of an image; 0 means 1, as in the original. An image without particles is used once.
-        not_counting: bool (C,), classes for whose sake no image is repeated; their cap holds all the same.
-        rng: source of the random order; None = in the order given.
-
-    Returns:
-        indices of the images in the order in which they were taken, with repeats.
+    so this is capping and oversampling, not balancing. ``counts`` are particles (P, C), ``caps`` (C,) count repeats.
+    ``max_reuse`` 0 means 1, and an image without particles is used once. For the classes of ``not_counting`` (C,) no
+    image is repeated, but their cap holds. Returns indices as they were taken (``rng`` None: in the order given).
     """
     counted = np.ones(counts.shape[1], dtype=bool) if not_counting is None else ~np.asarray(not_counting, dtype=bool)
     most = np.where(counts.any(axis=1), max(1, max_reuse), 1)

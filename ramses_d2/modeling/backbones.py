@@ -35,9 +35,6 @@ class ConvNeXtV2(Backbone):
         stem: "patch" (4x4, stride 4) or "overlap" (two 3x3 convolutions of stride 2).
         drop_path: largest stochastic-depth rate.
         checkpointing: recompute activations in the backward pass.
-
-    Raises:
-        RamsesError: ``name`` is no ConvNeXt of timm, or a feature does not exist.
     """
 
     def __init__(
@@ -103,10 +100,6 @@ class TimmBackbone(Backbone):
             over all GPUs.
         out_features: names of the features wanted, among those that ``out_indices`` chooses; empty = all of them. Later
             stages are not built.
-
-    Raises:
-        RamsesError: no such network, index, norm or feature; maps that make no pyramid (one stride twice, a stride
-            that is no power of two); a network that does not take images of every size.
     """
 
     def __init__(
@@ -323,11 +316,7 @@ class FPN(Backbone):
 
 
 def pyramid(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
-    """The pyramid of ``MODEL.FPN`` on a backbone.
-
-    Raises:
-        RamsesError: features the backbone does not have, an unknown style, or extra levels that it cannot make.
-    """
+    """The pyramid of ``MODEL.FPN`` on a backbone."""
     fpn = cfg.MODEL.FPN
     missing = sorted(set(fpn.IN_FEATURES) - set(bottom_up.output_shape()))
     if missing:

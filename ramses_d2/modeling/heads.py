@@ -44,11 +44,7 @@ DEFAULT_NORM = Norm()
 
 
 def get_norm(norm: Norm, channels: int) -> nn.Module | None:
-    """Normalisation layer over ``channels`` maps, or None.
-
-    Raises:
-        RamsesError: an unknown name, or channels that the groups do not divide.
-    """
+    """Normalisation layer over ``channels`` maps, or None."""
     if norm.name in CHANNEL_NORMS:
         return CHANNEL_NORMS[norm.name](channels, eps=norm.eps)
     if norm.name == "GN":
@@ -126,9 +122,6 @@ def mask_logits(kernels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (P, Hm, Wm) logits.
-
-    Raises:
-        ValueError: the kernel length is no odd square times E.
     """
     channels = len(features)
     side = math.isqrt(kernels.shape[1] // channels)

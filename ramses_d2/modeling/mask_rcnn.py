@@ -169,9 +169,6 @@ class MaskRCNN(GeneralizedRCNN):
         resolution: px/mm of images that state none; 0 = unknown.
         areal_density: weighs the instances; None = nothing does.
         others: of Detectron2's GeneralizedRCNN.
-
-    Raises:
-        RamsesError: heads without masks, or of another kind than Detectron2's standard ones.
     """
 
     @configurable

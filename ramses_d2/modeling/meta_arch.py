@@ -110,11 +110,7 @@ _RANGES = {
 
 
 def check_settings(cfg: CfgNode) -> None:
-    """Check what can be wrong in ``MODEL.RAMSES`` and ``MODEL.FPN`` before anything is built.
-
-    Raises:
-        RamsesError: a number out of its range, an even kernel, or a head without a level.
-    """
+    """Check what can be wrong in ``MODEL.RAMSES`` and ``MODEL.FPN`` before anything is built."""
     check_ranges(cfg, _RANGES)
     ramses = cfg.MODEL.RAMSES
     if ramses.HEAD.KERNEL_SIZE % 2 == 0:
@@ -144,9 +140,6 @@ class RAMSES(nn.Module):
         resolution: px/mm of images that state none; 0 = unknown.
         areal_density: weighs instances where there is no mass branch; None = nothing does.
         pixel_mean, pixel_std: per channel.
-
-    Raises:
-        RamsesError: settings that do not fit together.
     """
 
     @configurable

@@ -47,11 +47,7 @@ class InferenceSettings:
     max_detections: int
 
     def __post_init__(self) -> None:
-        """Check the keys that are names.
-
-        Raises:
-            RamsesError: an unknown kind of NMS or mask format.
-        """
+        """Check the keys that are names."""
         for key, value, allowed in (("NMS", self.nms, NMS_KINDS), ("MASK_FORMAT", self.mask_format, MASK_FORMATS)):
             if value not in allowed:
                 raise RamsesError(f'MODEL.RAMSES.TEST.{key} is "{value}", use one of {", ".join(allowed)}')
@@ -78,9 +74,6 @@ class InferenceSettings:
             point_nms: keep only cells that are the best of their neighbourhood.
             use_binary_masks: sum the geometry map over the binary mask rather than the soft one.
             min_area: masks must be larger; pixels of the mask grid.
-
-        Raises:
-            RamsesError: a threshold outside 0..1, or a negative number.
         """
         for name, value in (
             ("score_threshold", score_threshold),

@@ -34,9 +34,6 @@ def object_geometry(label_map: torch.Tensor, num_objects: int) -> ObjectGeometry
     Args:
         label_map: (Hm, Wm) int64, values 0..K, each of 1..K with at least one pixel.
         num_objects: K.
-
-    Raises:
-        ValueError: a label without pixels; the mapper never makes one.
     """
     rows, cols = label_map.nonzero(as_tuple=True)
     index = label_map[rows, cols] - 1

@@ -1,4 +1,4 @@
-"""Choosing images: filters, caps, groups and seeds. Split files: test_manager_files.py."""
+"""Choosing images: filters, caps, groups, seeds, the window of a crop, and split files that are read and saved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ramses_d2.data.dataset_manager import DatasetManager
+from ramses_d2.data.augmentation import CropToAspect
+from ramses_d2.data.dataset_manager import DatasetManager, is_cut
 from ramses_d2.data.splits import load_split
 from ramses_d2.errors import RamsesError
 
@@ -110,8 +112,6 @@ def test_images_without_particles(tiny_folder: Folder) -> None:
     assert [dataset_dict["image_name"] for dataset_dict in load_split(manager.save(folder / "split"), "train")[0]] == (
         manager.train_basenames
     )
-    with pytest.raises(RamsesError, match="has no particles: the ramses2 format"):
-        manager.save(folder / "other", format="ramses2")
 
 
 def test_create_set_fills_validation_then_training(folder: Path) -> None:
@@ -224,8 +224,6 @@ def test_folds(folder: Path) -> None:
     assert [dataset_dict["image_name"] for dataset_dict in load_split(path, "fold1-valid")[0]] == manager.subsets[
         "fold1-valid"
     ]
-    with pytest.raises(RamsesError, match="train and valid only"):
-        manager.save(folder / "folds2", format="ramses2")
     with pytest.raises(RamsesError, match="1 folds"):
         manager.create_folds(1)
 
@@ -287,7 +285,8 @@ def test_no_image_and_no_group_on_both_sides(
             assert max(manager.train_class_counts.values()) <= ntrain
             assert max(manager.valid_class_counts.values()) <= nval
             assert max(Counter(manager.train_basenames).values(), default=0) <= max(1, max_reuse)
-        assert manager.train_class_counts == manager.class_counts(manager.train_basenames)
+        counts = manager.counts.loc[manager.train_basenames].sum()
+        assert manager.train_class_counts == counts.to_dict()
 
     if at_once:
         manager.create_sets(ntrain, nval, max_reuse=max_reuse)
@@ -351,3 +350,253 @@ def test_the_order_of_rows_does_not_matter_and_a_drawn_seed_is_kept() -> None:
     for manager in managers:
         manager.create_split(0.3, seed=6)
     assert managers[0].subsets == managers[1].subsets
+
+
+# ---- names, folders, and the window of a crop
+
+
+def test_keys_are_the_last_parts_of_paths_and_differ() -> None:
+    table = pd.concat([table_of([{"a": 1}]).assign(folder=f) for f in ("/a/one", "D:\\b\\one", "/c/two/", "/d/one-2")])
+    manager = DatasetManager(table, filter_annotations=False)
+    keys = {"/a/one": "one", "D:\\b\\one": "one-2", "/c/two/": "two", "/d/one-2": "one-2-2"}
+    assert manager.folders == keys and manager.images.index.tolist() == [f"{key}/p0" for key in keys.values()]
+
+
+def test_images_of_one_base_name_are_kept_apart_unless_names_are_bare() -> None:
+    rows = pd.DataFrame({"folder": ["x", "x", "y"], "baseimg": ["a.jpg", "a.jpg", "a"], "res": [2.0, 2.0, 3.0]})
+    rows = rows.assign(label=[1, 2, 1], **{"class": "b"})
+    manager = DatasetManager(rows, filter_annotations=False, empty=[("y", "b", 5.0)])
+    assert manager.images.index.tolist() == ["x/a", "y/a", "y/b"] and manager.images["res"].tolist() == [2, 3, 5]
+    assert manager.counts["b"].tolist() == [2, 1, 0]
+    manager = DatasetManager(rows, filter_annotations=False, bare_names=True)
+    assert manager.places["image"].tolist() == ["a", "a"] and manager.counts["b"].to_dict() == {"a": 3}
+
+
+def test_folders_and_their_class_order(tiny_folder: Folder) -> None:
+    first, second = tiny_folder("first"), tiny_folder("second", classes=("slate",))
+    manager = DatasetManager.from_folders([first, second])
+    assert list(manager.cls_to_idx) == ["brick", "concrete", "glass", "slate"]
+    assert list(manager.folders) == [str(first.resolve()), str(second.resolve())]
+    order = {"slate": 1, "glass": 2, "concrete": 3, "brick": 4}
+    (second / "classes.json").write_text(json.dumps(order))
+    assert DatasetManager.from_folders([first, second]).cls_to_idx == order
+    (first / "classes.json").write_text(json.dumps({"brick": 1}))
+    with pytest.raises(RamsesError, match="second/classes.json differs from .*first/classes.json"):
+        DatasetManager.from_folders([first, second])
+    for folders, message in (([], "once"), ([first, first], "once"), ([first.parent / "gone"], "no such folder")):
+        with pytest.raises(RamsesError, match=message):
+            DatasetManager.from_folders(folders)
+
+
+def test_empty_images(tiny_folder: Folder) -> None:
+    folder = tiny_folder(count=(0, 3, 0), sizes=((64, 96),) * 3, resolution=(2.0, 2.0, 5.0))
+    images = DatasetManager.from_folders([folder], mininst=0).images
+    assert images["res"].to_dict() == {"demo/img0": 2, "demo/img1": 2, "demo/img2": 5}
+    (folder / "labels/img2.png").unlink()
+    assert len(DatasetManager.from_folders([folder], mininst=0).images) == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((26, 0, 124, 100), False),  # the window is columns 25 ... 125; rows are not cropped
+        ((25, 10, 60, 20), True),
+        ((0, 10, 20, 20), True),
+        ((60, 10, 125, 20), True),
+        ((130, 10, 150, 20), True),
+    ],
+)
+def test_cropped_columns(box: tuple[int, ...], cut: bool) -> None:
+    """A 100 x 150 image cropped to a square."""
+    assert is_cut(np.array([(50, 50, 60, 60), box]), (100, 150), ratio=1.0) is cut
+
+
+@pytest.mark.parametrize(
+    ("box", "cut"), [((0, 26, 90, 125), False), ((0, 25, 9, 60), True), ((0, 60, 9, 126), True), ((0, 0, 9, 20), True)]
+)
+def test_cropped_rows_with_an_odd_pixel(box: tuple[int, ...], cut: bool) -> None:
+    """101 of 152 rows are kept: 25 go at the top, 26 at the bottom."""
+    assert is_cut(np.array([box]), (152, 100), ratio=1.01) is cut
+
+
+@pytest.mark.parametrize("size", [(30, 20), (20, 30), (40, 25), (25, 40), (24, 24), (50, 20)])
+@pytest.mark.parametrize("ratio", [2 / 3, 3 / 2])
+def test_the_window_is_the_one_that_training_crops_to(size: tuple[int, int], ratio: float) -> None:
+    """Standing images get a standing window, whichever way the input shape is given."""
+    window = CropToAspect(short=2, long=3).get_transform(np.zeros((*size, 3)))
+    kept = (window.y0, window.y0 + window.h), (window.x0, window.x0 + window.w)
+    for axis, ((low, high), length) in enumerate(zip(kept, size, strict=True)):
+        for place in range(length):
+            box = [place, 9, place + 1, 10] if axis else [9, place, 10, place + 1]
+            outside = (low > 0 or high < length) and (place <= low or place + 1 >= high)
+            other = kept[1 - axis][0] >= 9 or kept[1 - axis][1] <= 10
+            assert is_cut(np.array([box]), size, ratio) is (outside or other)
+
+
+def test_nothing_is_cropped() -> None:
+    assert not is_cut(np.array([(0, 0, 150, 100)]), (100, 150), ratio=2 / 3)
+    assert not is_cut(np.zeros((0, 4)), (100, 150), ratio=1.0)
+
+
+# ---- split files
+
+
+ORIGINAL_SPLITS = Path(__file__).parents[2] / "../shared/data/ramses2-splits"
+
+
+@pytest.fixture
+def two_folders(tiny_folder: Folder) -> list[Path]:
+    """Equal base names, different contents."""
+    return [tiny_folder("first", sizes=(SIZE,) * 6, count=4), tiny_folder("second", sizes=(SIZE,) * 6, count=6)]
+
+
+def test_our_split_file_is_read_back(two_folders: list[Path], tmp_path: Path) -> None:
+    manager = DatasetManager.from_folders(two_folders, mininst=2, exclude=[], seed=3)
+    manager.create_split(0.25, max_reuse=2)
+    assert {name.partition("/")[0] for name in manager.train_basenames} == {"first", "second"}
+    (tmp_path / "splits").mkdir()
+    path = manager.save(tmp_path / "splits/mine")
+    split = json.loads(path.read_text())
+    assert split["folders"] == {"first": "../first", "second": "../second"}
+    dataset_dicts, class_names = load_split(path, "valid")
+    assert [dataset_dict["image_name"] for dataset_dict in dataset_dicts] == manager.valid_basenames
+    assert class_names == ["brick", "concrete", "glass"]
+
+    split |= {"comment": "ours", "subsets": split["subsets"] | {"test": ["first/img0"]}}
+    path.write_text(json.dumps(split))
+    again = DatasetManager.from_file(path)
+    assert (again.train_basenames, again.seed, again.mininst) == (manager.train_basenames, 3, 2)
+    assert again.train_class_counts == manager.train_class_counts
+    assert again.other_subsets == {"test": ["first/img0"]}
+    assert json.loads(again.save(tmp_path / "splits/again.json").read_text()) == split
+
+
+def test_a_split_file_by_hand(two_folders: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    split = {
+        "format": "ramses-split",
+        "version": 1,
+        "folders": {"x": "first", "y": "second"},
+        "classes": ["glass", "concrete", "brick"],
+        "subsets": {"train": ["x/img0", "y/img0"], "valid": ["y/img1"]},
+    }
+    path.write_text(json.dumps(split))
+    manager = DatasetManager.from_file(path)
+    assert manager.train_class_counts == {"brick": 4, "concrete": 3, "glass": 3}
+    assert manager.cls_to_idx == {"glass": 1, "concrete": 2, "brick": 3}
+    manager.create_set(100, "train", max_reuse=1)
+    assert len(manager.train_basenames) == 11 and "y/img1" not in manager.train_basenames
+    path.write_text(json.dumps(split | {"folders": {"x": "first", "y": "./first"}}))
+    with pytest.raises(RamsesError, match="two keys of folders are the same folder"):
+        DatasetManager.from_file(path)
+    path.write_text(json.dumps(split | {"settings": []}))
+    with pytest.raises(RamsesError, match="'settings' is of a wrong type"):
+        DatasetManager.from_file(path)
+    with pytest.raises(RamsesError, match="needs no CSV"):
+        DatasetManager.from_file(path, tmp_path / "x.csv")
+    path.write_text(json.dumps(split | {"subsets": {"train": "x/img0"}}))
+    with pytest.raises(RamsesError, match="train is not a list"):
+        DatasetManager.from_file(path)
+
+
+def save_as_ramses2(path: Path, folders: dict[str, str], **content: Any) -> Path:
+    """RAMSES2's JSON and CSV of folders (path -> path written in the CSV)."""
+    ids = {"brick": 1, "concrete": 2, "glass": 3}
+    path.write_text(json.dumps({"cls_to_idx": ids, "seed": 4, "train": [], "valid": []} | content))
+    tables = [pd.read_csv(Path(folder) / "annotations.csv").assign(folder=text) for folder, text in folders.items()]
+    table = pd.concat(tables)
+    table.assign(VALID=table["baseimg"] != "img8").to_csv(path.with_suffix(".csv"), index=False)
+    return path
+
+
+def test_a_ramses2_split_is_read_and_saved_as_ours(folder: Path) -> None:
+    counts = {"brick": 1, "concrete": 0, "glass": 0}
+    settings = {"dataset_id": "20250101-000000", "input_shape": [64, 96], "crop_to_ar": True, "maxinst": 8, "minres": 1}
+    lists = {"train": ["img0", "img0", "img3"], "valid": ["img1"], "valid_class_counts": counts, "note": "kept"}
+    path = save_as_ramses2(folder / "SPLIT.v1.json", {str(folder): str(folder)}, **settings, **lists)
+    csv_path = folder / "SPLIT.v1.csv"
+    for paths in ([path], [csv_path, path], [path, csv_path]):
+        manager = DatasetManager.from_file(*paths)
+        assert (manager.train_basenames, manager.valid_basenames) == (["img0", "img0", "img3"], ["img1"])
+        assert (manager.dataset_id, manager.seed, manager.maxinst) == ("20250101-000000", 4, 8)
+        assert manager.input_shape == (64, 96) and manager.crop_to_aspect_ratio
+    assert manager.valid_class_counts == counts and manager.train_class_counts == {
+        "brick": 4,
+        "concrete": 1,
+        "glass": 1,
+    }
+    assert manager.images.loc["img8", "reason"] == "VALID is not True"
+    with pytest.raises(RamsesError, match="gone.csv: no such file"):
+        DatasetManager.from_file(path, folder / "gone.csv")
+    ours = json.loads(manager.save(folder / "ours.json").read_text())
+    assert ours["subsets"]["train"] == names_of(0, 0, 3) and ours["folders"] == {"demo": "."} and ours["note"] == "kept"
+    manager.create_sets(12, 3, max_reuse=2)
+    assert manager.dataset_id is None
+
+
+def test_a_ramses2_csv_from_another_computer(folder: Path) -> None:
+    path = save_as_ramses2(
+        folder.parent / "SPLIT.json", {str(folder): "D:\\data\\demo"}, train=["img1"], valid=["img2"]
+    )
+    ours = json.loads(DatasetManager.from_file(path).save(folder.parent / "ours.json").read_text())
+    assert ours["folders"] == {"demo": "demo"} and ours["subsets"]["valid"] == names_of(2)
+
+
+def test_equal_base_names_of_a_ramses2_split_stay_together(two_folders: list[Path], tmp_path: Path) -> None:
+    folders = {str(each): str(each) for each in two_folders}
+    path = save_as_ramses2(tmp_path / "OLD.json", folders, train=["img0", "img0"], valid=["img1"])
+    manager = DatasetManager.from_file(path)
+    assert sum(manager.train_class_counts.values()) == 20
+    assert json.loads(manager.save(tmp_path / "ours").read_text())["subsets"]["valid"] == ["first/img1", "second/img1"]
+    manager.create_split(0.5)
+    assert not set(manager.train_basenames) & set(manager.valid_basenames)
+
+
+def test_files_are_replaced_only_when_asked_and_only_splits(folder: Path) -> None:
+    manager = DatasetManager.from_folders([folder])
+    manager.create_split()
+    path = manager.save(folder / "split.json")
+    before = path.read_text()
+    with pytest.raises(RamsesError, match="split.json exists.*--force"):
+        manager.save(path)
+    manager.create_split(seed=1)
+    manager.save(path, force=True)
+    assert path.read_text() != before
+    with pytest.raises(RamsesError, match="metadata.json: not a split file"):
+        manager.save(folder / "metadata.json", force=True)
+    with pytest.raises(RamsesError, match="existing folder"):
+        manager.save(folder / "no/split.json")
+    assert "annotations.json" not in {p.name for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("paths", [[], ["a.csv"], ["a.json", "b.json"]])
+def test_paths_that_are_no_split(paths: list[str]) -> None:
+    with pytest.raises(RamsesError, match="give a split's JSON"):
+        DatasetManager.from_file(*paths)
+
+
+COUNTS = {
+    "15CLS_20250723-173206": (3472, 2194, {1: 916, 2: 1278}, 145012, 4998, 20749, 500),
+    "15CLS_20250723-173206_MASS_ONLY": (2897, 1750, {1: 603, 2: 1147}, 120820, 5000, 19749, 502),
+}
+
+
+@pytest.mark.skipif(not ORIGINAL_SPLITS.is_dir(), reason="the published RAMSES2 splits are not at hand")
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_published_splits(name: str, tmp_path: Path) -> None:
+    """Known counts; their CSVs were never published."""
+    path = ORIGINAL_SPLITS / f"{name}.json"
+    manager = DatasetManager.from_file(path)
+    entries, unique, uses, particles, valid_particles, rc, x01 = COUNTS[name]
+    train = Counter(manager.train_basenames)
+    assert (len(manager.train_basenames), len(train), Counter(train.values())) == (entries, unique, uses)
+    assert len(manager.valid_basenames) == len(set(manager.valid_basenames)) == 258
+    assert not set(train) & set(manager.valid_basenames)
+    assert sum(manager.train_class_counts.values()) == particles
+    assert sum(manager.valid_class_counts.values()) == valid_particles
+    assert (manager.train_class_counts["Rc"], manager.valid_class_counts["X01"]) == (rc, x01)
+    assert sorted(manager.missing_classes()) == ["Coin", "Rcu01", "Rg", "X02", "X03"]
+    assert manager.report().at["Rc", "train"] == rc and manager.seed == 4
+    for impossible in (lambda: manager.save(tmp_path / "ours.json"), manager.create_set, manager.create_split):
+        with pytest.raises(RamsesError, match="CSV"):
+            impossible()

@@ -1,4 +1,4 @@
-"""RAMSES folders: dataset dicts as the rest of the program expects them; every defect named with file and row."""
+"""RAMSES folders: every file read with the right types, every defect named with file and row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from scipy import ndimage
 
-from ramses_d2.data.folder import load_folder
+from ramses_d2.data.checking.check import check_folders
+from ramses_d2.data.convert.ramses import read_ramses
+from ramses_d2.data.folder import image_entries, load_folder, read_annotations, read_metadata, reject_duplicates
 from ramses_d2.errors import RamsesError
 
 Folder = Callable[..., Path]
@@ -58,7 +61,7 @@ def test_boxes_follow_the_label_images(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="ramses_d2"):
         dataset_dicts, _ = load_folder(tiny_folder(count=5, box_convention=convention))
-    assert [message in dataset_dict.message for dataset_dict in caplog.dataset_dicts] == [True]
+    assert [message in record.message for record in caplog.records] == [True]
     for dataset_dict in dataset_dicts:
         label_map = np.asarray(Image.open(dataset_dict["label_file_name"]))
         for annotation, (rows, columns) in zip(
@@ -133,7 +136,7 @@ def test_resolution_of_a_image_without_objects(tiny_folder: Folder) -> None:
     folder = tiny_folder(sizes=((64, 96),) * 3, count=(4, 4, 0), resolution=(2.0, 2.0, 3.0), metadata=False)
     assert load_folder(folder)[0][2]["resolution"] == 2.0  # the folder has one resolution
     edit_csv(folder, lambda table: table.assign(res=np.where(table["baseimg"] == "img0", 2.0, 2.5)))
-    with pytest.raises(RamsesError, match="img2.png: an empty image of unknown resolution"):
+    with pytest.raises(RamsesError, match="img2.png: an empty image needs its file_name and res in .*metadata.json"):
         load_folder(folder)
 
 
@@ -212,3 +215,157 @@ def test_unreadable_header(tiny_folder: Folder) -> None:
     (folder / "images/img0.png").write_text("no picture")
     with pytest.raises(RamsesError, match="img0.png: the image cannot be read"):
         load_folder(folder)
+
+
+HEADER = "label,baseimg,class,res,mass,gt_mass"
+
+
+def write(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    path = folder / "annotations.csv"
+    path.write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
+    return path
+
+
+def test_types_and_unknown_masses(tmp_path: Path) -> None:
+    rows = ["1,007,NA,2.5,nan,False", "2.0,007,Rc,2.5,NaN,", "3,007,Rc,2.5,,0", "4, a b ,Rc,2.5,1e-1,True"]
+    table = read_annotations(write(tmp_path, *rows))
+    assert table["label"].tolist() == [1, 2, 3, 4]
+    assert table["baseimg"].tolist() == ["007", "007", "007", "a b"]  # text, not the number 7
+    assert table["class"].tolist() == ["NA", "Rc", "Rc", "Rc"]  # a class name, not a missing value
+    assert np.isnan(table["mass"][:3]).all() and table["mass"].iloc[3] == 0.1
+    assert table["gt_mass"].tolist() == [False, False, False, True]
+    assert table.index.tolist() == [2, 3, 4, 5]
+    assert np.isnan(table["area"]).all()
+
+
+def test_optional_columns(tmp_path: Path) -> None:
+    table = read_annotations(write(tmp_path, "1,a,Rc,2", header="label,baseimg,class,res"))
+    assert np.isnan(table["mass"].iloc[0]) and not table["gt_mass"].iloc[0]
+    assert "x0" not in table.columns and "height" not in table.columns
+
+
+def test_header_alone_and_byte_order_mark(tmp_path: Path) -> None:
+    assert len(read_annotations(write(tmp_path))) == 0
+    assert len(read_annotations(write(tmp_path, "1,a,Rc,2,,", header="\ufeff" + HEADER))) == 1
+
+
+def test_blank_lines_do_not_shift_row_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, "1,a,Rc,2,,", "", "0,a,Rc,2,,", "")
+    with pytest.raises(RamsesError, match="row 4: label is"):
+        read_annotations(path)
+
+
+@pytest.mark.parametrize("second", ["mass", " mass", "mass "])
+def test_a_column_that_is_there_twice(tmp_path: Path, second: str) -> None:
+    with pytest.raises(RamsesError, match=r"annotations.csv: column mass is there twice; remove or rename one"):
+        read_annotations(write(tmp_path, "1,a,Rc,2,1,True,3", header=f"{HEADER},{second}"))
+    assert len(read_annotations(write(tmp_path, "1,a,Rc,2,1,True,3,4", header=f"{HEADER},mass.1,")))
+
+
+@pytest.mark.parametrize("size", ["inf,4", "4,inf", "0,4", "4,-3"])
+def test_impossible_sizes(tmp_path: Path, size: str) -> None:
+    with pytest.raises(RamsesError, match="row 3: (height|width) is .*; the size of the image is in px, 1 or more"):
+        read_annotations(
+            write(tmp_path, "1,a,Rc,2,4,5", f"2,a,Rc,2,{size}", header="label,baseimg,class,res,height,width")
+        )
+
+
+@pytest.mark.parametrize("column", ["label", "baseimg", "class", "res"])
+def test_missing_column(tmp_path: Path, column: str) -> None:
+    header = HEADER.replace(column, "other", 1)
+    with pytest.raises(RamsesError, match=rf"annotations.csv: column {column} is missing"):
+        read_annotations(write(tmp_path, "1,a,Rc,2,,", header=header))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("0,a,Rc,2,,", "label is .*whole number from 1"),
+        ("-1,a,Rc,2,,", "label is"),
+        ("1.5,a,Rc,2,,", "label is"),
+        ("70000,a,Rc,2,,", "label is"),
+        (",a,Rc,2,,", "label is"),
+        ("x,a,Rc,2,,", "label is 'x'; write a number"),
+        ("1,,Rc,2,,", "baseimg is ''"),
+        ("1,a,,2,,", "class is ''"),
+        ("1,a,Rc,,,", "res is nan; the resolution is px per mm"),
+        ("1,a,Rc,NaN,,", "res is"),
+        ("1,a,Rc,0,,", "res is"),
+        ("1,a,Rc,-2,,", "res is"),
+        ("1,a,Rc,inf,,", "res is"),
+        ("1,a,Rc,2,0,", "mass is 0; a mass is in grams"),
+        ("1,a,Rc,2,-1,", "mass is"),
+        ("1,a,Rc,2,inf,", "mass is"),
+        ("1,a,Rc,2,heavy,", "mass is 'heavy'; write a number"),
+        ("1,a,Rc,2,1,maybe", "gt_mass is 'maybe'; write True or False"),
+    ],
+)
+def test_wrong_values_name_their_row(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(RamsesError, match=f"annotations.csv, row 3: {message}") as caught:
+        read_annotations(write(tmp_path, "9,a,Rc,2,1.5,True", row))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="no such file"):
+        read_annotations(tmp_path / "annotations.csv")
+    path = tmp_path / "annotations.csv"
+    for content, message in (
+        (b"", "empty"),
+        (b"a,b\n1,2,3\n1,2,3,4,5\n", "row|table"),
+        (b"\xff\xfe\x00", "UTF-8"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RamsesError, match=message):
+            read_annotations(path)
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    path = write(tmp_path, "1,a,Rc,2,,", "1,b,Rc,2,,", "1,a,Rc,2,,")
+    with pytest.raises(RamsesError, match="row 4: label 1 of image a appears a second time"):
+        reject_duplicates(read_annotations(path), path)
+
+
+def test_semicolons_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "1;a;Rc;2,5;0,1;True", header=HEADER.replace(",", ";"))
+    with pytest.raises(RamsesError, match="semicolons"):
+        read_annotations(path)
+
+
+def test_decimal_commas_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RamsesError, match="more cells than the header"):
+        read_annotations(write(tmp_path, "1,a,Rc,2,5,0,1,True"))
+
+
+def write_of_folder_metadata(folder: Path, content: Any) -> Path:
+    (folder / "metadata.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_entries_are_found_however_their_image_is_named(tmp_path: Path) -> None:
+    assert read_metadata(tmp_path) == image_entries(tmp_path) == {}
+    names = ["images/a.png", "b", "rec_0.5", "D:\\c.TIF"]
+    write_of_folder_metadata(tmp_path, {"images": [{"file_name": name, "res": 2} for name in names]})
+    assert list(image_entries(tmp_path)) == ["a", "b", "rec_0.5", "c"]
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"images": None}, {"images": ["a.png"]}, {"images": [{"res": 3}]}, {"images": [{"file_name": 5}]}]
+)
+def test_wrong_content_is_one_line_everywhere(tiny_folder: Folder, content: Any) -> None:
+    folder = write_of_folder_metadata(tiny_folder(), content)
+    for read in (image_entries, load_folder, read_ramses):
+        with pytest.raises(RamsesError, match=r"metadata\.json: .*see datasets/README.md") as error:
+            read(folder)
+        assert "\n" not in str(error.value)
+    assert [finding.kind for finding in check_folders([folder]).findings] == ["json-unreadable"]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [(None, "batches must be a list"), ([{"mass": {}}], "batch 1: needs image_names")],
+)
+def test_wrong_batches_stop_a_conversion(tiny_folder: Folder, batches: Any, message: str) -> None:
+    folder = write_of_folder_metadata(tiny_folder(), {"images": [], "batches": batches})
+    with pytest.raises(RamsesError, match=rf"metadata\.json.* {message}"):
+        read_ramses(folder)

@@ -80,7 +80,7 @@ def test_a_plateau_halves_all_rates_down_to_the_smallest() -> None:
     advance(optimizer, scheduler, 5)
     found = []
     for value in [3.0, 3.5, 3.5, 3.4, 3.4, 3.4, math.nan, 3.0, 2.0, 1.0]:
-        scheduler.judge(value)
+        scheduler.evaluate_predictions(value)
         found.append(rates(optimizer)[0])
         advance(optimizer, scheduler, 1)
         assert rates(optimizer) == [found[-1], found[-1] / 2]
@@ -92,14 +92,14 @@ def test_a_plateau_of_an_error_is_low() -> None:
     optimizer, scheduler = build(*PLATEAU, "SOLVER.PLATEAU.MODE", "min", "SOLVER.PLATEAU.PATIENCE", 0)
     advance(optimizer, scheduler, 10)
     for value, expected in [(3.0, 1.0), (2.0, 1.0), (2.0, 0.5), (1.0, 0.5), (1.5, 0.25)]:
-        scheduler.judge(value)
+        scheduler.evaluate_predictions(value)
         assert rates(optimizer)[0] == expected
 
 
 def test_the_warm_up_goes_on_when_the_rate_falls_during_it() -> None:
     optimizer, scheduler = build(*PLATEAU, "SOLVER.PLATEAU.PATIENCE", 0)
     for value in (1.0, 1.0):
-        scheduler.judge(value)
+        scheduler.evaluate_predictions(value)
     assert rates(optimizer)[0] == pytest.approx(0.05)
     advance(optimizer, scheduler, 50)
     assert rates(optimizer) == pytest.approx([0.5, 0.25])
@@ -111,13 +111,13 @@ def test_a_plateau_goes_on_from_its_state() -> None:
     values = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
     for index, value in enumerate(values):
         advance(one, first, 3)
-        first.judge(value)
+        first.evaluate_predictions(value)
         if index == 4:  # in the middle of waiting, with a rate that has fallen
             second.load_state_dict(first.state_dict())
             two.load_state_dict(one.state_dict())
         elif index > 4:
             advance(two, second, 3)
-            second.judge(value)
+            second.evaluate_predictions(value)
         if index >= 4:
             assert rates(one) == rates(two) and first.state_dict() == second.state_dict()
     assert first.multiplier == 0.25 and isinstance(first, PlateauScheduler)
@@ -129,13 +129,13 @@ def test_a_plateau_by_another_measure_begins_anew_at_the_rate_there_is(change: l
     one, first = build(*options)
     advance(one, first, 20)
     for value in (5.0, 4.0, 3.0, 2.0):
-        first.judge(value)
+        first.evaluate_predictions(value)
     other, second = build(*options, *change)
     fresh = second.state_dict()["plateau"]
     second.load_state_dict(first.state_dict())
     assert second.state_dict()["plateau"] == fresh != first.state_dict()["plateau"]
     assert first.multiplier == second.multiplier == 0.5
-    second.judge(100.0)
+    second.evaluate_predictions(100.0)
     assert second.multiplier == 0.5
 
 

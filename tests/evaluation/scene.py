@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from ramses_d2.evaluation.result import Outcome, judge
+from ramses_d2.evaluation.result import EvaluationResult, evaluate_predictions
 
 CLASSES = ("brick", "glass", "never seen")
 BRICK, GLASS = 1, 2
@@ -71,13 +71,13 @@ def results() -> list[dict[str, Any]]:
     ]
 
 
-def outcome(predictions: Sequence[dict[str, Any]] | None = None, *, weighs: bool = True) -> Outcome:
-    return judge(
+def outcome(predictions: Sequence[dict[str, Any]] | None = None, *, has_mass: bool = True) -> EvaluationResult:
+    return evaluate_predictions(
         truth(),
         results() if predictions is None else list(predictions),
         CLASSES,
         tasks=("segm", "bbox"),
         max_dets=100,
         report_thresh=0.5,
-        weighs=weighs,
+        has_mass=has_mass,
     )

@@ -1,4 +1,4 @@
-"""The whole evaluator on real folders: perfect, nothing, duplicates, repeats, unknown masses, wrong input."""
+"""The evaluator from end to end, on made and on real data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from ramses_d2.data.catalog import register
+from ramses_d2.data.coco import coco_ground_truth
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
@@ -199,7 +201,7 @@ def test_no_predictions(data_set: Callable[..., list[dict]], tmp_path: Path, cap
     dataset_dicts = data_set()
     with caplog.at_level(logging.WARNING):
         results = evaluate(dataset_dicts, [perfect(r)[:0] for r in dataset_dicts], tmp_path / "out")
-    assert "found nothing in 2 pictures" in caplog.text
+    assert "found nothing in 2 images" in caplog.text
     assert results["segm"]["AP"] == 0
     assert results["mass"]["TotalError"] == -100
     assert np.isnan(results["mass"]["MAPE"]) and results["mass"]["pairs"] == 0
@@ -297,7 +299,7 @@ def test_log_shows_everything_in_110_columns(
     law = PowerLaw({}, (0.1, 1.0))
     with caplog.at_level(logging.INFO):
         evaluate(dataset_dicts, outputs, power_law=law)
-    text = "\n".join(dataset_dict.getMessage() for dataset_dict in caplog.dataset_dicts)
+    text = "\n".join(dataset_dict.getMessage() for dataset_dict in caplog.records)
     for shown in (
         "segm AP",
         "recycled material ",
@@ -330,7 +332,7 @@ def test_predictions_of_another_data_set(data_set: Callable[..., list[dict]]) ->
 
 def test_a_data_set_without_images(data_set: Callable[..., list[dict]]) -> None:
     data_set(repeat=0)
-    with pytest.raises(RamsesError, match="has no picture"):
+    with pytest.raises(RamsesError, match="has no image"):
         evaluate([], [])
 
 
@@ -352,3 +354,45 @@ def test_two_processes_the_main_one_without_images(tiny_folder: Callable[..., Pa
     assert other == {}
     assert main["segm"]["AP"] == pytest.approx(100)
     assert main["mass"]["pairs"] == 12
+
+
+DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
+
+
+def truth_as_prediction(dataset_dict: dict) -> Instances:
+    """The annotated outlines, overlaps included."""
+    annotations = coco_ground_truth([dataset_dict], [])["annotations"]
+    instances = Instances((dataset_dict["height"], dataset_dict["width"]))
+    instances.pred_masks = RLEMasks(a["segmentation"] for a in annotations)
+    boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
+    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+    instances.pred_classes = torch.tensor([a["category_id"] - 1 for a in annotations])
+    instances.scores = torch.linspace(1.0, 0.6, len(annotations))
+    return instances
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("uri", "most"),
+    [
+        (f"ramses://{DATA}/gravel", 190),
+        (f"coco://{DATA}/mushrooms/_annotations.coco.json?images={DATA}/mushrooms", 241),
+    ],
+    ids=["gravel", "mushrooms"],
+)
+def test_more_than_a_hundred_objects_a_image(uri: str, most: int, tmp_path: Path) -> None:
+    dataset_dicts = DatasetCatalog.get(register(uri))
+    assert max(len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts) == most
+    scores = {}
+    for max_dets in (100, 1000):
+        evaluator = RamsesEvaluator(
+            uri, output_dir=str(tmp_path), max_dets=max_dets, report_thresh=0.5, tasks=("segm",), distributed=False
+        )
+        evaluator.process(
+            dataset_dicts, [{"instances": truth_as_prediction(dataset_dict)} for dataset_dict in dataset_dicts]
+        )
+        results = evaluator.evaluate()
+        scores[max_dets] = results["segm"]["AP"]
+        assert "mass" not in results  # nothing was weighed, nothing was predicted
+    assert scores[1000] == pytest.approx(100.0) and scores[100] < 80

@@ -84,6 +84,6 @@ def test_wrong_arguments_are_one_line(tiny_folder, tmp_path, monkeypatch, capsys
         assert stop.value.code == 2
         assert capsys.readouterr().err.startswith("error:")
     options = {"cwd": tmp_path, "monkeypatch": monkeypatch}
-    assert "--resolution 0" in error_of("prepare_data.py", *arguments, "coco", "--resolution", "0", **options)
+    assert "--resolution" in error_of("prepare_data.py", *arguments, "coco", "--resolution", "0", **options)
     main([*arguments, "coco"])
     assert "--force" in error_of("prepare_data.py", *arguments, "coco", **options)

@@ -80,15 +80,6 @@ def test_choices(folder: Path, tiny_folder: Folder, capsys: pytest.CaptureFixtur
     assert int(trained[-2]) <= 9
 
 
-def test_the_originals_format(folder: Path) -> None:
-    main(["split", str(folder), "--output", str(folder / "SPLIT"), "--format", "ramses2", "--input-shape", "64", "96"])
-    split = json.loads((folder / "SPLIT.json").read_text())
-    assert len(split["train"]) + len(split["valid"]) == 9 and split["input_shape"] == [64, 96]
-    assert (folder / "SPLIT.csv").is_file() and len(load_split(folder / "SPLIT.json", "valid")[0]) == len(
-        split["valid"]
-    )
-
-
 def test_one_batch_alone_is_no_reason_to_stop(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"img{index}.png" for index in range(10)]
     metadata = {"images": [{"file_name": "img9.png", "res": 2}], "batches": [{"image_names": names, "mass": {}}]}
@@ -109,7 +100,6 @@ def test_one_batch_alone_is_no_reason_to_stop(folder: Path, caplog: pytest.LogCa
         (["demo", "--group-by", "colour"], "group by colour"),
         (["demo", "--exclude", "galss"], "excluded class galss is not in the annotations"),
         (["demo", "--min-resolution", "99"], "none of 10 images can be used"),
-        (["demo", "--folds", "2", "--format", "ramses2"], "train and valid only"),
         (["demo", "--seed", "-1"], "seed -1"),
         (["demo", "--input-shape", "0", "9"], "input shape (0, 9)"),
         (["demo", "--max-per-class", "0", "--min-instances", "1"], "0 particles per class: each of"),

@@ -7,7 +7,7 @@ import argparse
 from ramses_d2.data.convert import FORMATS
 from ramses_d2.data.convert.coco import SEGMENTATIONS
 from ramses_d2.data.convert.common import IMAGE_MODES
-from ramses_d2.errors import RamsesError
+from ramses_d2.files import check_resolution
 
 SHOWN_FINDINGS = 5
 EXAMPLE = "example:\n  python tools/prepare_data.py convert "
@@ -53,9 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert the data set that `args` describe and print what was done."""
     source = FORMATS[args.source].read(args.input, **{name: getattr(args, name) for name in args.options})
     if args.resolution is not None:
-        if not args.resolution > 0:
-            raise RamsesError(f"--resolution {args.resolution:g}: it is px per mm, above 0")
-        source.resolution = args.resolution
+        source.resolution = check_resolution(args.resolution, "--resolution")
     options = {"segmentation": args.segmentation} if args.to == "coco" else {}
     report = FORMATS[args.to].write(source, args.output, images=args.images, force=args.force, progress=True, **options)
     print("\n".join(report.lines()))

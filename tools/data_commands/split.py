@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from ramses_d2.data.dataset_manager import AUTO, ORIGINAL, OURS, DatasetManager, split_folders
+from ramses_d2.data.dataset_manager import AUTO, DatasetManager, split_folders
 from ramses_d2.data.folder import MAX_LABEL
 
 
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="WHAT",
         help="never on both sides: images of one batch, of one value of a column of annotations.csv or field of the "
         "images in metadata.json, or with one match of regex:PATTERN in the name; none = each image on its own; "
-        "auto = batch, where there are batches of several pictures",
+        "auto = batch, where there are batches of several images",
     )
     parser.add_argument(
         "--max-per-class", type=int, metavar="N", default=quiet, help="most particles of a class in a training set"
@@ -47,10 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="most uses of an image for training, for rare classes",
     )
     parser.add_argument("--min-resolution", type=float, default=0.0, metavar="R", help="lowest resolution, px/mm")
-    parser.add_argument(
-        "--min-instances", type=int, metavar="N", default=quiet, help=f"fewest particles (default: 0; {ORIGINAL}: 1)"
-    )
-    parser.add_argument("--max-instances", type=int, default=MAX_LABEL, metavar="N", help="most particles of a picture")
+    parser.add_argument("--min-instances", type=int, metavar="N", default=0, help="fewest particles of an image")
+    parser.add_argument("--max-instances", type=int, default=MAX_LABEL, metavar="N", help="most particles of an image")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="CLASS", help="leave images with these out")
     parser.add_argument("--with-masses", action="store_true", help="only images with a particle of known mass")
     parser.add_argument(
@@ -58,7 +56,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="leave images out that lose particles when cropped to this aspect ratio",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
-    parser.add_argument("--format", choices=(OURS, ORIGINAL), default=OURS, help="ours, or RAMSES2's JSON and CSV")
     parser.add_argument("--force", action="store_true", help="replace an existing split file")
     parser.set_defaults(run=run)
 
@@ -70,18 +67,19 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         valid=args.valid,
         folds=getattr(args, "folds", None),
-        stratify=args.stratify,
         group_by=args.group_by,
-        max_per_class=getattr(args, "max_per_class", None),
-        max_reuse=args.max_reuse,
+        options={
+            "stratify": args.stratify,
+            "max_per_class": getattr(args, "max_per_class", None),
+            "max_reuse": args.max_reuse,
+            "mass": args.with_masses,
+        },
         minres=args.min_resolution,
-        mininst=getattr(args, "min_instances", None),
+        mininst=args.min_instances,
         maxinst=args.max_instances,
         exclude=args.exclude,
-        mass=args.with_masses,
         input_shape=getattr(args, "input_shape", None),
         seed=args.seed,
-        format=args.format,
         force=args.force,
     )
     print_report(manager)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ramses_d2.data import folder as reader
 from ramses_d2.data.folder import BOX_COLUMNS, METADATA_NAME
 from ramses_d2.data.images import open_image, read_image, read_label_image, stored_size
-from ramses_d2.data.splits import is_original, read_split, split_class_names, subset_names
+from ramses_d2.data.splits import is_original, read_split, split_class_names, split_subsets
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import IMAGE_SUFFIXES, base_names, read_json
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles
@@ -301,8 +301,8 @@ def read_memberships(path: Path, folders: Sequence[Folder]) -> list[Membership]:
     roots = {} if original else content["folders"]
     indices = {key: places.get((path.parent / root).resolve()) for key, root in roots.items()}
     subsets: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in folders]
-    for subset in subset_names(path):
-        for name in (content if original else content["subsets"])[subset]:
+    for subset, names in split_subsets(content).items():
+        for name in names:
             key, slash, base = name.partition("/")
             if original:  # a base name alone, of whichever folder has it
                 found = [(index, name) for index, folder in enumerate(folders) if name in folder.image_files]

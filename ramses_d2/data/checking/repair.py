@@ -26,11 +26,11 @@ from ramses_d2.data.checking.contents import CSV, UINT16_MODES, Folder, read_any
 from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 from ramses_d2.data.images import save_upright, turn_upright
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import OwnFolder, folder_swap
+from ramses_d2.files import OwnFolder, folder_swap, write_json
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles, without_small_components
 
 LOG = "fixes.csv"
-REPAIRED_COPY = OwnFolder("repaired copy", "repair", "fixes.json", "ramses-mended-copy")
+REPAIRED_COPY = OwnFolder("repaired copy", "fixes.json", "ramses-mended-copy")
 # What of a row is recomputed; boxes are written as the original does: rows in x0, x1, columns in y0, y1
 MEASURED = (("box", list(BOX_COLUMNS)), ("area", ["area"]), ("size", ["height", "width"]))
 SOURCES = dict(zip((*BOX_COLUMNS, "area"), ("top", "left", "bottom", "right", "pixel_area"), strict=True))
@@ -78,8 +78,7 @@ def repair_folder(
         with (copy / LOG).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([("file", "row", "label", "what", "from", "to"), *map(astuple, changes)])
-        marker = json.dumps(REPAIRED_COPY.entries(copy), indent=1, ensure_ascii=False)
-        (copy / REPAIRED_COPY.record).write_text(marker + "\n", encoding="utf-8")
+        write_json(copy / REPAIRED_COPY.marker, REPAIRED_COPY.entries(), indent=1)
     return changes
 
 

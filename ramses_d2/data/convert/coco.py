@@ -20,12 +20,12 @@ import pycocotools.mask as mask_utils
 from skimage.measure import find_contours
 
 from ramses_d2.data.catalog import coco_uri
-from ramses_d2.data.coco import find_image, load_coco, measure_outline, posix_name
-from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names, write_json
+from ramses_d2.data.coco import find_image, load_coco, posix_name
+from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import atomic_path, read_json
-from ramses_d2.masks import encode_in_box
+from ramses_d2.files import atomic_path, read_json, write_json
+from ramses_d2.masks import encode_in_box, to_rle
 
 ANNOTATIONS_NAME = "annotations.json"
 SEGMENTATIONS = ("auto", "polygons", "rle")
@@ -65,8 +65,8 @@ def read_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
         for dataset_dict, entry, name in zip(dataset_dicts, entries, names, strict=True):
             label_map = read_label_map(dataset_dict)
             size = label_map.shape
-            claimed = sum(measure_outline(each["segmentation"], size)[0] for each in dataset_dict["annotations"])
-            overlap = int(claimed) - int(np.count_nonzero(label_map))
+            rles = (to_rle(each["segmentation"], *size) for each in dataset_dict["annotations"])
+            overlap = sum(int(mask_utils.area(rle)) for rle in rles) - int(np.count_nonzero(label_map))
             notes["pixels of overlapping objects given to the smaller one"] += overlap
             objects = _objects(dataset_dict["annotations"], annotations, classes)
             label_map = np.r_[0, objects["label"].to_numpy(np.int64)][label_map]  # the n-th object is painted as n
@@ -159,7 +159,8 @@ def write_coco(
             "annotations": annotations,
             "batches": source.batches,
         }
-        write_json(target if alone else target / ANNOTATIONS_NAME, content, indent=None)
+        path = target if alone else target / ANNOTATIONS_NAME
+        write_json(path, content, ensure_ascii=False, separators=(",", ":"))
     if alone or images != "none":
         report.uri = coco_uri(report.output if alone else report.output / ANNOTATIONS_NAME, common)
     return report

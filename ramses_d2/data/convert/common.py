@@ -5,7 +5,6 @@ A reader returns a `Source`, a writer takes the images out of it; what is writte
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +20,12 @@ from tqdm import tqdm
 from ramses_d2.data.folder import MAX_LABEL
 from ramses_d2.data.images import decode, stored_size, turn_upright
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import IMAGE_SUFFIXES, OwnFolder, folder_swap, json_values
+from ramses_d2.files import IMAGE_SUFFIXES, OwnFolder, folder_swap, write_json
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 IMAGE_MODES = ("copy", "link", "none")
-CONVERSION = OwnFolder("converted data set", "conversion", "conversion.json", "ramses-conversion")
+CONVERSION = OwnFolder("converted data set", "conversion.json", "ramses-conversion")
 
 
 @dataclass
@@ -209,7 +208,8 @@ class ConversionReport:
         self._check_outside(Path(self.origin))
         with folder_swap(self.output) as folder:
             yield folder
-            write_json(folder / CONVERSION.record, self.to_json() | CONVERSION.entries(folder))
+            content = self.to_json() | CONVERSION.entries()
+            write_json(folder / CONVERSION.marker, content, indent=1, ensure_ascii=False)
 
     def _check_outside(self, path: Path) -> None:
         """What is read must not lie in the folder that is to be replaced, nor be a link that does."""
@@ -217,10 +217,3 @@ class ConversionReport:
             places = path.resolve(), path.parent.resolve() / path.name
             if any(place.is_relative_to(self.output.resolve()) for place in places):
                 raise RamsesError(f"{self.output} holds what is to be converted ({path}): choose another folder")
-
-
-def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """Write standard JSON: an unknown number (NaN) becomes null."""
-    form = {"separators": (",", ":")} if indent is None else {"indent": indent}
-    text = json.dumps(json_values(content), allow_nan=False, ensure_ascii=False, **form)
-    path.write_text(text + "\n", encoding="utf-8")

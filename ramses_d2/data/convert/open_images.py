@@ -16,7 +16,7 @@ import pandas as pd
 
 from ramses_d2.data.convert.common import Source, SourceImage
 from ramses_d2.data.folder import MAX_LABEL
-from ramses_d2.data.images import decode, stored_size
+from ramses_d2.data.images import decode, image_size
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import IMAGE_SUFFIXES
 
@@ -172,9 +172,7 @@ def _paint(paths: Sequence[Path], image: Path, notes: Counter[str]) -> tuple[np.
 
     Masks are kept inside their boxes, so that a crowded image needs no stack of full-size masks.
     """
-    (height, width), orientation = stored_size(image)
-    if orientation >= 5:
-        height, width = width, height
+    height, width = image_size(image)
     kept, cropped = [], []
     for index, path in enumerate(paths):
         mask = _fitted(path, height, width)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from ramses_d2.data.batch_masses import parse_batches
 from ramses_d2.data.catalog import register
-from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names, write_json
+from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names
 from ramses_d2.data.folder import METADATA_NAME, image_entries, load_folder, read_annotations, read_metadata
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import IMAGE_SUFFIXES, base_names
+from ramses_d2.files import IMAGE_SUFFIXES, base_names, write_json
 
 # Column order of the original's annotations.csv, where x0 and x1 are ROWS; feret and radius only where they are known
 COLUMNS = (
@@ -130,8 +130,10 @@ def write_ramses(
         if unknown and annotations["res"].nunique() != 1:
             raise RamsesError(f"{unknown[0]}: an image without objects, of unknown resolution; give --resolution")
         annotations.to_csv(folder / "annotations.csv", index=False, na_rep="NaN")
-        write_json(folder / METADATA_NAME, {"images": entries, "batches": source.batches})
-        write_json(folder / "classes.json", {name: index for index, name in enumerate(source.classes, start=1)})
+        classes = {name: index for index, name in enumerate(source.classes, start=1)}
+        metadata = {"images": entries, "batches": source.batches}
+        for name, content in (("metadata.json", metadata), ("classes.json", classes)):
+            write_json(folder / name, content, indent=1, ensure_ascii=False)
     if images != "none":
         report.uri = f"ramses://{output}"
     return report

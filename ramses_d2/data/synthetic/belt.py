@@ -84,9 +84,6 @@ def write_belt(
 
     Returns:
         ``output``.
-
-    Raises:
-        RamsesError: the folder exists, or an impossible setting.
     """
     if frames < 1 or not 0 <= overlap < config.height:
         raise RamsesError(f"frames {frames}, overlap {overlap}: at least 1 frame, and an overlap of 0 to height - 1 px")

@@ -163,11 +163,7 @@ MATERIALS = {
 
 
 def get_material(name: str) -> Material:
-    """Look a class up by its name.
-
-    Raises:
-        RamsesError: no such material.
-    """
+    """Look a class up by its name."""
     if name not in MATERIALS:
         raise RamsesError(f"unknown material '{name}': choose from {' '.join(MATERIALS)}")
     return MATERIALS[name]

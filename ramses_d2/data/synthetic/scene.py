@@ -49,11 +49,7 @@ class SceneConfig:
     border: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            RamsesError: with the setting that is wrong.
-        """
+        """Check the settings."""
         if min(self.height, self.width) < 32:
             raise RamsesError(f"size {self.height} x {self.width} is too small: at least 32 x 32 pixels")
         for name in ("stones", "resolution", "diameter_mm", "thickness"):
@@ -120,11 +116,7 @@ def _draw_stones(config: SceneConfig, rng: np.random.Generator) -> list[Stone]:
 
 
 def render_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
-    """Draw one image.
-
-    Raises:
-        RamsesError: there is no room for the smallest number of stones.
-    """
+    """Draw one image."""
     for _ in range(ATTEMPTS):
         scene = _try_scene(config, rng)
         if len(scene.classes) >= config.stones[0]:

@@ -27,7 +27,7 @@ from ramses_d2.files import OwnFolder, folder_swap
 
 JPEG_QUALITY = 92
 SYNTHETIC_TAG = "SYNTHETIC"
-SYNTHETIC = OwnFolder("synthetic data set", "rendering", "synthetic.json", "ramses-synthetic")
+SYNTHETIC = OwnFolder("synthetic data set", "synthetic.json", "ramses-synthetic")
 
 
 def write_dataset(
@@ -52,10 +52,6 @@ def write_dataset(
 
     Returns:
         ``output``.
-
-    Raises:
-        RamsesError: the folder exists (and is not to be overwritten, or is no data set), or an impossible
-        setting.
     """
     if min(counts.values(), default=0) < 0 or sum(counts.values()) < 1:
         raise RamsesError(f"image counts {dict(counts)}: give at least one image and no negative number")
@@ -199,11 +195,8 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     Args:
         output: the folder to write; it gets ``synthetic.json``, its checksums.
         overwrite: replace a synthetic data set that nobody changed since.
-
-    Raises:
-        RamsesError: it exists and is not to be, or must not be, replaced.
     """
     SYNTHETIC.check_replaceable(output, overwrite)
     with folder_swap(output) as folder:
         yield folder
-        write_json(folder / SYNTHETIC.record, SYNTHETIC.entries(folder))
+        write_json(folder / SYNTHETIC.marker, SYNTHETIC.entries())

@@ -21,8 +21,8 @@ from ramses_d2.data.convert import coco, read_coco, read_ramses, write_coco, wri
 from ramses_d2.data.convert.coco import coco_segmentation
 from ramses_d2.data.convert.common import IMAGE_MODES, Source, SourceImage
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.images import paint_outlines
 from ramses_d2.errors import RamsesError
+from ramses_d2.masks import paint_segmentations
 from tests.data.convert.helpers import make_source, save_image
 
 
@@ -83,7 +83,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
         with pytest.raises(RamsesError, match=r"missing\.png"):
             write(broken, tmp_path / name)
 
-    def full_disk(path: Path, content: object, indent: object) -> None:
+    def full_disk(path: Path, content: object, **options: object) -> None:
         path.write_text("{")
         raise OSError("no space left on device")
 
@@ -241,7 +241,7 @@ def test_every_mask_comes_back_exactly(mask, x0, y0):
         segmentation, exact = coco_segmentation(mask, x0, y0, SHAPE, kind)
         assert exact and (kind == "auto" or isinstance(segmentation["counts"], str))
         np.testing.assert_array_equal(decoded(segmentation), full(mask, x0, y0))
-        np.testing.assert_array_equal(paint_outlines([segmentation], [1], SHAPE), full(mask, x0, y0))
+        np.testing.assert_array_equal(paint_segmentations([segmentation], [1], SHAPE), full(mask, x0, y0))
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,8 +1,9 @@
-"""predictions.json and ground_truth.json: pycocotools reads them and finds our AP, also against the user's own file."""
+"""AP equals pycocotools'; files carry the ids of the data set."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -21,10 +22,171 @@ from pycocotools.cocoeval import COCOeval
 
 from ramses_d2.data.catalog import register
 from ramses_d2.data.coco import coco_ground_truth
+from ramses_d2.evaluation.coco import Curves, coco_curves, evaluate_ap
 from ramses_d2.evaluation.evaluator import RamsesEvaluator
 from ramses_d2.masks import RLEMasks
 
-SIZE = (120, 160)
+CLASSES = ["brick", "concrete", "glass", "never seen"]
+SIZE = 320
+
+
+def rectangle(x: int, y: int, w: int, h: int) -> dict:
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    rle = mask_utils.encode(mask)
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+
+
+def crowded_data(rng: np.random.Generator, images: int, objects: int) -> tuple[dict, list[dict]]:
+    """Rectangles of all three COCO sizes; most are found, moved a little, some as another class, or twice."""
+    annotations, results = [], []
+    for image_id in range(1, images + 1):
+        for _ in range(objects):
+            w, h = (int(v) for v in np.exp(rng.uniform(np.log(6), np.log(140), 2)))
+            x, y = (int(v) for v in rng.integers(0, SIZE - 141, 2))
+            class_id = int(rng.integers(3))
+            annotations.append(annotation(len(annotations) + 1, image_id, class_id, (x, y, w, h)))
+            for _ in range(rng.integers(0, 3)):
+                dx, dy, dw, dh = (int(v) for v in rng.integers(-4, 5, 4))
+                box = (max(x + dx, 0), max(y + dy, 0), max(w + dw, 2), max(h + dh, 2))
+                seen = class_id if rng.random() < 0.8 else int(rng.integers(3))
+                # rounded, so that equal scores occur
+                results.append(result(image_id, seen, box, round(float(rng.random()), 2)))
+    return data_set(annotations, images), results
+
+
+def annotation(identity: int, image_id: int, class_id: int, box: tuple[int, int, int, int]) -> dict:
+    return {
+        "id": identity,
+        "image_id": image_id,
+        "category_id": class_id + 1,
+        "bbox": [float(v) for v in box],
+        "area": float(box[2] * box[3]),
+        "iscrowd": 0,
+        "segmentation": rectangle(*box),
+    }
+
+
+def result(image_id: int, class_id: int, box: tuple[int, int, int, int], score: float) -> dict:
+    shape = {"bbox": [float(v) for v in box], "segmentation": rectangle(*box)}
+    return {"image_id": image_id, "category_id": class_id + 1, "score": score} | shape
+
+
+def data_set(annotations: list[dict], images: int) -> dict:
+    return {
+        "images": [{"id": i + 1, "height": SIZE, "width": SIZE} for i in range(images)],
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+    }
+
+
+def by_pycocotools(coco_gt: dict, results: list[dict], iou_type: str, max_dets: int) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {**coco_gt, "annotations": [dict(a) for a in coco_gt["annotations"]]}
+        truth.createIndex()
+        shape = {"segm": "segmentation", "bbox": "bbox"}[iou_type]
+        found = truth.loadRes([{k: r[k] for k in ("image_id", "category_id", "score", shape)} for r in results])
+        evaluation = COCOeval(truth, found, iou_type)
+        evaluation.params.maxDets = [1, 10, max_dets]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def crowded() -> tuple[dict, list[dict]]:
+    return crowded_data(np.random.default_rng(3), images=3, objects=400)
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_equals_the_summary_of_pycocotools(crowded: tuple[dict, list[dict]], iou_type: str) -> None:
+    expected = by_pycocotools(*crowded, iou_type, 100)
+    found = evaluate_ap(*crowded, iou_type, CLASSES, 100)
+    for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), expected.stats[:6], strict=True):
+        assert 0 < value < 1
+        assert found[name] == pytest.approx(100 * value, abs=1e-9)
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_equals_pycocotools_for_a_thousand_detections(crowded: tuple[dict, list[dict]], iou_type: str) -> None:
+    # The summary of pycocotools cannot do this, its precisions can
+    arrays = by_pycocotools(*crowded, iou_type, 1000).eval
+    expected = Curves(*(arrays[name][..., -1] for name in ("precision", "scores", "recall")), tuple(CLASSES), 1000)
+    curves = coco_curves(*crowded, iou_type, CLASSES, 1000)
+    np.testing.assert_array_equal(curves.scores, expected.scores)
+    found = evaluate_ap(*crowded, iou_type, CLASSES, 1000)
+    assert found == pytest.approx(expected.summary(), abs=1e-9, nan_ok=True)
+    assert found["AR@1000"] > evaluate_ap(*crowded, iou_type, CLASSES, 100)["AR@100"] + 1
+    assert found["AP"] > evaluate_ap(*crowded, iou_type, CLASSES, 100)["AP"] + 1
+    assert np.isnan(found["AP-never seen"])
+
+
+def test_details_of_all_and_of_each_class_are_those_of_pycocotools(crowded: tuple[dict, list[dict]]) -> None:
+    """AR by size, AP at each IoU; and of one class what pycocotools says of that category alone."""
+    curves = coco_curves(*crowded, "segm", CLASSES, 100)
+    expected = by_pycocotools(*crowded, "segm", 100).stats
+    details = curves.details()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    recalls = ("AR@100", "ARs@100", "ARm@100", "ARl@100")
+    assert [details[name] for name in names] == pytest.approx(list(100 * expected[:6]), abs=1e-9)
+    assert [details[name] for name in recalls] == pytest.approx(list(100 * expected[8:]), abs=1e-9)
+    assert list(details["AP_by_IoU"]) == [f"0.{percent}" for percent in range(50, 100, 5)]
+    assert details["AP_by_IoU"]["0.75"] == details["AP75"]
+    assert np.mean(list(details["AP_by_IoU"].values())) == pytest.approx(details["AP"])
+
+    data, results = crowded
+    only = data | {"annotations": [a for a in data["annotations"] if a["category_id"] == 2]}
+    stats = by_pycocotools(only, [r for r in results if r["category_id"] == 2], "segm", 100).stats
+    one = curves.details(1)
+    assert [one[name] for name in names] == pytest.approx(list(100 * stats[:6]), abs=1e-9)
+    assert [one[name] for name in recalls] == pytest.approx(list(100 * stats[8:]), abs=1e-9)
+
+
+def test_images_may_have_any_ids(crowded: tuple[dict, list[dict]]) -> None:
+    data, results = crowded
+    ids = {1: "belt/a.png", 2: 0, 3: "3f2b"}
+    renamed = data | {
+        "images": [image | {"id": ids[image["id"]]} for image in data["images"]],
+        "annotations": [a | {"image_id": ids[a["image_id"]]} for a in data["annotations"]],
+    }
+    found = evaluate_ap(renamed, [r | {"image_id": ids[r["image_id"]]} for r in results], "segm", CLASSES, 100)
+    np.testing.assert_equal(found, evaluate_ap(data, results, "segm", CLASSES, 100))
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_inputs_are_left_as_they_are(iou_type: str) -> None:
+    data = crowded_data(np.random.default_rng(0), images=1, objects=5)
+    before = copy.deepcopy(data)
+    evaluate_ap(*data, iou_type, CLASSES, 100)
+    assert data == before
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_three_hundred_perfect_particles_give_100(iou_type: str) -> None:
+    boxes = [(16 * (i % 20), 16 * (i // 20), 12, 14) for i in range(300)]
+    annotations = [annotation(i + 1, 1, 0, box) for i, box in enumerate(boxes)]
+    results = [result(1, 0, box, 0.5 + i / 1000) for i, box in enumerate(boxes)]
+    found = evaluate_ap(data_set(annotations, 1), results, iou_type, CLASSES, 300)
+    assert found["AP"] == found["AP-brick"] == found["APs"] == pytest.approx(100)
+    assert np.isnan(found["APl"])
+    cut = evaluate_ap(data_set(annotations, 1), results, iou_type, CLASSES, 100)
+    assert cut["AP"] < 40  # what COCO's default would say
+
+
+def test_no_predictions_and_no_truth(capsys: pytest.CaptureFixture[str]) -> None:
+    one = [annotation(1, 1, 0, (5, 5, 20, 20))]
+    nothing_found = evaluate_ap(data_set(one, 1), [], "segm", CLASSES, 100)
+    assert nothing_found["AP"] == nothing_found["AP-brick"] == 0
+    nothing_there = evaluate_ap(data_set([], 1), [result(1, 0, (5, 5, 20, 20), 0.9)], "segm", CLASSES, 100)
+    assert all(np.isnan(value) for value in nothing_there.values())
+    neither = evaluate_ap(data_set([], 1), [], "bbox", CLASSES, 100)
+    assert all(np.isnan(value) for value in neither.values())
+    assert capsys.readouterr().out == ""
+
+
+SIZE_COCO_FILES = (120, 160)
 CATEGORIES = {90: "glass", 3: "brick", 7: "concrete"}
 MAX_DETS = 15
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -32,10 +194,10 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def polygon(rng: np.random.Generator) -> list[float]:
     """A blob of seven corners."""
-    middle, radius = rng.uniform((20, 20), (SIZE[1] - 20, SIZE[0] - 20)), rng.uniform(6, 26)
+    middle, radius = rng.uniform((20, 20), (SIZE_COCO_FILES[1] - 20, SIZE_COCO_FILES[0] - 20)), rng.uniform(6, 26)
     angles = np.linspace(0, 2 * np.pi, 8)[:-1]
     corners = middle + radius * rng.uniform(0.6, 1.2, (7, 1)) * np.c_[np.cos(angles), np.sin(angles)]
-    return np.round(corners.clip(0, (SIZE[1], SIZE[0])), 2).ravel().tolist()
+    return np.round(corners.clip(0, (SIZE_COCO_FILES[1], SIZE_COCO_FILES[0])), 2).ravel().tolist()
 
 
 def write_coco_file(folder: Path, ids: list[Any]) -> str:
@@ -45,22 +207,25 @@ def write_coco_file(folder: Path, ids: list[Any]) -> str:
     images, annotations = [], []
     for index, image_id in enumerate(ids):
         name = f"image {index}.png"
-        Image.fromarray(rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(folder / name)
-        images.append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        Image.fromarray(rng.integers(0, 255, (*SIZE_COCO_FILES, 3), dtype=np.uint8)).save(folder / name)
+        images.append({"id": image_id, "file_name": name, "height": SIZE_COCO_FILES[0], "width": SIZE_COCO_FILES[1]})
         for number in range(20 if index else 0):
             outline: Any = [polygon(rng)]
-            mask = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, *SIZE)))
+            mask = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, *SIZE_COCO_FILES)))
             rle = mask_utils.encode(np.asfortranarray(mask))
             box, area, crowd = mask_utils.toBbox(rle).tolist(), float(mask_utils.area(rle)), number == 4
             if crowd:  # COCO writes these as uncompressed runs
                 runs = np.flatnonzero(np.diff(mask.T.ravel(), prepend=0, append=mask[-1, -1] ^ 1))
                 counts = np.diff(np.r_[0, runs]).tolist()
                 assert np.array_equal(
-                    mask_utils.decode(mask_utils.frPyObjects({"size": SIZE, "counts": counts}, *SIZE)), mask
+                    mask_utils.decode(
+                        mask_utils.frPyObjects({"size": SIZE_COCO_FILES, "counts": counts}, *SIZE_COCO_FILES)
+                    ),
+                    mask,
                 )
-                outline = {"size": list(SIZE), "counts": counts}
+                outline = {"size": list(SIZE_COCO_FILES), "counts": counts}
             elif number % 3 == 0:
-                outline = {"size": list(SIZE), "counts": rle["counts"].decode()}
+                outline = {"size": list(SIZE_COCO_FILES), "counts": rle["counts"].decode()}
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image_id, "category_id": list(CATEGORIES)[number % 3]}
                 | {"segmentation": outline, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -102,7 +267,9 @@ def evaluate(uri: str, out: Path) -> dict[str, dict[str, float]]:
     return evaluator.evaluate()
 
 
-def by_pycocotools(truth: Path, results: list[dict[str, Any]] | str, task: str) -> tuple[list[float], np.ndarray]:
+def by_pycocotools_of_coco_files(
+    truth: Path, results: list[dict[str, Any]] | str, task: str
+) -> tuple[list[float], np.ndarray]:
     """AP, AP50, AP75, APs, APm, APl and that of each category, in percent."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truth))
@@ -118,7 +285,7 @@ def by_pycocotools(truth: Path, results: list[dict[str, Any]] | str, task: str) 
 
 def assert_reproduced(metrics: dict[str, dict[str, float]], out: Path, truth: Path) -> None:
     for task in ("segm", "bbox"):
-        averages, of_classes = by_pycocotools(truth, str(out / "predictions.json"), task)
+        averages, of_classes = by_pycocotools_of_coco_files(truth, str(out / "predictions.json"), task)
         assert averages[:3] == pytest.approx([metrics[task][name] for name in NAMES[:3]], abs=1e-6)
         assert 5 < averages[0] < 95
         ours = [value for name, value in metrics[task].items() if name.startswith("AP-")]
@@ -127,7 +294,7 @@ def assert_reproduced(metrics: dict[str, dict[str, float]], out: Path, truth: Pa
     results = json.loads((out / "predictions.json").read_text())
     for result in results:
         del result["bbox"]
-    averages, _ = by_pycocotools(truth, results, "segm")
+    averages, _ = by_pycocotools_of_coco_files(truth, results, "segm")
     assert averages == pytest.approx([metrics["segm"][name] for name in NAMES], abs=1e-6, nan_ok=True)
 
 
@@ -169,8 +336,8 @@ def test_what_lies_in_a_crowd_region_is_neither_right_nor_wrong(tmp_path: Path) 
     uri = write_coco_file(tmp_path / "data", [1, 2])
     dataset_dicts = DatasetCatalog.get(uri)
     region = dataset_dicts[1]["crowd"][0]
-    rle = mask_utils.frPyObjects(region["segmentation"], *SIZE)
-    found = Instances(SIZE)
+    rle = mask_utils.frPyObjects(region["segmentation"], *SIZE_COCO_FILES)
+    found = Instances(SIZE_COCO_FILES)
     found.pred_boxes, found.scores = Boxes(torch.tensor([[0.0, 0, 9, 9]])), torch.tensor([0.9])
     found.pred_classes = torch.tensor([region["category_id"]])
     found.pred_masks, found.pred_masses = RLEMasks([rle]), torch.tensor([3.0])

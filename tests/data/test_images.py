@@ -1,4 +1,4 @@
-"""Images and label images of every kind: read right, or refused with one clear line."""
+"""Images and label images of every kind: read right, turned upright, or refused with one clear line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_utils
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from ramses_d2.data.folder import load_folder
-from ramses_d2.data.images import paint_outlines, read_image, read_label_image, read_label_map
+from ramses_d2.data.images import read_image, read_label_image, read_label_map, save_upright
 from ramses_d2.errors import RamsesError
 
 RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
@@ -129,7 +126,7 @@ def test_rows_without_pixels_are_logged_once(
     with caplog.at_level(logging.WARNING):
         maps = [read_label_map(dataset_dict) for dataset_dict in dataset_dicts]
     assert all(label_map.max() == 6 for label_map in maps)
-    assert len([r for r in caplog.dataset_dicts if "without a pixel" in r.message]) == 1
+    assert len([r for r in caplog.records if "without a pixel" in r.message]) == 1
 
 
 def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
@@ -139,25 +136,23 @@ def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
         read_label_map(dataset_dicts[0])
 
 
-@settings(deadline=None, max_examples=100)
-@given(
-    st.lists(
-        st.lists(st.tuples(st.floats(-3, 23), st.floats(-3, 18)), min_size=3, max_size=6),
-        min_size=1,
-        max_size=2,
-    )
-)
-def test_polygons_in_their_box_equal_the_whole_image(polygons: list[list[tuple[float, float]]]) -> None:
-    height, width = 15, 20
-    outline = [np.ravel(polygon).tolist() for polygon in polygons]
-    expected = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
-    assert np.array_equal(paint_outlines([outline], [1], (height, width)), expected)
+ORIENTATION, CAMERA = 0x0112, 0x0110
 
 
-def test_later_outlines_cover_earlier_ones() -> None:
-    large = [[1, 1, 9, 1, 9, 9, 1, 9]]
-    small = mask_utils.encode(np.asfortranarray(np.pad(np.ones((2, 3), np.uint8), ((3, 5), (4, 5)))))
-    uncompressed = {"size": [10, 12], "counts": [0, 1, 119]}
-    label_map = paint_outlines([large, small, uncompressed], [1, 2, 3], (10, 12))
-    assert (label_map[3:5, 4:7] == 2).all() and label_map[0, 0] == 3
-    assert np.count_nonzero(label_map == 1) == 64 - 6
+@pytest.mark.parametrize(("file_format", "suffix"), [("JPEG", ".jpg"), ("MPO", ".jpg"), ("PNG", ".png")])
+def test_a_photograph_is_turned_and_keeps_its_quality(tmp_path: Path, file_format: str, suffix: str) -> None:
+    slope = np.indices((40, 60)).sum(axis=0).astype(np.uint8)
+    image = Image.fromarray(np.stack([slope, 2 * slope, 255 - slope], axis=2))
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[CAMERA] = 6, "stereo camera"
+    options = {"save_all": True, "append_images": [image]} if file_format == "MPO" else {}
+    path, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    image.save(path, format=file_format, exif=exif, quality=95, **options)
+    with Image.open(path) as stored:
+        assert stored.format == file_format
+    save_upright(path, target)
+    with Image.open(target) as stored:
+        assert stored.format == ("PNG" if suffix == ".png" else "JPEG") and stored.size == (40, 60)
+        assert stored.getexif().get(ORIENTATION, 1) == 1 and stored.getexif()[CAMERA] == "stereo camera"
+        assert suffix == ".png" or max(stored.quantization[0]) <= 12  # 121 at Pillow's own quality of 75
+    assert np.abs(read_image(target).astype(int) - read_image(path)).mean() < 1

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ramses_d2.masks import RLEMasks, decode_in_box, encode_in_box, encode_label_map
+from ramses_d2.masks import RLEMasks, decode_in_box, encode_in_box, encode_label_map, paint_segmentations
 
 
 @st.composite
@@ -92,3 +92,27 @@ def test_decode_in_box_equals_pycocotools(case: tuple[np.ndarray, int, int, int,
     h, w = mask.shape
     np.testing.assert_array_equal(decode_in_box(rle, x0, y0, x0 + w, y0 + h), mask)
     np.testing.assert_array_equal(decode_in_box(rle, 0, 0, width, height), mask_utils.decode(rle).astype(bool))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-3, 23), st.floats(-3, 18)), min_size=3, max_size=6),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_polygons_in_their_box_equal_the_whole_image(polygons: list[list[tuple[float, float]]]) -> None:
+    height, width = 15, 20
+    outline = [np.ravel(polygon).tolist() for polygon in polygons]
+    expected = mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(outline, height, width)))
+    assert np.array_equal(paint_segmentations([outline], [1], (height, width)), expected)
+
+
+def test_later_outlines_cover_earlier_ones() -> None:
+    large = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    small = mask_utils.encode(np.asfortranarray(np.pad(np.ones((2, 3), np.uint8), ((3, 5), (4, 5)))))
+    uncompressed = {"size": [10, 12], "counts": [0, 1, 119]}
+    label_map = paint_segmentations([large, small, uncompressed], [1, 2, 3], (10, 12))
+    assert (label_map[3:5, 4:7] == 2).all() and label_map[0, 0] == 3
+    assert np.count_nonzero(label_map == 1) == 64 - 6
