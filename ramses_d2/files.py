@@ -50,9 +50,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write :func:`json_values` of anything, whole or not at all."""
-    write_bytes(path, (json.dumps(json_values(value), indent=indent, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: Any, indent: int | None = None, **options: Any) -> None:
+    """Write :func:`json_values` of anything, whole or not at all; ``options`` of ``json.dumps``."""
+    text = json.dumps(json_values(value), indent=indent, allow_nan=False, **options)
+    write_bytes(path, (text + "\n").encode())
 
 
 @contextmanager

@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from ramses_d2.data.checking.components import find_parts
 from ramses_d2.errors import RamsesError
+from ramses_d2.masks import find_parts
 
 EDGES = ("top", "bottom", "left", "right")
 COLUMNS = (
@@ -315,7 +315,7 @@ def handle_fragments(
     min_area = _min_area(min_area_px, min_area_mm2, resolution)
     parts = find_parts(labels)
     kept = parts.area >= min_area
-    kept &= {"drop": parts.is_body, "keep": True, "split": ~parts.is_speck}[mode]
+    kept &= {"drop": parts.is_body, "keep": True, "split": ~parts.is_small}[mode]
 
     count = int(labels.max(initial=0))
     values = np.where(kept, parts.label, 0)

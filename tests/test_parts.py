@@ -9,15 +9,9 @@ from hypothesis.extra import numpy as hnp
 from skimage.measure import label as measure_label
 from skimage.measure import regionprops
 
-from ramses_d2.data.checking.components import (
-    BODY_COLUMNS,
-    PARTICLE_COLUMNS,
-    find_parts,
-    measure_particles,
-    without_specks,
-)
+from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles, without_small_components
 
-COLUMNS = [*PARTICLE_COLUMNS, *BODY_COLUMNS]
+COLUMNS = PARTICLE_COLUMNS
 label_maps = hnp.arrays(
     np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 0, 1, 2, 7])
 )
@@ -47,7 +41,7 @@ def test_parts_and_measures(label_map: np.ndarray) -> None:
         assert values["area"] == region.area
         assert (values["top"], values["left"], values["bottom"], values["right"]) == region.bbox
         own = regionprops(measure_label(label_map == region.label, connectivity=2))
-        assert values["parts"] + values["specks"] == len(own)
+        assert values["parts"] + values["small"] == len(own)
         largest = max(own, key=lambda each: each.area)
         assert values["body_area"] == largest.area
         body = tuple(values[f"body_{side}"] for side in ("top", "left", "bottom", "right"))
@@ -58,13 +52,13 @@ def test_parts_and_measures(label_map: np.ndarray) -> None:
 @settings(max_examples=100, deadline=None)
 def test_without_specks_nothing_else_changes(label_map: np.ndarray) -> None:
     before = label_map.copy()
-    cleaned = without_specks(label_map, find_parts(label_map))
+    cleaned = without_small_components(label_map)
     np.testing.assert_array_equal(label_map, before)
     old, new = measured(label_map), measured(cleaned)
     assert old.keys() == new.keys()
     for label, values in old.items():
-        assert new[label]["area"] == values["area"] - values["speck_pixels"]
-        assert (new[label]["parts"], new[label]["specks"]) == (values["parts"], 0)
+        assert new[label]["area"] == values["area"] - values["small_pixels"]
+        assert (new[label]["parts"], new[label]["small"]) == (values["parts"], 0)
     assert (cleaned[cleaned > 0] == label_map[cleaned > 0]).all()
 
 
@@ -90,7 +84,7 @@ def test_what_a_speck_is() -> None:
     }
     for sides, expected in cases.items():
         values = measured(squares(*sides))[5]
-        assert (values["parts"], values["specks"], values["speck_pixels"]) == expected, sides
+        assert (values["parts"], values["small"], values["small_pixels"]) == expected, sides
 
 
 def test_touching_at_a_corner_is_connected_and_rows_do_not_wrap() -> None:

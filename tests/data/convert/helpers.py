@@ -1,11 +1,15 @@
-"""Small images for the tests of the formats."""
+"""Small images and sources for the tests of the formats."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
+
+from ramses_d2.data.convert.common import Source, SourceImage
 
 EXIF_ORIENTATION = 0x0112
 
@@ -25,3 +29,12 @@ def read_labels(folder: Path, name: str) -> np.ndarray:
     with Image.open(folder / "labels" / f"{name}.png") as image:
         assert image.mode == "I;16"
         return np.asarray(image).astype(int)
+
+
+def make_source(
+    path: Path, label_map: np.ndarray, classes: str | list[str], resolution: float = np.nan, **columns: Any
+) -> Source:
+    """A source of one image, whose values are its objects in rising order."""
+    objects = pd.DataFrame({"label": [v for v in np.unique(label_map) if v], "class": classes, **columns})
+    image = SourceImage(path.stem, path, label_map, objects, resolution)
+    return Source("somewhere", sorted({*objects["class"]}), [image], 1)
