@@ -34,8 +34,8 @@ def test_script_on_a_ramses_folder(
     monkeypatch.chdir(tmp_path)
     new_project(monkeypatch, "mine", "--data", str(folder))
     said = capsys.readouterr().out
-    assert "4 images, 24 particles of 3 classes (brick, concrete, glass), 24 weighed" in said
-    assert "ramses: network input" in said and "wrote config.yaml, train.py, split.json to mine" in said
+    assert "24 particles of 3 classes (brick, concrete, glass), 24 weighed" in said and "ramses: network input" in said
+    assert "wrote config.yaml, train.py, split.json to mine" in said
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -45,11 +45,8 @@ def test_script_on_a_ramses_folder(
     assert re.search(r"/images/img\d\.png \d+ particles [\d.]+ g$", result.stdout.strip())
     assert (tmp_path / "mine/output/model_final.pth").is_file() and not any(elsewhere.iterdir())
     monkeypatch.setattr(sys, "argv", ["train.py", "--eval-only"])
-    with pytest.raises(SystemExit, match="error: this script trains on one process: take tools/train_net.py"):
+    with pytest.raises(SystemExit, match="tools/train_net.py"):
         runpy.run_path(str(tmp_path / "mine/train.py"), run_name="__main__")
-    assert "mine exists" in error_of(
-        "new_project.py", "mine", "--data", str(folder), cwd=tmp_path, monkeypatch=monkeypatch
-    )
 
 
 def test_config_on_coco_files(
@@ -59,22 +56,21 @@ def test_config_on_coco_files(
     path = write_coco(tmp_path / "annotations.json", folder, [f"img{index}" for index in range(4)])
     monkeypatch.chdir(tmp_path)
     new_project(monkeypatch, "mine", "--data", str(path), "--images", str(folder / "images"), "--task", "mask_rcnn")
-    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
-        "config.yaml", "train.json", "train.py", "valid.json"
-    ]  # fmt: skip
+    files = ["config.yaml", "train.json", "train.py", "valid.json"]
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == files
     result = run_process("train_net.py", "--config-file", "mine/config.yaml", *SHORT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    results = json.loads((tmp_path / "mine/output/evaluation.json").read_text())["results"]
-    assert {"segm", "bbox"} <= set(results)
+    assert {"segm", "bbox"} <= set(json.loads((tmp_path / "mine/output/evaluation.json").read_text())["results"])
 
 
 def test_wrong_input(tiny_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny_folder(nan_masses=True)
-    for arguments, message in (
-        (["mine", "--data", "nowhere"], "nowhere: no such folder"),
-        (["mine", "--data", str(folder), "--task", "ramses"], "--task solov2"),
-        (["mine", "--data", str(folder), "--valid-share", "2"], "--valid-share 2"),
-        (["mine", "--data", "ramses://nowhere", "--valid", "ramses://nowhere"], "nowhere is not found"),
+    folder = str(tiny_folder(nan_masses=True))
+    for arguments, words in (
+        (["mine", "--data", "nowhere"], "nowhere"),
+        (["mine", "--data", folder, "--task", "ramses"], "--task solov2"),
+        (["mine", "--data", folder, "--valid-share", "2"], "--valid-share 2"),
+        (["mine", "--data", "ramses://nowhere", "--valid", "ramses://nowhere"], "nowhere"),
+        (["demo", "--data", folder], "demo exists"),
     ):
-        assert message in error_of("new_project.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+        assert words in error_of("new_project.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
         assert not (tmp_path / "mine").exists()
