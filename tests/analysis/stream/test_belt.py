@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from ramses_d2.analysis.particles import handle_fragments
 from ramses_d2.analysis.stream.belt import (
@@ -26,7 +27,7 @@ from ramses_d2.analysis.stream.belt import (
 from ramses_d2.analysis.stream.stitch import FrameInstances
 from ramses_d2.data.synthetic import SceneConfig, write_belt
 from ramses_d2.errors import RamsesError
-from tests.analysis.stream.belts import Belt, blocks, cut, find_boxes, frames_of, make_belt, no_instances, paint
+from tests.analysis.stream.belts import Belt, cut, frames_of, instances, make_belt, paint
 
 ORIENTATIONS = list(product(("rows", "columns"), ("forward", "backward")))
 
@@ -127,7 +128,7 @@ def test_five_thousand_particles_in_frames_of_arbitrary_heights(overlap: int) ->
     belt = make_belt(5000, 2400, 1000, long=15)
     assert np.count_nonzero(belt.areas[1:]) == 5000
     frames = cut(2400, (40, 200), overlap)
-    longest = max(box[0].stop - box[0].start for box in find_boxes(belt.labels))
+    longest = max(box[0].stop - box[0].start for box in ndimage.find_objects(belt.labels) if box)
     assert longest > 3 * np.mean([rows.stop - rows.start for rows in frames])  # spans three frames and more
     whole(belt, (belt.labels[rows].copy() for rows in frames), overlap=overlap)
 
@@ -157,7 +158,7 @@ def test_the_network_sees_images_as_the_camera_took_them(axis: str, direction: s
     def predict(image: np.ndarray) -> FrameInstances:
         assert not image.flags.writeable
         windows.append(image.copy())
-        return no_instances()
+        return instances([])
 
     ordered = frames if direction == "forward" else frames[::-1]
     list(stream_particles(ordered, predict, axis=axis, direction=direction, tail=9))
@@ -172,12 +173,6 @@ def test_empty_frames_between_particles(height: int) -> None:
     """The belt runs empty for frames on end, and a particle ends or begins exactly at a seam."""
     belt = paint((200, 30), (3, 20, 2, 9), (20, 33, 2, 9), (33, 40, 10, 20), (150, 180, 4, 8), (197, 200, 0, 30))
     whole(belt, frames_of(belt, height))
-
-
-def test_no_frames_and_nothing_on_the_belt() -> None:
-    assert list(stream_particles([], Belt.predict)) == [] == ParticleStream(Belt.predict).cut()
-    empty = paint((50, 30))
-    assert list(stream_particles(frames_of(empty, 10), empty.predict)) == []
 
 
 @pytest.mark.parametrize(
@@ -199,10 +194,13 @@ def test_ends_and_sides_of_the_belt(axis: str, direction: str, names: tuple[str,
     assert [p.class_id for p in inner] == [p.class_id for p in found if not p.cut]
 
 
-def test_a_single_frame() -> None:
+def test_a_single_frame_and_none() -> None:
     belt = paint((40, 40), (0, 9, 2, 9), (15, 22, 20, 30), (30, 38, 10, 20), (33, 40, 30, 35))
     found = list(stream_particles([belt.labels], belt.predict))
     assert {p.class_id: p.cut for p in found} == {1: True, 2: False, 3: False, 4: True}
+    assert list(stream_particles([], belt.predict)) == [] == ParticleStream(belt.predict).cut()
+    empty = paint((50, 30))
+    assert list(stream_particles(frames_of(empty, 10), empty.predict)) == []
 
 
 def test_missing_frames_cut_the_belt() -> None:
@@ -231,16 +229,17 @@ def test_overlap_is_not_expected_behind_a_gap() -> None:
 def test_particles_come_as_soon_as_they_are_complete() -> None:
     """One image at a time: what ends in a frame is known when the next one has been seen."""
     belt = make_belt(300, 700, 220)
+    ends = np.array([box[0].stop for box in ndimage.find_objects(belt.labels) if box])
     stream, height, known, settled = ParticleStream(belt.predict), 70, 0, 0
     for number, frame in enumerate(frames_of(belt, height)):
         found = stream.push(frame)
         known += len(found)
-        assert known >= sum(box[0].stop <= number * height for box in find_boxes(belt.labels))
+        assert known >= (ends <= number * height).sum()
         assert min(particle.belt_rows[0] for particle in found) >= settled
         assert settled <= stream.settled_row <= (number + 1) * height
         settled = stream.settled_row
     assert settled > 500
-    assert known + len(stream.cut()) == len(find_boxes(belt.labels))
+    assert known + len(stream.cut()) == len(ends)
 
 
 def test_settled_row_waits_for_a_long_particle() -> None:
@@ -254,7 +253,7 @@ def test_settled_row_waits_for_a_long_particle() -> None:
 
 def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
     """The last window begins above the announced row, to be as large as the others."""
-    windows = iter([no_instances(), no_instances(), blocks((5, 20, 3, 9))])
+    windows = iter([instances([]), instances([]), instances([[3, 5, 9, 20]])])
     stream = ParticleStream(lambda image: next(windows))
     for _ in range(2):
         stream.push(np.zeros((20, 30)))
@@ -265,7 +264,7 @@ def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
 
 
 def test_settled_row_behind_a_gap() -> None:
-    stream = ParticleStream(lambda image: no_instances())
+    stream = ParticleStream(lambda image: instances([]))
     for length in (30, 30):
         stream.push(np.zeros((length, 20)))
     stream.cut()
@@ -322,7 +321,7 @@ def test_two_frames_of_pixels_at_the_most() -> None:
     def predict(image: np.ndarray) -> FrameInstances:
         held.append(sum(reference() is not None for reference in alive))
         pixels.append(tracemalloc.get_traced_memory()[0] / np.prod(shape))
-        return blocks((300, 400, 20, 80))  # the end of the window cuts it: the next one begins with it
+        return instances([[20, 300, 80, 400]])  # the end of the window cuts it: the next one begins with it
 
     tracemalloc.start()
     try:
@@ -371,10 +370,10 @@ def test_frames_must_fit_each_other(second: np.ndarray) -> None:
         list(stream_particles([np.zeros((20, 40), int), second], paint((60, 40)).predict))
 
 
-@pytest.mark.parametrize("box", [(0, 21, 0, 10), (0, 10, 0, 41), (0, 10, -1, 10)])
-def test_a_box_outside_its_image(box: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("box", [[0, 0, 10, 21], [0, 0, 41, 10], [-1, 0, 10, 10]])
+def test_a_box_outside_its_image(box: list[int]) -> None:
     with pytest.raises(ValueError, match="box outside"):
-        list(stream_particles([np.zeros((20, 40), int)], lambda image: blocks(box)))
+        list(stream_particles([np.zeros((20, 40), int)], lambda image: instances([box])))
 
 
 def test_loose_boxes_are_tightened() -> None:

@@ -14,7 +14,7 @@ from ramses_d2.analysis.stream.stitch import (
     instances_from_prediction,
     join_parts,
 )
-from tests.analysis.stream.belts import Belt, cut, make_belt, no_instances, seen_differently
+from tests.analysis.stream.belts import Belt, cut, instances, make_belt, seen_differently
 
 
 @pytest.mark.parametrize("overlap", [0, 14])
@@ -63,13 +63,10 @@ def window(top: int, bottom: int, next_top: int, *particles: tuple) -> tuple[Fra
     """Of rectangles (first and last + 1 row and column of the belt) of 1 g per px, or particles of several of them."""
     masks = []
     for particle in particles:
-        mask = np.zeros((bottom - top, 40), bool)
+        masks.append(np.zeros((bottom - top, 40), bool))
         for r0, r1, c0, c1 in particle if isinstance(particle[0], tuple) else [particle]:
-            mask[r0 - top : r1 - top, c0:c1] = True
-        masks.append(mask)
-    count, masses = len(masks), [mask.sum() for mask in masks]
-    found = FrameInstances(masks, [[0, 0, 40, bottom - top]] * count, [0] * count, [1.0] * count, masses)
-    return found, top, bottom, next_top
+            masks[-1][r0 - top : r1 - top, c0:c1] = True
+    return instances([[0, 0, 40, bottom - top]] * len(masks), masks), top, bottom, next_top
 
 
 def joined(*windows: tuple[FrameInstances, int, int, int]) -> list[Part]:
@@ -210,10 +207,10 @@ def test_mass_class_and_score_of_joined_parts() -> None:
 
 def test_windows_must_follow_each_other() -> None:
     stitcher = StreamStitcher()
-    stitcher.add(no_instances(), 0, 100, 90)
+    stitcher.add(instances([]), 0, 100, 90)
     for rows_of_window, problem in (((91, 190, 180), "do not continue"), ((90, 190, 191), "cannot begin")):
         with pytest.raises(ValueError, match=problem):
-            stitcher.add(no_instances(), *rows_of_window)
+            stitcher.add(instances([]), *rows_of_window)
 
 
 @pytest.mark.parametrize(("box", "scores", "problem"), [([0, 0, 3, 2], 2, "2 scores"), ([0, 0, 2, 3], 1, "mask 0")])
