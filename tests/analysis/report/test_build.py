@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,7 +119,9 @@ def test_particles_are_counted_without_coins(made: Made) -> None:
 def test_factors_are_applied_and_named(made: Made, tmp_path: Path) -> None:
     run = read_run(made[0] / "run")
     classes = {"Rc": ClassFactor(2.0, 1.9, 2.1, 3, 20.0, 10.0, 7), "Coin": ClassFactor(3.92 / 9)}
-    factors = Factors(classes, origin={"weights": {"sha256": "other"}}, name="my-factors.yaml")
+    batches = hashlib.sha256((made[0] / "data/metadata.json").read_bytes()).hexdigest()
+    origin = {"weights": {"sha256": "other"}, "batches_sha256": batches}
+    factors = Factors(classes, origin=origin, name="my-factors.yaml")
     report = build_report(run, OPTIONS, find_batches(run), factors)
     before, after = (r.composition.constituents.set_index("constituent")["mass_g"] for r in (made[1], report))
     assert after["Rc"] == pytest.approx(2 * before["Rc"]) and after["Ru"] == before["Ru"]
@@ -129,6 +132,7 @@ def test_factors_are_applied_and_named(made: Made, tmp_path: Path) -> None:
     assert shown == ["Rc", "2.000", "1.900\u00a0–\u00a02.100", "3", "20.00", "10.00", "5"]
     warnings = " ".join(report.warnings)
     assert "No correction factor for Rb01, Ru01, Ru02, X01" in warnings and "come from other weights" in warnings
+    assert "the very batches" in warnings
     csv = pd.read_csv(tmp_path / "report_comparison.csv", index_col="class")
     assert csv.loc["Rc", "uncorrected_g"] == pytest.approx(csv.loc["Rc", "predicted_g"] / 2)
     error = csv_of(made, "comparison", "class")["error_percent"]
