@@ -131,6 +131,18 @@ JOINS = {
         ([(0, 100, 90, rows(0, 93), rows(93, 100)), (90, 190, 190, rows(90, 150))], [(0, 93, 930), (93, 150, 570)]),
         ([(0, 100, 90, rows(0, 97)), (90, 190, 190, rows(90, 150))], [(0, 150, 1500)]),
     ],
+    "what a part shares most with is what it is, and not what continues the particle above": [
+        ([(*SIXTY, rows(0, 62), rows(62, 77)), (*AFTER_SIXTY, rows(48, 100))], [(0, 62, 620), (62, 100, 380)]),
+    ],
+    "what is left of a particle beside two that count: half is not enough": [
+        (
+            [(*SIXTY, (41, 70, 0, 5), (41, 70, 5, 30)), (*AFTER_SIXTY, rows(60, 80))],
+            [(41, 70, 145), (41, 70, 725)],
+        ),
+    ],
+    "what an outline held that another one has replaced is not lost": [
+        ([(*SIXTY, rows(50, 80)), (*AFTER_SIXTY, rows(62, 110), rows(44, 58))], [(44, 58, 140), (62, 110, 480)]),
+    ],
     "a small particle that the outline of its neighbour half holds": [
         ([(*SIXTY, rows(36, 44), rows(44, 100)), (*AFTER_SIXTY, rows(40, 100))], [(36, 44, 80), (44, 100, 560)]),
     ],
