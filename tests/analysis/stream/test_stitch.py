@@ -182,10 +182,19 @@ JOINS = {
     "neighbours whose border two windows see at different rows keep their mass": [
         ([(*SIXTY, rows(45, 70)), (*AFTER_SIXTY, rows(68, 110))], [(45, 70, 250), (70, 110, 420)]),
     ],
-    "a third window does not count the pixels of the first again": [
+    "no later window counts the pixels of the first again": [
         (
             [(*SIXTY, rows(50, 84)), (40, 140, 80, rows(50, 84), rows(84, 138)), (80, 180, 180, rows(80, 138))],
             [(50, 84, 340), (84, 138, 540)],
+        ),
+        (
+            [
+                (*SIXTY, rows(45, 65)),
+                (40, 140, 44, rows(45, 65)),
+                (44, 144, 60, rows(45, 65)),
+                (60, 160, 160, rows(60, 152)),
+            ],
+            [(45, 65, 200), (65, 152, 870)],
         ),
     ],
 }
