@@ -111,7 +111,7 @@ def test_an_xml_in_another_order_is_noticed_and_a_short_one_not_trusted(devkit, 
     root.append(first)
     ElementTree.ElementTree(root).write(path)
     report, _ = convert(read_voc(devkit, "train"), tmp_path)
-    assert +report.notes == {"objects whose outline lies outside the box of their place in the xml": 2}
+    assert +report.notes == {"objects that lie outside the box of their place in the xml": 2}
     path.write_text(XML[: XML.index("<object><name>person")] + "</annotation>")
     assert convert(read_voc(devkit, "train"), tmp_path)[1]["class"].tolist() == ["aeroplane", "person"]
 

@@ -169,7 +169,7 @@ def test_the_uri_leads_to_what_was_written(tmp_path, monkeypatch, name):
 def test_force_and_a_json(tmp_path):
     path = tmp_path / "a.json"
     write_coco(source(tmp_path), path)
-    with pytest.raises(RamsesError, match=r"a\.json already exists"):
+    with pytest.raises(RamsesError, match=r"a\.json exists"):
         write_coco(source(tmp_path), path)
     write_coco(source(tmp_path, mass=[2.5]), path, force=True, segmentation="rle")
     assert json.loads(path.read_text())["annotations"][0]["mass"] == 2.5
