@@ -87,7 +87,7 @@ def test_classes_split_and_kinds(tiny_folder: Folder, tmp_path: Path, capsys: py
         (["demo", "--classes", "nowhere.json"], "nowhere.json: no such file"),
         (["demo", "--workers", "0"], "workers 0"),
         (["demo", "--json", "nowhere/check.json"], "nowhere: no such folder"),
-        (["demo", "--json", "notes.json", "--force"], "notes.json is no report"),
+        (["demo", "--json", "notes.json", "--force"], "notes.json is not a report"),
         (["demo", "--json", "notes.json"], "--force"),
         (["demo", "demo", "--fix", "out"], "one folder at a time"),
         (["demo", "--fix", "demo/fixed"], "outside"),

@@ -5,7 +5,6 @@ The functions that the table KINDS names compare files, rows, pixels, folders an
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from tabulate import tabulate
 from ramses_d2.data.checking.contents import CSV, UINT16_MODES, Finding, Folder, read_memberships
 from ramses_d2.data.folder import BOX_COLUMNS, CONVENTIONS
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import atomic_file, read_json
+from ramses_d2.files import check_output, read_json, write_json
 from ramses_d2.masks import SMALL_PIXELS
 
 FORMAT, VERSION = "ramses-check", 1
@@ -400,13 +399,8 @@ class CheckReport:
     def write(self, path: str | Path) -> None:
         """Write the report as JSON; one that is there is replaced."""
         folders = [
-            {
-                "folder": str(each.path),
-                "pictures": len(each.image_files),
-                "rows": len(each.rows),
-                "boxes": convention(each),
-            }
-            for each in self.folders
+            {"folder": str(each.path), "pictures": len(each.image_files), "rows": len(each.rows), "boxes": boxes}
+            for each, boxes in zip(self.folders, map(convention, self.folders), strict=True)
         ]
         findings = [
             {"picture" if name == "image" else name: value for name, value in asdict(each).items()}
@@ -414,8 +408,7 @@ class CheckReport:
         ]
         content = {"format": FORMAT, "version": VERSION, "errors": self.errors}
         content |= {"warnings": len(findings) - self.errors, "folders": folders, "findings": findings}
-        with atomic_file(Path(path)) as stream:
-            stream.write(json.dumps(content, indent=1) + "\n")
+        write_json(Path(path), content, indent=1)
 
 
 def check_folders(
@@ -463,13 +456,10 @@ def refuse_to_overwrite(path: Path, force: bool) -> None:
     """Stop before the work where the report could not be written after it."""
     if not path.parent.is_dir():
         raise RamsesError(f"{path.parent}: no such folder to write {path.name} to")
-    if not path.exists():
-        return
-    if not force:
-        raise RamsesError(f"{path} already exists: choose another name or replace it with --force")
+    check_output(path, force)
     try:
-        is_report = read_json(path)["format"] == FORMAT
+        is_foreign = path.exists() and read_json(path)["format"] != FORMAT
     except (RamsesError, LookupError, TypeError):
-        is_report = False
-    if not is_report:
-        raise RamsesError(f"{path} is no report of a check: refusing to replace it")
+        is_foreign = True
+    if is_foreign:
+        raise RamsesError(f"{path} is not a report of a check: refusing to replace it")

@@ -24,7 +24,7 @@ from ramses_d2.data.coco import find_image, load_coco, posix_name
 from ramses_d2.data.convert.common import BOX_COLUMNS, ConversionReport, Source, SourceImage, unique_names
 from ramses_d2.data.images import read_label_map
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import atomic_path, read_json, write_json
+from ramses_d2.files import atomic_path, check_output, read_json, write_json
 from ramses_d2.masks import encode_in_box, to_rle
 
 ANNOTATIONS_NAME = "annotations.json"
@@ -59,7 +59,7 @@ def read_coco(json_path: str | Path, image_folder: str | Path | None = None) -> 
     notes: Counter[str] = Counter()
     notes["crowd annotations left out"] = sum(bool(annotation.get("iscrowd")) for annotation in annotations.values())
     kept = sum(len(dataset_dict["annotations"]) for dataset_dict in dataset_dicts)
-    notes["annotations without an outline left out"] = len(annotations) - notes["crowd annotations left out"] - kept
+    notes["annotations without a segmentation left out"] = len(annotations) - notes["crowd annotations left out"] - kept
 
     def images() -> Iterator[SourceImage]:
         for dataset_dict, entry, name in zip(dataset_dicts, entries, names, strict=True):
@@ -169,13 +169,12 @@ def write_coco(
 @contextmanager
 def _new_json(output: Path, force: bool) -> Iterator[Path]:
     """A file to write, which becomes the output; one that is there is replaced if a conversion wrote it."""
-    if output.exists() and not force:
-        raise RamsesError(f"{output} already exists: choose another name or replace it with --force")
+    check_output(output, force)
     try:
-        is_ours = not output.exists() or read_json(output)["info"]["contributor"] == GENERATOR
+        is_foreign = output.exists() and read_json(output)["info"]["contributor"] != GENERATOR
     except (RamsesError, LookupError, TypeError):
-        is_ours = False
-    if not is_ours:
+        is_foreign = True
+    if is_foreign:
         raise RamsesError(f"{output} was not written by a conversion: refusing to replace it; choose another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(output) as unfinished:

@@ -66,7 +66,7 @@ def read_voc(folder: str | Path, image_set: str | None = None) -> Source:
             listed, resolution = annotations.get(name, (pd.DataFrame(columns=XML_COLUMNS), math.nan))
             rows = listed.reindex(present)
             if colours is None and len(present) and len(listed) >= present[-1]:
-                note = "objects whose outline lies outside the box of their place in the xml"
+                note = "objects that lie outside the box of their place in the xml"
                 notes[note] += _outside(indices, rows)
             else:
                 class_image = folder / "SegmentationClass" / f"{name}.png"

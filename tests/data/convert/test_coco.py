@@ -53,7 +53,7 @@ def test_a_file_of_the_specification(tmp_path):
     assert report.objects == {"car": 1, "dog": 2}
     assert +report.notes == {
         "crowd annotations left out": 1,
-        "annotations without an outline left out": 1,
+        "annotations without a segmentation left out": 1,
         "pixels of overlapping objects given to the smaller one": 12,
     }
     dog_on_car = np.zeros((8, 10), dtype=int)

@@ -111,7 +111,7 @@ def test_an_xml_in_another_order_is_noticed_and_a_short_one_not_trusted(devkit, 
     root.append(first)
     ElementTree.ElementTree(root).write(path)
     report, _ = convert(read_voc(devkit, "train"), tmp_path)
-    assert +report.notes == {"objects whose outline lies outside the box of their place in the xml": 2}
+    assert +report.notes == {"objects that lie outside the box of their place in the xml": 2}
     path.write_text(XML[: XML.index("<object><name>person")] + "</annotation>")
     assert convert(read_voc(devkit, "train"), tmp_path)[1]["class"].tolist() == ["aeroplane", "person"]
 
@@ -452,6 +452,7 @@ FAULTS = {
         ({"c.png": (9, 9)}, {"class_name": "cell"}, r"c\.\* is missing in"),
         ({"a.png": (20, 30)}, {"class_name": "cell"}, r"a\.png: .*20 x 30 x 3"),
         ({"a.png": "no image"}, {"class_name": "cell"}, r"a\.png: the image cannot be read"),
+        ({"a.png": None, "a.tif": np.full((20, 30), -1, np.int32)}, {"class_name": "cell"}, r"a\.tif: .*negative"),
     ],
     "fruit": [
         ({}, {"classes": ["Pear"]}, r"names\.csv: no class 'Pear'"),
@@ -480,6 +481,8 @@ def test_what_is_wrong_is_named(request, tmp_path, name, number):
             (root / file).unlink()
         elif isinstance(content, str):
             (root / file).write_text(content)
+        elif isinstance(content, np.ndarray):
+            Image.fromarray(content).save(root / file)
         else:
             Image.new("RGB", content[::-1], (1, 2, 3)).save(root / file)
     paths = {"class_table", "boxes", "image_folder", "masks"}

@@ -197,6 +197,8 @@ def test_pycocotools_sees_the_same_areas_and_boxes(rich_folder, tmp_path, segmen
             seen["polygons" if isinstance(annotation["segmentation"], list) else "rle"] += 1
     # Only the object with the hole cannot be a polygon
     assert seen == ({"polygons": 11, "rle": 1} if segmentation == "auto" else {"polygons": 0, "rle": 12})
+    report = write_coco(read_ramses(rich_folder), tmp_path / "polygons.json", segmentation="polygons")
+    assert report.notes["objects whose polygons lose their holes"] == 1
     unknown = [a for a in coco.dataset["annotations"] if "mass" not in a]
     assert len(unknown) == 2 and not any(a["gt_mass"] for a in unknown)
 

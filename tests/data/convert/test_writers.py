@@ -73,6 +73,13 @@ def test_what_happens_to_the_images(tmp_path, monkeypatch):
     with pytest.raises(RamsesError, match=r"a\.gif"):
         write_ramses(source(tmp_path, suffix=".gif"), tmp_path / "gif")
 
+    def no_links(*_: object) -> None:
+        raise OSError(1, "no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    with pytest.raises(RamsesError, match=r"a\.png: cannot link .*no links here"):
+        write_ramses(source(tmp_path), tmp_path / "linked", images="link")
+
 
 def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     with pytest.raises(RamsesError, match="--resolution"):
@@ -169,7 +176,7 @@ def test_the_uri_leads_to_what_was_written(tmp_path, monkeypatch, name):
 def test_force_and_a_json(tmp_path):
     path = tmp_path / "a.json"
     write_coco(source(tmp_path), path)
-    with pytest.raises(RamsesError, match=r"a\.json already exists"):
+    with pytest.raises(RamsesError, match=r"a\.json exists"):
         write_coco(source(tmp_path), path)
     write_coco(source(tmp_path, mass=[2.5]), path, force=True, segmentation="rle")
     assert json.loads(path.read_text())["annotations"][0]["mass"] == 2.5
