@@ -96,6 +96,7 @@ def test_modes_and_own_colours(scene):
     # Names in the place of class ids are RAMSES2's way
     assert tints(["Rc", "Ra", "Ra", "Rc"]) == tints([1, 0, 0, 1])
     assert len(set(class_colors(300))) == 300
+    assert min(class_colors(7)[6]) == int(255 * 0.6) and max(class_colors(13)[12]) == int(255 * 0.75)  # paler, darker
     first = np.array(class_colors(6))
     assert min(np.abs(a - b).max() for i, a in enumerate(first) for b in first[:i]) > 60
 
