@@ -25,7 +25,7 @@ from ramses_d2.files import natural_key
 
 AXES = ("rows", "columns")
 DIRECTIONS = ("forward", "backward")
-# A number that changes by its usual step less often is no counter
+# A number in file names is a counter if it changes by its usual step at least this often
 REGULAR = 0.5
 
 Box = tuple[int, int, int, int]

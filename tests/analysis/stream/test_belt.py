@@ -317,6 +317,29 @@ def test_two_frames_of_pixels_at_the_most() -> None:
     assert max(pixels) < 2.1  # frames' worth, with the masks
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "top"),
+    [
+        (None, {}, 80 - 21),  # two margins of an eighth, and one row
+        ((20, 50), {}, 80 - 30),  # the length of the longest whole particle
+        ((20, 69), {}, 80 - 40),  # half a window at the most
+        ((60, 80), {}, 60 - 10),  # a margin above what is cut
+        ((30, 70), {}, 30 - 10),  # which is what ends within a margin
+        ((11, 80), {}, 1),
+        ((10, 80), {}, 80 - 21),  # longer than a window without its margins
+        ((60, 80), {"margin": 40}, 60 - 20),  # a quarter at the most
+        (None, {"tail": 30}, 80 - 30),
+        (None, {"tail": 75}, 10),  # seven eighths at the most
+    ],
+)
+def test_where_the_next_window_begins(rows: tuple[int, int] | None, settings: dict[str, int], top: int) -> None:
+    tops, found = [], instances([] if rows is None else [[3, rows[0], 9, rows[1]]])
+    stream = ParticleStream(lambda image: tops.append(int(image[0, 0])) or found, **settings)
+    for first in (0, 80):
+        stream.push(np.repeat(np.arange(first, first + 80)[:, None], 30, axis=1))
+    assert tops[:2] == [0, top]
+
+
 @pytest.mark.parametrize("long", [0, 4])
 def test_windows_keep_the_size_of_a_frame(long: int) -> None:
     """A network sees particles at another scale in an image of another height."""
