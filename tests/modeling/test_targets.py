@@ -93,12 +93,12 @@ def test_long_thin_object_goes_to_the_level_of_its_thickness() -> None:
 def test_the_rule_of_solov2_is_the_ranges_alone() -> None:
     """Below the first range, above the last, and thinner than the stride: no exceptions."""
     ranges, strides = [[10, 32], [16, 64], [32, 128]], [8, 16, 32]
-    sides = [(4, 4), (20, 20), (500, 500), (4, 900)]  # scale 4, 20, 500, 60
+    sides = [(4, 4), (20, 20), (32, 32), (500, 500), (4, 900)]  # scale 4, 20, 32, 500, 60
     sizes = torch.tensor(sides, dtype=torch.float64) / 1023
     seen = level_membership(sizes, (1024, 1024), strides, ranges, "range").T.tolist()
-    assert seen == [[False] * 3, [True, True, False], [False] * 3, [False, True, True]]
+    assert seen == [[False] * 3, [True, True, False], [True] * 3, [False] * 3, [False, True, True]]
     own = level_membership(sizes, (1024, 1024), strides, ranges, "ramses").T.tolist()
-    assert own == [[True, False, False], [True, True, False], [False, True, True], [False, True, True]]
+    assert own == [[True, False, False], [True, True, False], [True] * 3, [False, True, True], [False, True, True]]
 
 
 def slow_paint(geometry, labels, shape, factor):  # noqa: ANN001, ANN202  as the original does
