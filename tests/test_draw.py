@@ -143,6 +143,9 @@ def test_crowded_images_are_enlarged_and_edges_reached():
     drawn = draw_instances(np.zeros((40, 60, 3), np.uint8), labels, alpha=1, boundaries=False)
     is_tinted = (drawn == class_colors(1)[0]).all(axis=-1)
     assert is_tinted[-1, -1] and is_tinted[:, -1].mean() == pytest.approx(0.5, abs=0.01)
+    labels[:], labels[10:30, 20:40] = 0, 1  # all its corners are rounded alike
+    is_tinted = (draw_instances(np.zeros((40, 60), np.uint8), labels, alpha=1, boundaries=False) > 0).any(axis=-1)
+    np.testing.assert_array_equal(is_tinted, is_tinted[::-1, ::-1])
     for side, canvas in ((39, 100), (78, 100), (43, 101)):  # the enlargement of the side rounds up
         assert np.ceil(side * (canvas / side)) > canvas
         drawn = draw_instances(np.full((canvas, canvas, 3), 90, np.uint8), np.ones((side, side), np.int32), alpha=0.5)
@@ -317,6 +320,7 @@ def test_a_small_particle_is_named_beside_it_where_nothing_else_is():
     for number, caption in enumerate(captions, start=1):
         assert covered(caption, labels) <= {0, number}
     boxes = [caption.box() for caption in captions]
+    assert boxes[2][:2] == pytest.approx((0, 52))  # below its particle, moved into the image
     for index, (x0, y0, x1, y1) in enumerate(boxes):
         for other in boxes[:index]:
             assert x0 >= other[2] or x1 <= other[0] or y0 >= other[3] or y1 <= other[1]

@@ -120,17 +120,15 @@ def test_what_is_no_data(tiny_folder: TinyFolder, tmp_path: Path, monkeypatch: p
         find_data(folder=tmp_path, **given)
 
 
-@pytest.mark.parametrize(("share", "seed", "count"), [(0.01, 0, 1), (0.5, 1, 2), (0.6, 2, 3), (0.99, 2, 4)])
-def test_each_image_of_a_divided_file_is_on_one_side(
-    tiny_folder: TinyFolder, tmp_path: Path, share: float, seed: int, count: int
-) -> None:
+def test_each_image_of_a_divided_file_is_on_one_side(tiny_folder: TinyFolder, tmp_path: Path) -> None:
     content = json.loads(write_coco(tmp_path / "a.json", tiny_folder(sizes=[(64, 96)] * 5), NAMES).read_text())
-    parts = divide_coco(content, share, seed)
-    ids = [{image["id"] for image in part["images"]} for part in parts]
-    assert ids[0] | ids[1] == {image["id"] for image in content["images"]} and not ids[0] & ids[1]
-    assert len(ids[1]) == count and divide_coco(content, share, seed) == parts
-    assert sum(len(part["annotations"]) for part in parts) == len(content["annotations"])
-    assert all(a["image_id"] in side for part, side in zip(parts, ids, strict=True) for a in part["annotations"])
+    for share, seed, count in ((0.01, 0, 1), (0.5, 1, 2), (0.6, 2, 3), (0.99, 2, 4)):
+        parts = divide_coco(content, share, seed)
+        train, valid = ({image["id"] for image in part["images"]} for part in parts)
+        assert train | valid == {image["id"] for image in content["images"]} and not train & valid
+        assert len(valid) == count and divide_coco(content, share, seed) == parts
+        for part, side in zip(parts, (train, valid), strict=True):
+            assert part["annotations"] == [a for a in content["annotations"] if a["image_id"] in side]
 
 
 def test_survey(tiny_folder: TinyFolder) -> None:
@@ -202,24 +200,21 @@ def test_the_config_builds_and_gives_each_particle_a_cell(
     assert f"about {2667 if large else 2000} passes" in text and text.count("#") > 12 and yaml.safe_load(text)
 
 
-@pytest.mark.parametrize(("weighed", "task"), [(2000, "ramses"), (0, "solov2")])
-def test_masses_need_weighed_particles(tiny_folder: TinyFolder, tmp_path: Path, weighed: int, task: str) -> None:
-    data = find_data(str(tiny_folder()), tmp_path)
-    survey = replace(survey_data(data.sample), weighed=weighed)
-    assert choose_plan(survey, data, CONFIGS).task == task
-    if not weighed:
-        with pytest.raises(RamsesError, match="--task solov2"):
-            choose_plan(survey, data, CONFIGS, "ramses")
-
-
 @pytest.mark.parametrize("name", ["Pit: 8", 'q"x', "a #1, é 'b' \\n {c} [d] %41 &e"])
 def test_folders_with_letters_that_yaml_knows(tiny_folder: TinyFolder, tmp_path: Path, name: str) -> None:
-    folder = tiny_folder(name=f"{name}/data", sizes=[(64, 96)] * 2)
+    folder = tiny_folder(name=f"{name}/data", sizes=[(64, 96)] * 2, nan_masses=True)
     project, third = tmp_path / name / "project", f"ramses://{tmp_path / name}/third"
     project.mkdir()
     data = find_data(str(folder), project, test=third, share=0.5)
     survey = survey_data(data.sample)
-    write_project(project, data, survey, choose_plan(survey, data, CONFIGS, "mask_rcnn"))
+    configs = shutil.copytree(CONFIGS, tmp_path / name / "configs")
+    plan = choose_plan(survey, data, configs)
+    assert plan.task == "solov2"  # masses need weighed particles
+    with pytest.raises(RamsesError, match="--task solov2"):
+        choose_plan(survey, data, CONFIGS, "ramses")
+    write_project(project, data, survey, plan)
+    # Project and configs lie in one folder, and can be moved together
+    assert yaml.safe_load((project / "config.yaml").read_text())["_BASE_"] == "../configs/ramses_demo.yaml"
     cfg = load_config(str(project / "config.yaml"), ["MODEL.DEVICE", "cpu"])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((data.train,), (data.valid,))
     assert cfg.DATASETS.FINAL_TEST == (third,) and cfg.OUTPUT_DIR == str(project / "output")

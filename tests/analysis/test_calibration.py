@@ -159,7 +159,7 @@ def test_file_round_trip_and_short_form(weighed, tmp_path):
     path.write_text(factors.to_yaml(), encoding="utf-8")
     read = read_factors(path)
     assert read.name == "factors.yaml" and dict(read.origin) == dict(factors.origin) and read.without == factors.without
-    assert set(read.classes) == set(factors.classes)
+    assert set(read.classes) == set(factors.classes) and factors.classes["Rc"].low == pytest.approx(1.1)  # of 2 batches
     for name, entry in factors.classes.items():
         assert asdict(read.classes[name]) == pytest.approx(asdict(entry), rel=1e-5, nan_ok=True)
     assert factors.origin["batches_sha256"] == hashlib.sha256(b"{}").hexdigest()

@@ -6,6 +6,9 @@ import contextlib
 import io
 import json
 import math
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +241,20 @@ def test_other_settings_need_force(tmp_path):
     assert done(tmp_path) == ["p1.json"]  # until the first new image
     add(forced, 2)
     assert done(tmp_path) == ["p2.json"]
+
+
+def test_a_kill_while_a_run_is_replaced_leaves_one_with_less_done(tmp_path, monkeypatch):
+    add(open_run(tmp_path), 1)
+    removed, rmtree = [], shutil.rmtree
+
+    def killed_later(path):
+        removed.append(path.name)
+        rmtree(path) if len(removed) == 1 else os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(shutil, "rmtree", killed_later)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(tmp_path, SETTINGS | {"other": 1}, force=True).start()
+    assert removed[0] == "pictures" and open_run(tmp_path).resumed
 
 
 def test_an_image_is_done_as_it_was(tmp_path):

@@ -49,6 +49,7 @@ def test_a_map_file_changes_only_what_it_lists_and_survives_a_round_trip(tmp_pat
         ("Wood: FL\n", "line 1: FL"),
         ("Rb01: Rb\nRb01: Rc\n", "line 2: class Rb01"),
         ("Rb: [Rb01, Rb02]\n", "line 1: not one"),
+        ("Ra: Ra\n? [Rb01, Rb02]\n: Rb\n", "line 2: not one"),
         ("- Rb01\n", "map.yaml"),
         ("", "map.yaml"),
         ("Rb01: [\n", "map.yaml"),

@@ -159,10 +159,10 @@ def test_without_tensorboard_all_else_is_written(config: Config, tmp_path: Path,
 
 def test_the_final_test_is_of_the_best_weights(tiny_folder: Any, config: Config, tmp_path: Path, caplog: Any) -> None:
     uri, out = f"ramses://{tiny_folder(name='kept')}", tmp_path / "out"
-    judged = []
+    sums = []
 
     def script(steps: int) -> Results:
-        judged.append(sum(p.detach().abs().sum().item() for p in trainer.model.parameters()))
+        sums.append(sum(p.detach().abs().sum().item() for p in trainer.model.parameters()))
         return metrics_by_step(steps)
 
     class Spoil(HookBase):
@@ -178,7 +178,7 @@ def test_the_final_test_is_of_the_best_weights(tiny_folder: Any, config: Config,
     trainer.register_hooks([Spoil()])
     with caplog.at_level(logging.INFO):
         trainer.train()
-    assert trainer.seen == [(2, "out"), (2, "test")] and judged[1] == 0 < judged[0]
+    assert trainer.seen == [(2, "out"), (2, "test")] and sums[1] == 0 < sums[0]
     assert sum(p.abs().sum() for p in trainer.model.parameters()) > 0  # the last weights are back
     assert f"Final test of {out}/model_best.pth on {uri}" in caplog.text
     assert table(out / "valid_stats.tsv")["iteration"].tolist() == [2]

@@ -55,6 +55,13 @@ def changed_parts(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]
     return {part_of(name) for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
 
 
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ("names", "left"),
     [
@@ -62,14 +69,17 @@ def changed_parts(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]
         (["all but heads"], {"class", "kernel", "mask", "mass"}),
         (SEGMENTATION, {"mass"}),
         (["mass", "all but heads"], {"class", "kernel", "mask"}),
+        (["class", "kernel"], {"backbone", "fpn", "mask", "mass"}),
+        (["0.5"], {"fpn", "class", "kernel", "mask", "mass"}),
     ],
 )
-def test_only_what_is_left_changes(names: list[str], left: set[str]) -> None:
+def test_only_what_is_left_changes(names: list[str], left: set[str], one_rank: Callable) -> None:
+    """DistributedDataParallel fails in its second step if a parameter that it waits for gets no gradient."""
     model = build()
-    before = copy.deepcopy(model.state_dict())
     freeze(model, names)
-    train(model, 2)
-    assert parts_that_train(model) == left == changed_parts(before, model)
+    before = copy.deepcopy(model.state_dict())
+    train(model, 3, network=DistributedDataParallel(model))
+    assert changed_parts(before, model) == parts_that_train(model) == left
 
 
 @pytest.mark.parametrize(("share", "frozen"), [("0", 0), ("0.5", 28), ("0.9", 51), (0.9, 51)])
@@ -129,12 +139,12 @@ def test_frozen_stochastic_depth_is_off_and_a_copy_stays_frozen() -> None:
 
 
 @pytest.mark.parametrize(("weight", "still"), [("CLS", {"class"}), ("MASS", {"mass"}), ("MASK", {"kernel", "mask"})])
-def test_weight_decay_spares_a_branch_whose_loss_has_weight_0(weight: str, still: set[str]) -> None:
+def test_weight_decay_spares_a_branch_whose_loss_has_weight_0(weight: str, still: set[str], one_rank: Callable) -> None:
     key = f"MODEL.RAMSES.LOSS.{weight}_WEIGHT"
     model = build(key, 0.0)
     before = copy.deepcopy(model.state_dict())
     freeze(model, [])
-    train(model, 2)
+    train(model, 2, network=DistributedDataParallel(model))
     after = model.state_dict()
     same = {name for name, value in after.items() if torch.equal(before[name], value)}
     # The fused levels go on learning from the masses: they also make the geometry map
@@ -186,55 +196,37 @@ def test_mask_rcnn_trains_with_frozen_heads() -> None:
     assert norms and not any(module.training for module in norms)
 
 
-@pytest.fixture
-def one_rank(tmp_path: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("names", [["mass"], SEGMENTATION, ["0.5"], ["class", "kernel"]])
-def test_several_processes_need_no_search_for_unused_parameters(names: list[str], one_rank: Callable) -> None:
-    """DistributedDataParallel fails in its second step if a parameter that it waits for gets no gradient."""
-    overrides = ("MODEL.RAMSES.LOSS.MASS_WEIGHT", 0.0) if names == ["mass"] else ()
-    model = build(*overrides)
-    freeze(model, names)
-    before = copy.deepcopy(model.state_dict())
-    train(model, 3, network=DistributedDataParallel(model))
-    assert changed_parts(before, model) == parts_that_train(model)
-
-
-RAMSES_WITHOUT_P6 = (
+# No head takes p6; or p4 and p5, but p6 is made of p5; or the last of Mask R-CNN's levels
+WITHOUT_P6 = (
     *("MODEL.RAMSES.IN_FEATURES", ["p3", "p4", "p5"], "MODEL.RAMSES.GRID_SIZES", [24, 12, 8]),
     *("MODEL.RAMSES.SCALE_RANGES", [[1, 32], [16, 64], [32, 512]]),
 )
+WITHOUT_P4_AND_P5 = (
+    *("MODEL.RAMSES.IN_FEATURES", ["p3", "p6"], "MODEL.RAMSES.MASK_HEAD.IN_FEATURES", ["p3"]),
+    *("MODEL.RAMSES.GRID_SIZES", [24, 4], "MODEL.RAMSES.SCALE_RANGES", [[1, 32], [16, 512]]),
+)
+ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64]])
+MASK_RCNN = ("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5", "p6"], *ANCHORS)
 
 
-def test_levels_that_no_head_takes_rest(one_rank: Callable, caplog: pytest.LogCaptureFixture) -> None:
-    model = build(*RAMSES_WITHOUT_P6)
+@pytest.mark.parametrize(
+    ("options", "config_file", "still", "unused"),
+    [
+        (WITHOUT_P6, TINY, "backbone.extra.0.weight", "p6"),
+        (WITHOUT_P4_AND_P5, TINY, "backbone.output.1.weight", "p4, p5"),
+        (MASK_RCNN, "tests/mask_rcnn_tiny.yaml", "backbone.extra.1.weight", "p7"),
+    ],
+)
+def test_levels_that_no_head_takes_rest(
+    options: tuple, config_file: str, still: str, unused: str, one_rank: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build(*options, config_file=config_file)
     with caplog.at_level(logging.WARNING, "ramses_d2"):
         freeze(model, [])
-    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.extra.0.weight"]
-    assert "No head takes p6" in caplog.text and all(p.grad is None for p in model.parameters())
-    train(model, 3, network=DistributedDataParallel(model))
-
-
-def test_a_level_that_others_are_made_of_trains() -> None:
-    """No head takes p4 and p5, but p6 is made of p5."""
-    options = (
-        *("MODEL.RAMSES.IN_FEATURES", ["p3", "p6"], "MODEL.RAMSES.MASK_HEAD.IN_FEATURES", ["p3"]),
-        *("MODEL.RAMSES.GRID_SIZES", [24, 4], "MODEL.RAMSES.SCALE_RANGES", [[1, 32], [16, 512]]),
-    )
-    model = build(*options)
-    freeze(model, [])
-    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.output.1.weight"]
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == [still]
+    assert f"No head takes {unused}, " in caplog.text and all(p.grad is None for p in model.parameters())
+    if config_file == TINY:
+        train(model, 2, network=DistributedDataParallel(model))
     freeze(model, ["all but heads"])
     freeze(model, [])  # nothing of the backbone trains any more
     assert not parts_that_train(model) & {"backbone", "fpn"}
-
-
-def test_levels_that_mask_rcnn_does_not_take_rest() -> None:
-    anchors = ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64]])
-    model = build("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5", "p6"], *anchors, config_file="tests/mask_rcnn_tiny.yaml")
-    freeze(model, [])
-    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["backbone.extra.1.weight"]

@@ -61,11 +61,7 @@ def run_here(*arguments: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     runpy.run_path(str(ROOT / "tools" / TOOL), run_name="__main__")
 
 
-def class_names(path: Path) -> list[str]:
-    return load_config(str(path)).MODEL.RAMSES.CLASS_NAMES
-
-
-def test_there_and_back(ramses2: Path, tmp_path: Path) -> None:
+def test_there_and_back(ramses2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_process(TOOL, "ramses2", "--weights", "ramses2/best-val-loss.pt", "--output", "a/ours", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "112 tensors and 3 classes to a/ours" in result.stdout
@@ -73,11 +69,11 @@ def test_there_and_back(ramses2: Path, tmp_path: Path) -> None:
     first, base = (tmp_path / "a/ours/config.yaml").read_text().splitlines()[:2]
     assert first == "# Converted from RAMSES2's best-val-loss.pt and config.json by tools/convert_weights.py"
     assert base.startswith("_BASE_: ../") and (tmp_path / "a/ours" / base.split()[1]).is_file()
-    assert class_names(tmp_path / "a/ours/config.yaml") == NAMES and os.listdir(tmp_path / "a") == ["ours"]
+    cfg = load_config(str(tmp_path / "a/ours/config.yaml"))
+    assert cfg.MODEL.RAMSES.CLASS_NAMES == NAMES and os.listdir(tmp_path / "a") == ["ours"]
 
     back = ["--config", "a/ours/config.yaml", "--weights", "a/ours/model.pth", "--output", "back"]
-    result = run_process(TOOL, "export-ramses2", *back, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    run_here("export-ramses2", *back, cwd=tmp_path, monkeypatch=monkeypatch)
     assert_same_tensors(
         *(torch.load(folder / "best-val-loss.pt", weights_only=True) for folder in (ramses2, tmp_path / "back"))
     )
@@ -96,7 +92,8 @@ def test_config_alone(ramses2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "new/mine.yaml" in message and "--force" in message
     (ramses2 / "classes.json").unlink()
     run_here(*arguments, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
-    assert class_names(output / "mine.yaml") == [] and os.listdir(output) == ["mine.yaml"]
+    assert load_config(str(output / "mine.yaml")).MODEL.RAMSES.CLASS_NAMES == []
+    assert os.listdir(output) == ["mine.yaml"]
 
 
 def test_convnextv2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,29 +135,35 @@ def test_wrong_weights(ramses2: Path, refused: Callable[..., str], tmp_path: Pat
     assert proof.exists()
 
 
-TEXTS: list[tuple[str, bytes, str]] = [
-    ("config.json", json.dumps(CONFIG | {"head_filters": 24}).encode(), "instead of (24, 16, 3, 3)"),
-    ("config.json", b"{'ncls': 3}", "ramses2/config.json: not a JSON file"),
-    ("config.json", b"\xff\xfe\x00", "ramses2/config.json: not a JSON file"),
-    ("config.json", json.dumps(CONFIG | {"normalization": "GroupNorm"}).encode(), 'ramses2/config.json: "normal'),
-    ("classes.json", b'{"Ra": 1, "Rb": 2}', '"ncls" is 3, but 2 classes have names'),
-    ("classes.json", b'{"Ra": 0, "Rb": 1, "Rc": 2}', "ramses2/classes.json: "),
-    ("classes.json", b'{"Ra": 1, "Rb": 1, "Rc": 2}', "ramses2/classes.json: "),
-    ("classes.json", b"{}", "ramses2/classes.json: "),
-    ("classes.json", b'["Ra", "Rb", "Rc"]', "ramses2/classes.json: "),
+# Content of a file, None = there is none, and what the message must hold besides the file
+FILES: list[tuple[str, bytes | None, str]] = [
+    *((name, None, "no such") for name in ("best-val-loss.pt", "config.json", "classes.json")),
+    ("config.json", b"{'ncls': 3}", "not a JSON file"),
+    ("config.json", b"\xff\xfe\x00", "not a JSON file"),
+    ("config.json", json.dumps(CONFIG | {"normalization": "GroupNorm"}).encode(), '"normalization"'),
+    ("classes.json", b'{"Ra": 0, "Rb": 1, "Rc": 2}', ""),
+    ("classes.json", b'{"Ra": 1, "Rb": 1, "Rc": 2}', ""),
+    ("classes.json", b"{}", ""),
+    ("classes.json", b'["Ra", "Rb", "Rc"]', ""),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "named"), TEXTS)
-def test_wrong_json(ramses2: Path, refused: Callable[..., str], name: str, content: bytes, named: str) -> None:
-    (ramses2 / name).write_bytes(content)
-    assert named in refused(*CONVERT)
-
-
-@pytest.mark.parametrize("name", ["best-val-loss.pt", "config.json", "classes.json"])
-def test_missing_files(ramses2: Path, refused: Callable[..., str], name: str) -> None:
-    (ramses2 / name).unlink()
-    assert f"ramses2/{name}: no such" in refused(*CONVERT)
+def test_wrong_files(ramses2: Path, refused: Callable[..., str]) -> None:
+    for name, content, named in FILES:
+        whole = (ramses2 / name).read_bytes()
+        (ramses2 / name).unlink()
+        if content is not None:
+            (ramses2 / name).write_bytes(content)
+        line = refused(*CONVERT)
+        assert f"ramses2/{name}: " in line and named in line
+        (ramses2 / name).write_bytes(whole)
+    (ramses2 / "classes.json").write_text('{"Ra": 1, "Rb": 2}')
+    assert '"ncls" is 3, but 2' in refused(*CONVERT)
+    (ramses2 / "config.json").write_text(json.dumps(CONFIG | {"head_filters": 24, "ncls": 2}))
+    assert "instead of (24, 16, 3, 3)" in refused(*CONVERT)
+    tiny = str(ROOT / "tests/ramses_tiny.yaml")  # what RAMSES2 cannot express is not exported
+    line = refused("export-ramses2", "--config", tiny, "--weights", "none.pth", "--output", "back")
+    assert "MODEL.RAMSES.MASS.ACTIVATION 'Softplus'" in line
 
 
 def test_an_existing_output_is_not_replaced_unasked(
@@ -175,12 +178,6 @@ def test_an_existing_output_is_not_replaced_unasked(
     run_here(*CONVERT, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "ramses2"]
     assert len(tensors(tmp_path / "ours")) == 112
-
-
-def test_what_ramses2_cannot_express_is_not_exported(refused: Callable[..., str]) -> None:
-    tiny = str(ROOT / "tests/ramses_tiny.yaml")
-    line = refused("export-ramses2", "--config", tiny, "--weights", "none.pth", "--output", "back")
-    assert "MODEL.RAMSES.MASS.ACTIVATION 'Softplus'" in line
 
 
 def test_a_wrong_file_as_a_process(ramses2: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def write_report(report: Report, output: str | Path, *, force: bool = False) -> 
         path = page.with_name(f"{page.stem}_{name}.csv")
         contents[path] = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     resolutions = np.array([image.resolution for image in report.run.images], float)
-    contents[page] = _PAGES.get_template("report.html.j2").render(
+    text = _PAGES.get_template("report.html.j2").render(
         report=report,
         tables=tables,
         charts=report_charts(report),
@@ -53,6 +53,7 @@ def write_report(report: Report, output: str | Path, *, force: bool = False) -> 
         longest=_LONGEST_ON_PAGE,
         version=__version__,
     )
+    contents[page] = text.strip() + "\n"
     write_files(contents)
     for path in set(_earlier_files(page)) - set(contents):
         path.unlink()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,15 +17,16 @@ from ramses_d2.analysis.calibration import ClassFactor, Factors
 from ramses_d2.analysis.composition import categorise, compose
 from ramses_d2.analysis.grading import grade, grade_groups
 from ramses_d2.analysis.report.build import Report, build_report
-from ramses_d2.analysis.report.data import WeighedBatches, find_batches, read_particles, read_run
+from ramses_d2.analysis.report.data import Run, WeighedBatches, find_batches, read_particles, read_run
 from ramses_d2.analysis.report.page import write_report
 from ramses_d2.analysis.report.tables import report_tables
 from ramses_d2.analysis.sample import load_map
+from ramses_d2.data.batch_masses import Batch
 from ramses_d2.errors import RamsesError
 from tests.analysis.report.hand_made import MINIMAL, OPTIONS, Page, make_run, write_batches
 
 Made = tuple[Path, Report]
-SIEVES = OPTIONS.sieves
+SIEVES, NO_BATCHES = OPTIONS.sieves, WeighedBatches(None, [])
 
 
 def report_of(folder: Path, **options: object) -> Report:
@@ -108,27 +112,16 @@ def test_particles_are_counted_without_coins(made: Made) -> None:
     assert "Particles 16 in 4 images, without coins Mass" in text and "g without coins Composition" in text
     run = read_run(folder / "run")
     run.table.loc[run.table["class"] == "Coin", ["edge", "mass"]] = ["left", np.nan]
-    for number, warnings in ((3, report.warnings), (2, build_report(run, OPTIONS, find_batches(run)).warnings)):
-        joined = " ".join(" ".join(warnings).split())
-        assert "6 particles cut by the edge of the image (37.5 % of the number" in joined  # 6 of 16
-        assert "1 particle of unknown mass (6.2 % of all)" in joined
-        assert len(warnings) == number
-    assert "belt_001.png: the coin says 2.10 px/mm, which differs by +5.0\u00a0% from the given 2" in report.warnings[0]
-
-
-@pytest.mark.parametrize(("res", "differ"), [(2.2, True), (1.98, True), (2.001, False), (1.999, False), (None, False)])
-def test_resolution_that_metadata_contradicts(tmp_path: Path, res: float | None, differ: bool) -> None:
-    run = make_run(tmp_path, coin=False)
-    write_batches(tmp_path, [], res=res)
-    report = report_of(run)
-    assert any("4 images predicted with another resolution" in warning for warning in report.warnings) == differ
-    assert "no weighed batches" in report.no_comparison
+    # The coin is cut then, and tells no resolution
+    assert build_report(run, OPTIONS, NO_BATCHES).warnings == report.warnings[1:] and len(report.warnings) == 3
 
 
 def test_factors_are_applied_and_named(made: Made, tmp_path: Path) -> None:
     run = read_run(made[0] / "run")
     classes = {"Rc": ClassFactor(2.0, 1.9, 2.1, 3, 20.0, 10.0, 7), "Coin": ClassFactor(3.92 / 9)}
-    factors = Factors(classes, origin={"weights": {"sha256": "other"}}, name="my-factors.yaml")
+    batches = hashlib.sha256((made[0] / "data/metadata.json").read_bytes()).hexdigest()
+    origin = {"weights": {"sha256": "other"}, "batches_sha256": batches}
+    factors = Factors(classes, origin=origin, name="my-factors.yaml")
     report = build_report(run, OPTIONS, find_batches(run), factors)
     before, after = (r.composition.constituents.set_index("constituent")["mass_g"] for r in (made[1], report))
     assert after["Rc"] == pytest.approx(2 * before["Rc"]) and after["Ru"] == before["Ru"]
@@ -139,6 +132,7 @@ def test_factors_are_applied_and_named(made: Made, tmp_path: Path) -> None:
     assert shown == ["Rc", "2.000", "1.900\u00a0–\u00a02.100", "3", "20.00", "10.00", "5"]
     warnings = " ".join(report.warnings)
     assert "No correction factor for Rb01, Ru01, Ru02, X01" in warnings and "come from other weights" in warnings
+    assert "the very batches" in warnings
     csv = pd.read_csv(tmp_path / "report_comparison.csv", index_col="class")
     assert csv.loc["Rc", "uncorrected_g"] == pytest.approx(csv.loc["Rc", "predicted_g"] / 2)
     error = csv_of(made, "comparison", "class")["error_percent"]
@@ -163,7 +157,7 @@ def test_images_of_two_folders_with_one_name_and_other_resolutions(tmp_path: Pat
     run = read_run(make_run(tmp_path))
     other = run.table[run.table["class"] != "Coin"].assign(res=3.0)
     run = replace(run, table=pd.concat([run.table, other], ignore_index=True))
-    report = build_report(run, OPTIONS, WeighedBatches(None, []))
+    report = build_report(run, OPTIONS, NO_BATCHES)
     # The coin lies in the image of 2 px/mm and says 2.1
     csv = report_tables(report)["coins"]
     assert csv[["picture", "given", "coins"]].to_numpy().tolist() == [["belt_001.png", 2.0, 1]]
@@ -181,15 +175,114 @@ def test_edges_that_came_back_as_nan(made: Made, empty: object) -> None:
     assert not any("edge" in warning for warning in build_report(run, OPTIONS, find_batches(run)).warnings)
 
 
-def test_several_doubtful_coins_are_one_warning(made: Made) -> None:
+# ---- warnings and missing parts: what is done to the hand-made run, and what is said
+
+
+def with_table(run: Run, table: pd.DataFrame | None = None, **columns: Any) -> Run:
+    return replace(run, table=(run.table if table is None else table).assign(**columns))
+
+
+def with_record(run: Run, **record: Any) -> Run:
+    return replace(run, record={**run.record, **record})
+
+
+def listed(run: Run, resolution: float) -> Run:
+    return replace(run, images=[replace(image, listed_resolution=resolution) for image in run.images])
+
+
+def second_coin(run: Run) -> Run:
+    coin = run.table[run.table["class"] == "Coin"].assign(baseimg="belt_000.png")
+    return with_table(run, pd.concat([run.table, coin], ignore_index=True))
+
+
+NO_MM = dict.fromkeys(("res", "mass", "feret_min_mm", "feret_max_mm", "area_mm2"), np.nan)
+FAILED = [{"path": "x/broken.jpg", "error": "truncated"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda run: with_record(run, complete=False), "The prediction had not finished"),
+        (lambda run: with_record(run, failed=FAILED), "1 image could not be predicted: x/broken.jpg: truncated."),
+        (lambda run: with_record(run, notes=["the belt is cut there"]), "The belt is cut there."),
+        (lambda run: listed(run, 2.2), "4 images predicted with another resolution"),
+        (lambda run: listed(run, 1.98), "4 images predicted with another resolution"),
+        (lambda run: listed(run, 2.009), "! another resolution than metadata.json"),
+        (lambda run: listed(run, 1.991), "! another resolution than metadata.json"),
+        (lambda run: with_table(run, res=np.nan), "3 images of unknown resolution"),
+        (lambda run: with_table(run, run.table[:0]), "No particle was found"),
+        (second_coin, "in 2 of 2 images with a usable coin (median +5.0 %)"),
+        (lambda run: run, "Coin: belt_001.png: the coin says 2.10 px/mm, which differs by +5.0 % from the given 2"),
+        (lambda run: run, "1 particle of unknown mass (6.2 % of all)"),  # of 16, without the coin
+        (lambda run: with_table(run, mass=np.nan), "16 particles of unknown mass (100.0 % of all)"),
+        (lambda run: run, "6 particles cut by the edge of the image (37.5 % of the number and 29.6 % of the grams)"),
+        (lambda run: with_table(run, edge="left"), "16 particles cut by the edge of the image (100.0 %"),
+        (lambda run: with_table(run, edge=""), "! cut by the edge"),
+    ],
+)
+def test_warnings(made: Made, change: Callable[[Run], Run], warning: str) -> None:
+    run = change(read_run(made[0] / "run"))
+    said = " ".join(" ".join(build_report(run, OPTIONS, NO_BATCHES).warnings).split())
+    assert warning[2:] not in said if warning.startswith("!") else warning in said, said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda run: with_table(run, run.table[:0]), "no_grading: there are no particles"),
+        (lambda run: with_table(run, **NO_MM), "no_grading: no particle has a size in mm, because the resolution"),
+        (lambda run: with_table(run, mass=np.nan), "no_grading: no particle has both a size and a known mass"),
+        (lambda run: with_table(run, run.table[MINIMAL]), "no_grading: the particle table has no sizes for feret_min"),
+        (lambda run: with_table(run, mass=np.nan), "no_comparison: no particle has a known mass"),
+        (lambda run: replace(run, images=[]), "no_comparison: no batch can be compared: metadata.json names no image"),
+        (lambda run: replace(run, images=run.images[:3]), "no_comparison: no batch can be compared: batch 1: 1 of its"),
+        (lambda run: with_table(run, run.table[MINIMAL]), "no_coins: annotations.csv has no axis_major_length and no"),
+        (lambda run: with_table(run, run.table[:5]), "no_coins: there is no particle of class Coin"),
+    ],
+)
+def test_reasons_of_missing_parts(made: Made, change: Callable[[Run], Run], reason: str) -> None:
+    run = change(read_run(made[0] / "run"))
+    batch = Batch(1, tuple(f"belt_00{index}" for index in range(4)), {"Rb01": 3.0})
+    report = build_report(run, OPTIONS, WeighedBatches(Path("metadata.json"), [batch]))
+    part, _, words = reason.partition(": ")
+    assert words in getattr(report, part)
+
+
+@pytest.mark.parametrize(
+    ("weighed", "reason"),
+    [
+        (WeighedBatches(None, []), "no metadata.json with weighed batches"),
+        (WeighedBatches(None, [], several=True), "several metadata.json"),
+        (WeighedBatches(Path("metadata.json"), []), "metadata.json has no weighed batches"),
+    ],
+)
+def test_reasons_of_no_batches(made: Made, weighed: WeighedBatches, reason: str) -> None:
+    assert build_report(made[1].run, OPTIONS, weighed).no_comparison.startswith(reason)
+
+
+def test_class_of_the_map_that_nothing_here_has(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("Ru01: Ru\nBeton: Rc\n")
+    options = replace(OPTIONS, mapping=load_map(tmp_path / "map.yaml"))
+    (warning,) = [text for text in build_report(made[1].run, options, NO_BATCHES).warnings if "Beton" in text]
+    assert "Ru01" not in warning
+
+
+def test_unknown_grams_are_not_0(tmp_path: Path) -> None:
+    run = with_table(read_run(make_run(tmp_path)), **NO_MM)
+    report = build_report(run, OPTIONS, NO_BATCHES)
+    assert "Mass unknown" in text_of(report, tmp_path)
+    grams = report_tables(report)["pictures"].set_index("picture")["mass_g"]
+    assert grams.isna().tolist() == [True, True, True, False] and grams["belt_003.png"] == 0  # it shows nothing
+
+
+def test_no_intervals_and_a_factor_for_every_class(made: Made, tmp_path: Path) -> None:
     run = read_run(made[0] / "run")
-    coin = run.table[run.table["class"] == "Coin"]
-    run = replace(run, table=pd.concat([run.table, coin.assign(baseimg="belt_000.png")], ignore_index=True))
-    (warning,) = [text for text in build_report(run, OPTIONS, find_batches(run)).warnings if "oin" in text]
-    assert "in 2 of 2 images with a usable coin (median +5.0\u00a0%)" in warning
-
-
-# ---- parts that are missing
+    factors = Factors({name: ClassFactor(1.0) for name in run.table["class"].unique()})
+    report = build_report(run, replace(OPTIONS, resampling=None), find_batches(run), factors)
+    text = text_of(report, tmp_path)
+    assert "No intervals were asked for." in text and "no interval" in text
+    assert Page(tmp_path / "report.html").tables["table-grading"][1][2] == "–" and report.band.empty
+    assert not any("No correction factor" in warning for warning in report.warnings)
 
 
 def test_few_columns(tmp_path: Path) -> None:
@@ -220,29 +313,6 @@ def test_run_without_particles(tmp_path: Path, with_run_json: bool) -> None:
     assert report.to_json()["particles"] == 0
 
 
-def test_run_without_masses_and_resolution(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    table = pd.read_csv(run / "annotations.csv", keep_default_na=False)
-    table[[name for name in table if name in ("mass", "res") or name.endswith(("_mm", "_mm2"))]] = "nan"
-    table.to_csv(run / "annotations.csv", index=False)
-    report = report_of(run)
-    assert "Mass unknown" in text_of(report, tmp_path)
-    grams = report_tables(report)["pictures"].set_index("picture")["mass_g"]
-    assert grams.isna().tolist() == [True, True, True, False] and grams["belt_003.png"] == 0  # it shows nothing
-    warnings = " ".join(report.warnings)
-    assert "3 images of unknown resolution" in warnings and "16 particles of unknown mass (100.0\u00a0%" in warnings
-    assert "the resolution of the images is unknown" in report.no_grading and "metadata.json" in report.no_comparison
-
-
-def test_weight_that_no_particle_has(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path))
-    run.table["mass"] = np.nan
-    path = write_batches(tmp_path, [{"image_names": ["belt_000.png"], "mass": {"Rb01": 3}}])
-    report = build_report(run, OPTIONS, find_batches(run, path))
-    assert report.no_grading == "no particle has both a size and a known mass"
-    assert report.no_comparison == "no particle has a known mass"
-
-
 def test_heavy_batches_are_written_out(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path))
     run.table["mass"] *= 12_345 / run.table["mass"].sum()
@@ -251,28 +321,6 @@ def test_heavy_batches_are_written_out(tmp_path: Path) -> None:
     text = text_of(report, tmp_path)
     assert f"Mass {report.mass_g / 1000:.3g} kg without coins" in text
     assert "against 12000 g weighed" in text and "e+" not in text
-
-
-@pytest.mark.parametrize(
-    ("batch", "why"),
-    [(["x.png"], "names no image of this run"), (["belt_000.png", "x.png"], "batch 1: 1 of its 2")],
-)
-def test_batches_that_cannot_be_compared(tmp_path: Path, batch: list[str], why: str) -> None:
-    run = make_run(tmp_path)
-    write_batches(tmp_path, [{"image_names": batch, "mass": {"Rb01": 3}}])
-    assert why in report_of(run).no_comparison
-
-
-def test_what_the_run_and_the_map_have_to_say(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "map.yaml").write_text("Ru01: Ru\nBeton: Rc\n")
-    failed = [{"path": "x/broken.jpg", "error": "truncated"}]
-    said = {"complete": False, "failed": failed, "notes": ["1 frame is missing: the belt is cut there"]}
-    run = replace(made[1].run, record={**made[1].run.record, **said})
-    report = build_report(run, replace(OPTIONS, mapping=load_map(tmp_path / "map.yaml")), find_batches(run))
-    assert "had not finished" in report.warnings[0]
-    assert report.warnings[1] == "1 image could not be predicted: x/broken.jpg: truncated."
-    assert report.warnings[2] == "1 frame is missing: the belt is cut there."
-    assert "Beton" in report.warnings[3] and "Ru01" not in report.warnings[3]
 
 
 def test_wrong_options_are_errors_and_no_missing_part(made: Made) -> None:

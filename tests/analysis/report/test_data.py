@@ -84,3 +84,5 @@ def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
     for folder in ("data", "other"):
         (tmp_path / folder / "metadata.json").write_text('{"batches": []}')
     assert find_batches(read_run(run)).several
+    with pytest.raises(RamsesError, match="no batches"):
+        find_batches(read_run(run), tmp_path / "other")

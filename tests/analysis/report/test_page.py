@@ -24,6 +24,7 @@ def test_page_is_whole_and_asks_for_nothing(made: tuple[Path, Report]) -> None:
     path = made[0] / "report.html"
     page, source = Page(path), path.read_text()
     assert set(re.findall(r"http[^\"']*", source)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert source.startswith("<!DOCTYPE html>\n") and source.endswith("</html>\n")
     assert "<script" not in source and "@import" not in source
     assert not re.search(r'(?:src|href)="(?!data:|#)', source) and not re.search(r"url\((?!#)", source)
     ids = [element.get("id") for element in page.root.iter() if element.get("id")]

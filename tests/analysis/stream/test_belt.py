@@ -207,23 +207,17 @@ def test_missing_frames_cut_the_belt() -> None:
     belt = paint((60, 40), (2, 9, 2, 9), (15, 26, 20, 30), (33, 47, 5, 15))
     first, second, third = frames_of(belt, 20)
     found = list(stream_particles([first, None, second, third], belt.predict))
-    assert sorted((p.class_id, p.belt_rows, p.frame, p.cut, p.mass) for p in found) == [
-        (1, (2, 9), 0, False, 49),
-        (2, (15, 20), 0, True, 50),
-        (2, (20, 26), 1, True, 60),
-        (3, (33, 47), 1, False, 140),
-    ]
+    pieces = [(1, (2, 9), 0, False, 49), (2, (15, 20), 0, True, 50), (2, (20, 26), 1, True, 60)]
+    pieces.append((3, (33, 47), 1, False, 140))
+    assert sorted((p.class_id, p.belt_rows, p.frame, p.cut, p.mass) for p in found) == pieces
     assert [p.class_id for p in stream_particles([first, None, second, third], belt.predict, keep_cut=False)] == [1, 3]
 
 
 def test_overlap_is_not_expected_behind_a_gap() -> None:
     belt = paint((60, 40), (2, 9, 2, 9), (31, 35, 5, 15))
     frames = [belt.labels[0:20], belt.labels[15:30], None, belt.labels[30:50]]
-    found = list(stream_particles(frames, belt.predict, overlap=5))
-    assert [(p.class_id, p.belt_rows, p.frame, p.box) for p in found] == [
-        (1, (2, 9), 0, (2, 2, 9, 9)),
-        (2, (31, 35), 2, (5, 1, 15, 5)),
-    ]
+    found = [(p.class_id, p.belt_rows, p.frame, p.box) for p in stream_particles(frames, belt.predict, overlap=5)]
+    assert found == [(1, (2, 9), 0, (2, 2, 9, 9)), (2, (31, 35), 2, (5, 1, 15, 5))]
 
 
 def test_particles_come_as_soon_as_they_are_complete() -> None:
@@ -246,8 +240,7 @@ def test_settled_row_waits_for_a_long_particle() -> None:
     belt = paint((200, 30), (15, 150, 3, 6))
     stream = ParticleStream(belt.predict)
     steps = [(len(stream.push(frame)), stream.settled_row) for frame in frames_of(belt, 20)]
-    assert max(settled for _, settled in steps[:7]) <= 15
-    assert steps[-1][1] > 160
+    assert max(settled for _, settled in steps[:7]) <= 15 and steps[-1][1] > 160
     assert sum(found for found, _ in steps) == 1
 
 
@@ -255,24 +248,17 @@ def test_settled_row_waits_for_what_the_last_window_may_find() -> None:
     """The last window begins above the announced row, to be as large as the others."""
     windows = iter([instances([]), instances([]), instances([[3, 5, 9, 20]])])
     stream = ParticleStream(lambda image: next(windows))
-    for _ in range(2):
-        stream.push(np.zeros((20, 30)))
+    assert [stream.push(np.zeros((20, 30))) for _ in range(2)] == [[], []]
     settled = stream.settled_row
     (particle,) = stream.cut()
-    assert particle.belt_rows == (25, 40)
-    assert settled <= 25
+    assert particle.belt_rows == (25, 40) and settled <= 25
 
 
 def test_settled_row_behind_a_gap() -> None:
     stream = ParticleStream(lambda image: instances([]))
-    for length in (30, 30):
-        stream.push(np.zeros((length, 20)))
-    stream.cut()
-    assert stream.settled_row == 60
-    stream.push(np.zeros((10, 20)))
-    assert stream.settled_row == 60
-    assert stream.cut() == []
-    assert stream.settled_row == 70
+    for step, settled in ((30, None), (30, None), ("cut", 60), (10, 60), ("cut", 70)):
+        assert (stream.cut() if step == "cut" else stream.push(np.zeros((step, 20)))) == []
+        assert settled is None or stream.settled_row == settled
 
 
 @pytest.mark.parametrize(("axis", "direction"), ORIENTATIONS)
@@ -324,10 +310,9 @@ def test_two_frames_of_pixels_at_the_most() -> None:
         return instances([[20, 300, 80, 400]])  # the end of the window cuts it: the next one begins with it
 
     tracemalloc.start()
-    try:
-        assert len(list(stream_particles((photograph() for _ in range(12)), predict))) > 0
-    finally:
-        tracemalloc.stop()
+    found = list(stream_particles((photograph() for _ in range(12)), predict))
+    tracemalloc.stop()
+    assert len(found) > 0
     assert max(held) == 0  # the pixels are in the stream's own memory
     assert max(pixels) < 2.1  # frames' worth, with the masks
 

@@ -131,6 +131,18 @@ JOINS = {
         ([(0, 100, 90, rows(0, 93), rows(93, 100)), (90, 190, 190, rows(90, 150))], [(0, 93, 930), (93, 150, 570)]),
         ([(0, 100, 90, rows(0, 97)), (90, 190, 190, rows(90, 150))], [(0, 150, 1500)]),
     ],
+    "what a part shares most with is what it is, and not what continues the particle above": [
+        ([(*SIXTY, rows(0, 62), rows(62, 77)), (*AFTER_SIXTY, rows(48, 100))], [(0, 62, 620), (62, 100, 380)]),
+    ],
+    "what is left of a particle beside two that count: half is not enough": [
+        (
+            [(*SIXTY, (41, 70, 0, 5), (41, 70, 5, 30)), (*AFTER_SIXTY, rows(60, 80))],
+            [(41, 70, 145), (41, 70, 725)],
+        ),
+    ],
+    "what an outline held that another one has replaced is not lost": [
+        ([(*SIXTY, rows(50, 80)), (*AFTER_SIXTY, rows(62, 110), rows(44, 58))], [(44, 58, 140), (62, 110, 480)]),
+    ],
     "a small particle that the outline of its neighbour half holds": [
         ([(*SIXTY, rows(36, 44), rows(44, 100)), (*AFTER_SIXTY, rows(40, 100))], [(36, 44, 80), (44, 100, 560)]),
     ],
@@ -170,10 +182,19 @@ JOINS = {
     "neighbours whose border two windows see at different rows keep their mass": [
         ([(*SIXTY, rows(45, 70)), (*AFTER_SIXTY, rows(68, 110))], [(45, 70, 250), (70, 110, 420)]),
     ],
-    "a third window does not count the pixels of the first again": [
+    "no later window counts the pixels of the first again": [
         (
             [(*SIXTY, rows(50, 84)), (40, 140, 80, rows(50, 84), rows(84, 138)), (80, 180, 180, rows(80, 138))],
             [(50, 84, 340), (84, 138, 540)],
+        ),
+        (
+            [
+                (*SIXTY, rows(45, 65)),
+                (40, 140, 44, rows(45, 65)),
+                (44, 144, 60, rows(45, 65)),
+                (60, 160, 160, rows(60, 152)),
+            ],
+            [(45, 65, 200), (65, 152, 870)],
         ),
     ],
 }

@@ -110,7 +110,7 @@ def test_stones_cut_by_the_border_have_no_mass() -> None:
         ({"classes": ()}, "classes"),
         ({"classes": ("Ra", "Ra")}, "classes Ra Ra"),
         ({"classes": ("Ra", "gold")}, "classes Ra gold: choose from Ra Rb"),
-        ({"resolution": (10.0, 20.0)}, "480 px, too long for 128 x 192"),
+        ({"resolution": (2.0, 6.5)}, "156 px, too long for 128 x 192"),
         ({"stones": (90, 90)}, "no room for 90 stones in 128 x 192"),
     ],
 )

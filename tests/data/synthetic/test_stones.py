@@ -41,10 +41,3 @@ def test_each_stone_is_as_wide_thick_and_heavy_as_asked(name: str, width: float,
     assert 0.3 * stone.thickness < patch.height.max() < 1.6 * stone.thickness
     albedo = patch.albedo[patch.inside]
     assert np.isfinite(albedo).all() and 0 < albedo.min() and albedo.max() < 1.5
-
-
-@pytest.mark.parametrize("roundness", [0.0, 0.5, 1.0])
-def test_profile_falls_from_the_top_to_the_outline(roundness: float) -> None:
-    gauge = np.linspace(0, 1.2, 50)
-    height = stones.profile(gauge, 0.6, roundness)
-    assert height[0] == 1 and (height[gauge >= 1] == 0).all() and (np.diff(height) <= 0).all()
