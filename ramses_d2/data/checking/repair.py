@@ -12,9 +12,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,15 +29,13 @@ from ramses_d2.errors import RamsesError
 from ramses_d2.files import OwnFolder, folder_swap, write_json
 from ramses_d2.masks import PARTICLE_COLUMNS, find_parts, measure_particles, without_small_components
 
-LOG = "fixes.csv"
 REPAIRED_COPY = OwnFolder("repaired copy", "fixes.json", "ramses-mended-copy")
 # What of a row is recomputed; boxes are written as the original does: rows in x0, x1, columns in y0, y1
 MEASURED = (("box", list(BOX_COLUMNS)), ("area", ["area"]), ("size", ["height", "width"]))
 SOURCES = dict(zip((*BOX_COLUMNS, "area"), ("top", "left", "bottom", "right", "pixel_area"), strict=True))
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One change of a repaired copy: a line of fixes.csv; `row` is that of the checked folder."""
 
     file: str
@@ -67,17 +65,16 @@ def repair_folder(
                 shutil.copy2(path, copy / path.relative_to(source))
         bases = folder.images.index.tolist()
         with ThreadPoolExecutor(workers) as pool:
-            results = pool.map(partial(_repair_image, folder, copy), bases)
-            bar = tqdm(results, total=len(bases), desc="repairing", unit="image", disable=None if progress else True)
-            results = list(bar)
-        changes = [change for made, _ in results for change in made]
+            made = pool.map(partial(_repair_image, folder, copy), bases)
+            bar = tqdm(made, total=len(bases), desc="repairing", unit="image", disable=None if progress else True)
+            results = dict(zip(bases, bar, strict=True))
+        changes = [change for made, _ in results.values() for change in made]
         if folder.text is not None:
-            particles = {base: found for base, (_, found) in zip(bases, results, strict=True) if found is not None}
+            particles = {base: found for base, (_, found) in results.items() if found is not None}
             changes += _repair_rows(folder, particles, copy / CSV)
         changes += _repair_split(source, output, copy)
-        with (copy / LOG).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([("file", "row", "label", "what", "from", "to"), *map(astuple, changes)])
+        with (copy / "fixes.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("file", "row", "label", "what", "from", "to"), *changes])
         write_json(copy / REPAIRED_COPY.marker, REPAIRED_COPY.entries(), indent=1)
     return changes
 
@@ -142,8 +139,7 @@ def _repair_rows(folder: Folder, particles: dict[str, np.ndarray], path: Path) -
         text[name] = cells.where(~differs.reindex(text.index, fill_value=False), values.map(_number))
     lines = dict(zip(text.index.tolist(), text.to_numpy().tolist(), strict=True)) | folder.surplus
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([text.columns, *(lines[row] for row in sorted(lines))])
+        csv.writer(file, lineterminator="\n").writerows([text.columns, *(lines[row] for row in sorted(lines))])
     return changes
 
 
