@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ramses_d2.data.augmentation import CropToAspect
 from ramses_d2.data.dataset_manager import DatasetManager, is_cut
-from ramses_d2.data.splits import load_split
+from ramses_d2.data.splits import load_split, split_class_names
 from ramses_d2.errors import RamsesError
 from tests.conftest import edit_csv, refused, write_json, write_split
 
@@ -416,7 +416,6 @@ def test_the_window_is_the_one_that_training_crops_to(size: tuple[int, int], rat
 
 # ---- split files
 
-
 ORIGINAL_SPLITS = Path(__file__).parents[2] / "../shared/data/ramses2-splits"
 
 
@@ -563,3 +562,7 @@ def test_published_splits(name: str, tmp_path: Path) -> None:
     for impossible in (lambda: manager.save(tmp_path / "ours.json"), manager.create_set, manager.create_split):
         with refused("CSV"):
             impossible()
+    names = split_class_names(path)
+    assert (names[0], names[6], names[14], len(names)) == ("Ra", "Ru02", "Rg", 15)
+    with refused(f"{name}.csv: no such file"):
+        load_split(path, "train")

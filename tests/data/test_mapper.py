@@ -44,7 +44,7 @@ def labels_of(dataset_dict: DatasetDict) -> np.ndarray:
 
 @pytest.fixture
 def painted(tiny_folder: Callable[..., Path]) -> Callable[..., DatasetDict]:
-    """Factory of an image whose objects 1, 2 ... are rectangles (rows, columns), of 1 g each."""
+    """Factory of an image whose objects 1, 2 ... are rectangles (rows, columns)."""
 
     def _paint(size: tuple[int, int], *objects: tuple[slice, slice]) -> DatasetDict:
         (dataset_dict,), _ = load_folder(tiny_folder(sizes=(size,), count=len(objects)))
@@ -269,19 +269,15 @@ def test_image_without_objects(tiny_folder: Callable[..., Path]) -> None:
     assert output["mass_scale"] > 0
 
 
-def test_unknown_masses_and_resolution(tiny_folder: Callable[..., Path]) -> None:
-    dataset_dicts, _ = load_folder(tiny_folder(nan_masses=True))
-    output = mapper()(dataset_dicts[0])
-    assert output["instances"].gt_masses.isnan().all() and output["mass_scale"] > 0
-    dataset_dicts, _ = load_folder(tiny_folder(name="other"))
-    output = mapper()(dataset_dicts[0] | {"resolution": math.nan})
-    assert output["instances"].gt_masses.isnan().all() and math.isnan(output["mass_scale"])
-    assert len(output["instances"]) == 6
-
-
-def test_800_objects(tiny_folder: Callable[..., Path]) -> None:
-    dataset_dicts, _ = load_folder(tiny_folder(sizes=((512, 768),), count=800))
-    output = mapper(512, 768, flip=True)(dataset_dicts[0])
+def test_unknown_masses_unknown_resolution_and_800_objects(tiny_folder: Callable[..., Path]) -> None:
+    (unweighed, _), _ = load_folder(tiny_folder(nan_masses=True))
+    (weighed, _), _ = load_folder(tiny_folder(name="other"))
+    for dataset_dict, is_known in ((unweighed, True), (weighed | {"resolution": math.nan}, False)):
+        output = mapper()(dataset_dict)
+        assert output["instances"].gt_masses.isnan().all() and len(output["instances"]) == 6
+        assert (output["mass_scale"] > 0) is is_known and math.isnan(output["mass_scale"]) is not is_known
+    (crowded,), _ = load_folder(tiny_folder(name="crowded", sizes=((512, 768),), count=800))
+    output = mapper(512, 768, flip=True)(crowded)
     assert len(output["instances"]) == 800 and output["label_map"].max() == 800
 
 

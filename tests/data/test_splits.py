@@ -27,7 +27,6 @@ from tests.conftest import edit_csv, refused, write_json, write_split
 
 Folder = Callable[..., Path]
 CLASSES = ["glass", "brick", "concrete"]
-ORIGINAL_SPLITS = Path(__file__).parents[2] / "../shared/data/ramses2-splits"
 OURS = {
     "folders": {"a": "first", "b": "second"},
     "subsets": {"train": ["b/img1", "a/img0", "b/img1", "b/img0"], "valid": ["a/img1"], "empty": []},
@@ -143,16 +142,6 @@ def test_faults_of_the_original(two_folders: Path) -> None:
         load_split(path, "train")
     path.with_suffix(".csv").unlink()
     with refused("SPLIT.csv: no such file"):
-        load_split(path, "train")
-
-
-@pytest.mark.skipif(not ORIGINAL_SPLITS.is_dir(), reason="the published RAMSES2 splits are not at hand")
-def test_published_splits() -> None:
-    path = ORIGINAL_SPLITS / "15CLS_20250723-173206.json"
-    names = split_class_names(path)
-    assert (names[0], names[6], names[14], len(names)) == ("Ra", "Ru02", "Rg", 15)
-    assert subset_names(path) == ["train", "valid"]
-    with refused("15CLS_20250723-173206.csv: no such file"):
         load_split(path, "train")
 
 
