@@ -13,9 +13,10 @@ from PIL import Image
 
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_image, read_label_image, read_label_map, save_upright
-from ramses_d2.errors import RamsesError
+from tests.conftest import refused
 
 RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
+ORIENTATION, CAMERA = 0x0112, 0x0110
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
@@ -30,7 +31,7 @@ def test_colour_formats(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path), image)
     assert np.array_equal(read_image(path, format="BGR"), image[:, :, ::-1])
     assert read_image(path, format="BGR").flags.c_contiguous and read_image(path).flags.writeable
-    with pytest.raises(RamsesError, match="INPUT.FORMAT"):
+    with refused("INPUT.FORMAT", "'L'"):
         read_image(path, format="L")
 
 
@@ -49,37 +50,6 @@ def test_other_pixel_kinds_become_rgb(tmp_path: Path, mode: str) -> None:
     assert np.abs(image.astype(int) - RAMP[..., None]).max() <= tolerance
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise
-    path = save(tmp_path / "a.png", RAMP, exif=exif)
-    assert np.array_equal(read_image(path)[:, :, 0], np.rot90(RAMP, -1))
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_truncated_image(tmp_path: Path, suffix: str) -> None:
-    path = save(tmp_path / f"a{suffix}", np.random.randint(0, 256, (64, 64, 3), dtype=np.uint8))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(RamsesError, match=rf"a\{suffix}: the image cannot be read"):
-        read_image(path)
-
-
-def test_no_image(tmp_path: Path) -> None:
-    with pytest.raises(RamsesError, match="no such file"):
-        read_image(tmp_path / "a.jpg")
-    (tmp_path / "b.jpg").write_text("hello")
-    with pytest.raises(RamsesError, match="cannot be read") as caught:
-        read_image(tmp_path / "b.jpg")
-    assert "\n" not in str(caught.value)
-
-
-def test_size_other_than_dataset_dicted(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", RAMP)
-    read_image({"file_name": str(path), "height": 6, "width": 8})
-    with pytest.raises(RamsesError, match="6 x 8 px .* 8 x 6"):
-        read_image({"file_name": str(path), "height": 8, "width": 6})
-
-
 @pytest.mark.parametrize(("dtype", "suffix"), [("uint8", ".png"), ("uint16", ".png"), ("int32", ".tif")])
 def test_integer_label_images(tmp_path: Path, dtype: str, suffix: str) -> None:
     values = (np.arange(48).reshape(6, 8) * (5 if dtype == "uint8" else 1300)).astype(dtype)
@@ -88,32 +58,57 @@ def test_integer_label_images(tmp_path: Path, dtype: str, suffix: str) -> None:
     assert np.array_equal(label_map, values)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "1", "F"])
-def test_label_images_that_are_none(tmp_path: Path, mode: str) -> None:
-    path = save(tmp_path / ("a.tif" if mode == "F" else "a.png"), RAMP, mode)
-    with pytest.raises(RamsesError, match="one channel of 8, 16 or 32-bit integers"):
-        read_label_image(path)
+LARGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def test_truncated_label_image(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", np.random.randint(0, 900, (64, 64)).astype(np.uint16))
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(RamsesError, match="cannot be read"):
-        read_label_image(path)
+@pytest.mark.parametrize(
+    ("read", "suffix", "content", "words"),
+    [
+        (read_image, ".jpg", None, "no such file"),
+        (read_image, ".jpg", "hello", "cannot be read"),
+        *((read_image, suffix, LARGE, "cannot be read") for suffix in (".jpg", ".png")),  # cut in the middle
+        (read_label_image, ".png", LARGE[..., 0].astype(np.uint16), "cannot be read"),
+        *((read_label_image, ".png", mode, "one channel") for mode in ("RGB", "RGBA", "P", "LA", "1")),
+        (read_label_image, ".tif", "F", "one channel"),
+        (read_image, ".tif", "F", "floating-point"),
+        (read_label_image, ".tif", RAMP.astype(np.int32) - 1, "negative"),
+    ],
+)
+def test_faults_of_files(
+    tmp_path: Path, read: Callable[[Path], Any], suffix: str, content: str | np.ndarray | None, words: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if isinstance(content, np.ndarray):
+        save(path, content)
+        if words == "cannot be read":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif content == "hello":
+        path.write_text(content)
+    elif content is not None:
+        save(path, RAMP, content)
+    with refused(f"{path}: ", words):
+        read(path)
 
 
-def test_dataset_dict_of_a_folder(tiny_folder: Callable[..., Path]) -> None:
-    dataset_dicts, _ = load_folder(tiny_folder(count=6))
-    label_map = read_label_map(dataset_dicts[0])
-    assert label_map.dtype == np.int32 and label_map.shape == (64, 96)
-    assert sorted(np.unique(label_map)) == [0, 1, 2, 3, 4, 5, 6]
+def test_another_size_than_the_dataset_dict_says(tmp_path: Path, tiny_folder: Callable[..., Path]) -> None:
+    path = save(tmp_path / "a.png", RAMP)
+    read_image({"file_name": str(path), "height": 6, "width": 8})
+    with refused("a.png", "6 x 8 px", "8 x 6"):
+        read_image({"file_name": str(path), "height": 8, "width": 6})
+    dataset_dicts, _ = load_folder(tiny_folder())
+    dataset_dicts[0]["label_file_name"] = dataset_dicts[1]["label_file_name"]
+    with refused("img1.png", "96 x 64 px", "img0.png says 64 x 96"):
+        read_label_map(dataset_dicts[0])
 
 
 def test_values_without_annotation_become_background(tiny_folder: Callable[..., Path]) -> None:
     dataset_dicts, _ = load_folder(tiny_folder(count=6))
     full = read_label_map(dataset_dicts[0])
+    assert full.dtype == np.int32 and full.shape == (64, 96)
+    assert sorted(np.unique(full)) == [0, 1, 2, 3, 4, 5, 6]
     dataset_dicts[0]["annotations"] = [a for a in dataset_dicts[0]["annotations"] if a["label"] in (2, 5)]
     label_map = read_label_map(dataset_dicts[0])
+    assert label_map.dtype == np.int32
     assert np.array_equal(label_map, np.where(np.isin(full, (2, 5)), full, 0))
 
 
@@ -129,14 +124,11 @@ def test_rows_without_pixels_are_logged_once(
     assert len([r for r in caplog.records if "without a pixel" in r.message]) == 1
 
 
-def test_label_image_of_another_size(tiny_folder: Callable[..., Path]) -> None:
-    dataset_dicts, _ = load_folder(tiny_folder())
-    dataset_dicts[0]["label_file_name"] = dataset_dicts[1]["label_file_name"]
-    with pytest.raises(RamsesError, match="img1.png: is 96 x 64 px .*img0.png says 64 x 96"):
-        read_label_map(dataset_dicts[0])
-
-
-ORIENTATION, CAMERA = 0x0112, 0x0110
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # turn clockwise
+    path = save(tmp_path / "a.png", RAMP, exif=exif)
+    assert np.array_equal(read_image(path)[:, :, 0], np.rot90(RAMP, -1))
 
 
 @pytest.mark.parametrize(("file_format", "suffix"), [("JPEG", ".jpg"), ("MPO", ".jpg"), ("PNG", ".png")])
