@@ -204,7 +204,7 @@ def test_wide_images_stand_one_above_the_other(tmp_path: Path) -> None:
 
 def test_drawings_of_particles_of_other_sizes_stand_side_by_side(tmp_path: Path) -> None:
     """One side is enlarged more for its small particle."""
-    scene = outcome()
+    scene = evaluated()
     for entries, side in ((scene.ground_truth["annotations"], 6), (scene.results, 300)):
         mask = np.zeros((600, 600), dtype=np.uint8, order="F")
         mask[5 : 5 + side, 5 : 5 + side] = 1
