@@ -98,6 +98,16 @@ def test_labels_begin_again_behind_the_largest_one() -> None:
     assert [label_of(number) for number in (1, 65535, 65536, 131071)] == [1, 65535, 1, 1]
 
 
+@pytest.mark.parametrize("scores", [[0.9, 0.5], [0.5, 0.9]])
+def test_of_two_particles_that_claim_a_pixel_the_surer_one_has_it(scores: list[float], tmp_path: Path) -> None:
+    camera, mask = Camera(paint((60, 40)), [0, 60]), np.ones((20, 10), bool)
+    boxes = [[5, 20, 15, 40], [10, 20, 20, 40]]
+    camera.predict = lambda image: FrameInstances([mask, mask], boxes, [0, 1], scores, [1, 1])
+    table, _ = camera.run(tmp_path)
+    surer = table.loc[table["score"].idxmax()]
+    assert (labels_of(tmp_path, 0)[20:40, surer.y0 : surer.y1] == surer.label).all()
+
+
 def test_coco_annotations_are_what_each_frame_shows(tmp_path: Path) -> None:
     belt = paint((90, 40), (20, 50, 5, 15), (60, 70, 20, 30))  # the first one lies on the border at row 30
     table, _ = Camera(belt, [0, 30, 60, 90]).run(tmp_path)
