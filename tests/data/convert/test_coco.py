@@ -156,7 +156,8 @@ def test_two_images_of_one_name(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ((9, 70000), (1, 2)),  # too high for 16 bits: renumbered in their order
+        ((9, 65535), (9, 65535)),
+        ((9, 65536), (1, 2)),  # too high for 16 bits: renumbered in their order
         ((9, 4), (9, 4)),
         ((9, 9), (1, 2)),  # not one each: numbered from large to small, as in training
         ((9, None), (1, 2)),
