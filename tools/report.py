@@ -29,6 +29,7 @@ from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.analysis.report.page import check_page, write_files, write_report
 from ramses_d2.analysis.sample import CONSTITUENTS, DEFAULT_MAP, SIEVE_SERIES, WEIGHTS, SieveSize, load_map
 from ramses_d2.errors import RamsesError, exit_on_error
+from ramses_d2.files import check_output
 
 CALIBRATE = "calibrate"
 
@@ -127,8 +128,7 @@ def make_report(args: argparse.Namespace, command: str) -> None:
 def make_factors(args: argparse.Namespace) -> None:
     """Write the factors and show them."""
     output = Path(args.output)
-    if output.exists() and not args.force:
-        raise RamsesError(f"{output} exists: choose another --output, or replace it with --force")
+    check_output(output, args.force)
     run = read_run(args.run)
     factors, comparison = calibrate(run, find_batches(run, args.batch), resampling(args))
     write_files({output: factors.to_yaml()})
