@@ -278,9 +278,6 @@ class FPN(Backbone):
 def pyramid(cfg: CfgNode, bottom_up: Backbone) -> Backbone:
     """The pyramid of ``MODEL.FPN`` on a backbone."""
     fpn = cfg.MODEL.FPN
-    missing = sorted(set(fpn.IN_FEATURES) - set(bottom_up.output_shape()))
-    if missing:
-        raise RamsesError(f"MODEL.FPN.IN_FEATURES: no feature {missing}, it has {sorted(bottom_up.output_shape())}")
     if fpn.STYLE == "ramses":
         return FPN(
             bottom_up=bottom_up,

@@ -1,7 +1,7 @@
-"""RAMSES2's network, written plainly from the behaviour reference (sections 2.2 to 2.9).
+"""RAMSES2's network, written plainly from how the original behaves.
 
 Slow and explicit on purpose, and independent of ramses_d2: the converter's tests compare the two. Attribute names are
-those of the original's state dict (section 2.9).
+those of the original's state dict.
 """
 
 from __future__ import annotations

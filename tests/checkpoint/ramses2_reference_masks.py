@@ -1,4 +1,4 @@
-"""RAMSES2's way from raw outputs to instances, written plainly from the behaviour reference (sections 2.7 and 4)."""
+"""RAMSES2's way from raw outputs to instances, written plainly from how the original behaves."""
 
 from __future__ import annotations
 

@@ -99,8 +99,11 @@ def test_a_head_of_other_classes_starts_at_random(tmp_path: Path, caplog: pytest
         load_initial_weights(target, path)
     assert torch.equal(source.backbone.bottom_up[1].weight, target.backbone.bottom_up[1].weight)
     assert torch.equal(before, target.head.weight)
-    loaded, random, unused = caplog.messages
+    with caplog.at_level(logging.INFO, "ramses_d2"):
+        load_initial_weights(target, save(tmp_path / "w.pth", target.state_dict()))
+    loaded, random, unused, everything = caplog.messages
     assert "4 of 6" in loaded and random.endswith("head.weight, head.bias") and unused.endswith(": more")
+    assert "6 of 6" in everything
 
 
 @pytest.mark.parametrize("width", [None, 8])

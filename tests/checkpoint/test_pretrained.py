@@ -152,6 +152,8 @@ def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None
         assert problem in message
     state["stages.0.0.dwconv.weight"] = torch.tensor(1.0)
     refusal(build(), save(tmp_path / "official.pt", {"model": state}))
+    state = sparse(official(*TINY, head=False)) | {"encoder.stages.0.0.dwconv.kernel": torch.zeros(48, 8)}
+    refusal(build(), save(tmp_path / "fcmae.pt", {"model": state}))  # 48 is not a square
 
 
 def test_what_no_backbone_has_may_be_in_the_file(tmp_path: Path) -> None:
