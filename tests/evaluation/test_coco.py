@@ -88,7 +88,7 @@ def by_pycocotools(ground_truth: dict | Path, results: list[dict] | Path, task: 
         if isinstance(ground_truth, dict):
             coco.dataset = copy.deepcopy(ground_truth)
             coco.createIndex()
-        found = coco.loadRes(str(results) if isinstance(results, Path) else results)
+        found = coco.loadRes(str(results) if isinstance(results, Path) else copy.deepcopy(results))
         evaluation = COCOeval(coco, found, task)
         evaluation.params.maxDets = [1, 10, max_dets]
         evaluation.evaluate()
@@ -131,11 +131,9 @@ def test_details_of_all_and_of_each_class_are_those_of_pycocotools(crowded: Crow
     curves = coco_curves(data, results, "segm", CLASSES, 100)
     details, names = curves.details(), (*NAMES, "AR@100", "ARs@100", "ARm@100", "ARl@100")
     only = data | {"annotations": [a for a in data["annotations"] if a["category_id"] == 2]}
-    for found, truth, chosen in (
-        (details, data, results),
-        (curves.details(1), only, [r for r in results if r["category_id"] == 2]),
-    ):
-        stats = by_pycocotools(truth, chosen, "segm", 100).stats
+    of_class = [r for r in results if r["category_id"] == 2]
+    for found, *chosen in ((details, data, results), (curves.details(1), only, of_class)):
+        stats = by_pycocotools(*chosen, "segm", 100).stats
         assert [found[name] for name in names] == pytest.approx(list(100 * np.delete(stats, (6, 7))), abs=1e-9)
     assert list(details["AP_by_IoU"]) == [f"0.{percent}" for percent in range(50, 100, 5)]
     assert details["AP_by_IoU"]["0.75"] == details["AP75"]
