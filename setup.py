@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["ramses_d2", "ramses_d2.*"]),
-    package_data={"ramses_d2": ["templates/*"]},
+    package_data={"ramses_d2": ["templates/*"], "ramses_d2.analysis.report": ["templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",

@@ -1,6 +1,6 @@
-"""The configuration keys RAMSES adds to Detectron2's: defaults and meaning, no logic.
+"""The configuration keys that RAMSES adds to Detectron2's (defaults and meaning), the ranges of numbers, and loading.
 
-Network and target defaults are those of the published RAMSES2 model (reference section 2.1).
+The defaults of network and targets are those of the published RAMSES2 model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,49 +24,37 @@ logger = logging.getLogger(__name__)
 
 
 class Range(NamedTuple):
-    """Numbers that a config key may have.
-
-    Attributes:
-        low, high: the ends.
-        is_open: whether the ends themselves do not count.
-    """
+    """Finite numbers that a config key may have; ``is_open`` leaves out both ends, or one of them ("low", "high")."""
 
     low: float = -math.inf
     high: float = math.inf
-    is_open: bool = False
+    is_open: bool | str = False
 
     def holds(self, value: object) -> bool:
-        """Whether a value is a number of this range; infinity and NaN never are."""
         if not isinstance(value, (int, float)) or not abs(value) < math.inf:
             return False
-        return self.low < value < self.high if self.is_open else self.low <= value <= self.high
+        left_out = {True: (self.low, self.high), "low": (self.low,), "high": (self.high,)}.get(self.is_open, ())
+        return self.low <= value <= self.high and value not in left_out
 
     def __str__(self) -> str:
-        below, above = ("below", "above") if self.is_open else ("up to", "from")
-        if self.high == math.inf:
-            return f"{above} {self.low}{'' if self.is_open else ' on'}"
-        if self.low == -math.inf:
-            return f"{below} {self.high}"
-        return f"above {self.low} and below {self.high}" if self.is_open else f"from {self.low} to {self.high}"
+        low = f"above {self.low}" if self.is_open in (True, "low") else f"from {self.low} on"
+        high = f"below {self.high}" if self.is_open in (True, "high") else f"up to {self.high}"
+        return " and ".join([low] * (self.low > -math.inf) + [high] * (self.high < math.inf))
 
 
-def check_ranges(cfg: CfgNode, ranges: Mapping[str, Range]) -> None:
-    """Check numbers, and every number of a list.
+def check_ranges(cfg: CfgNode, allowed: Mapping[str, Range | tuple[str, ...]]) -> None:
+    """Stop where a number, or one of a list, is out of its range, or a word is not one of those allowed.
 
-    Args:
-        cfg: config.
-        ranges: by key, such as "SOLVER.BASE_LR".
-
-    Raises:
-        RamsesError: a value out of its range.
+    The keys of ``allowed`` are such as "SOLVER.BASE_LR".
     """
-    for key, allowed in ranges.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
+    for key, values in allowed.items():
+        value = reduce(lambda node, name: node[name], key.split("."), cfg)
         is_list = isinstance(value, (list, tuple))
-        if not all(allowed.holds(number) for number in (value if is_list else [value])):
-            raise RamsesError(f"{key} is {value}, use {'numbers' if is_list else 'a number'} {allowed}")
+        if isinstance(values, tuple) and not isinstance(values, Range):
+            if value not in values:
+                raise RamsesError(f'{key} is "{value}", use {" or ".join(values)}')
+        elif not all(values.holds(number) for number in (value if is_list else [value])):
+            raise RamsesError(f"{key} is {value}, use {'numbers' if is_list else 'a number'} {values}")
 
 
 def add_ramses_config(cfg: CN) -> None:
@@ -81,13 +70,11 @@ def add_ramses_config(cfg: CN) -> None:
     # Flip along each axis with probability 0.5; with VERTICAL_FLIP False only left and right
     cfg.INPUT.AUG.FLIP = True
     cfg.INPUT.AUG.VERTICAL_FLIP = True
-    # Largest rotation, in degrees either way
-    cfg.INPUT.AUG.ROTATION = 10.0
+    cfg.INPUT.AUG.ROTATION = 10.0  # largest rotation, in degrees either way
     # Largest relative change of brightness and of contrast
     cfg.INPUT.AUG.BRIGHTNESS = 0.05
     cfg.INPUT.AUG.CONTRAST = 0.05
-    # Standard deviation of Gaussian noise, in grey levels of 255
-    cfg.INPUT.AUG.NOISE = 3.0
+    cfg.INPUT.AUG.NOISE = 3.0  # standard deviation of Gaussian noise, in grey levels of 255
     # Range of the random change of scale; masses in grams stay, mass_scale follows
     cfg.INPUT.AUG.SCALE = (0.8, 1.25)
 
@@ -100,8 +87,7 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.CONVNEXTV2.DIMS = ()
     # "patch" (4x4 stride 4, as published) or "overlap" (two 3x3 of stride 2: better from scratch)
     cfg.MODEL.CONVNEXTV2.STEM = "patch"
-    # Stochastic depth
-    cfg.MODEL.CONVNEXTV2.DROP_PATH = 0.0
+    cfg.MODEL.CONVNEXTV2.DROP_PATH = 0.0  # stochastic depth
     # Recompute activations in the backward pass: less memory, about a third more time
     cfg.MODEL.CONVNEXTV2.CHECKPOINTING = False
     # Pretrained weights: an official ConvNeXt V2 file, one made by tools/convert_weights.py, or
@@ -110,16 +96,13 @@ def add_ramses_config(cfg: CN) -> None:
     # Any network of timm that gives feature maps, for build_timm_fpn_backbone
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet50"
-    # Which of timm's feature maps to take; empty = those of stride 4 and more
-    cfg.MODEL.TIMM.OUT_INDICES = ()
+    cfg.MODEL.TIMM.OUT_INDICES = ()  # which of timm's feature maps to take; empty = those of stride 4 and more
     # "" = the network's own normalisation; "FrozenBN" = its batch norms as constants, "SyncBN" = over all GPUs
     cfg.MODEL.TIMM.NORM = ""
     # As MODEL.CONVNEXTV2.WEIGHTS: a file of timm or torchvision, or timm://resnet50.a1_in1k
     cfg.MODEL.TIMM.WEIGHTS = ""
-    # Stride-2 convolutions on top of the last FPN level, one more level each
-    cfg.MODEL.FPN.EXTRA_LEVELS = 1
-    # "ramses" (bilinear, no biases, extra levels by convolution), or "detectron2" (nearest, biases, MODEL.FPN.NORM, one
-    # extra level by max-pooling)
+    cfg.MODEL.FPN.EXTRA_LEVELS = 1  # stride-2 convolutions on top of the last FPN level, one more level each
+    # "ramses" (bilinear, no biases, extra levels convolved), "detectron2" (nearest, biases, NORM, one max-pooled level)
     cfg.MODEL.FPN.STYLE = "ramses"
 
     # ---- meta-architecture ----------------------------------------------------------------------------------
@@ -130,8 +113,7 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.CLASS_NAMES = []
     # Pyramid levels of the shared head, fine to coarse; one grid size and one scale range each
     cfg.MODEL.RAMSES.IN_FEATURES = ["p3", "p4", "p5", "p6"]
-    # Cells along the long side of the image
-    cfg.MODEL.RAMSES.GRID_SIZES = [144, 72, 36, 18]
+    cfg.MODEL.RAMSES.GRID_SIZES = [144, 72, 36, 18]  # cells along the long side of the image
     # False = grids have the aspect ratio of the image; True = as many cells along the short side, as in SOLOv2
     cfg.MODEL.RAMSES.SQUARE_GRIDS = False
     # Object scale sqrt(box height * box width), in network-input pixels, from..to, of each level
@@ -155,10 +137,8 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.HEAD.CONVS = 4
     cfg.MODEL.RAMSES.HEAD.FACTOR_CONVS = 2
     cfg.MODEL.RAMSES.HEAD.CHANNELS = 256
-    # Side of the dynamic kernels
-    cfg.MODEL.RAMSES.HEAD.KERNEL_SIZE = 1
-    # Class probability that an untrained network gives every cell
-    cfg.MODEL.RAMSES.HEAD.PRIOR_PROB = 0.01
+    cfg.MODEL.RAMSES.HEAD.KERNEL_SIZE = 1  # side of the dynamic kernels
+    cfg.MODEL.RAMSES.HEAD.PRIOR_PROB = 0.01  # class probability that an untrained network gives every cell
 
     # Mask head: unified mask features and geometry map
     cfg.MODEL.RAMSES.MASK_HEAD = CN()
@@ -179,11 +159,9 @@ def add_ramses_config(cfg: CN) -> None:
 
     # Mass branch: normalised mass = class factor of the cell * sum of the geometry map over the mask
     cfg.MODEL.RAMSES.MASS = CN()
-    # False = plain SOLOv2: no class factor, no geometry map, no masses
-    cfg.MODEL.RAMSES.MASS.ENABLED = True
-    # "ReLU" (as published; both outputs can die) or "Softplus"
-    cfg.MODEL.RAMSES.MASS.ACTIVATION = "ReLU"
-    # Networks without a mass branch weigh by the best constant areal density of each class, from the training truth
+    cfg.MODEL.RAMSES.MASS.ENABLED = True  # False = plain SOLOv2: no class factor, no geometry map, no masses
+    cfg.MODEL.RAMSES.MASS.ACTIVATION = "ReLU"  # "ReLU" (as published; both outputs can die) or "Softplus"
+    # Networks without a mass branch predict masses by a constant areal density per class, fitted to the training data
     cfg.MODEL.RAMSES.MASS.DENSITY = False
 
     # ---- losses ---------------------------------------------------------------------------------------------
@@ -193,8 +171,7 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.LOSS.MASS_WEIGHT = 1.0
     cfg.MODEL.RAMSES.LOSS.FOCAL_ALPHA = 0.25
     cfg.MODEL.RAMSES.LOSS.FOCAL_GAMMA = 2.0
-    # Relative mass error that is averaged: "mape" |m - t| / t, or "log" |ln m - ln t|, which does not reward
-    # guessing low
+    # Relative mass error: "mape" |m - t| / t, or "log" |ln m - ln t|, which does not reward guessing low
     cfg.MODEL.RAMSES.LOSS.MASS_TYPE = "mape"
     # Positive cells of an image used by the mask and mass losses; every object keeps at least one
     cfg.MODEL.RAMSES.LOSS.MAX_POS_PER_IMAGE = 768
@@ -203,66 +180,42 @@ def add_ramses_config(cfg: CN) -> None:
     cfg.MODEL.RAMSES.TEST = CN()
     # A cell below this score is no candidate. Low, because AP wants the whole precision-recall curve
     cfg.MODEL.RAMSES.TEST.SCORE_THRESH = 0.05
-    # From this score on an instance counts as a particle: in totals, in mass figures, in tools/predict.py
+    # From this score on an instance counts as a particle: in totals, in mass metrics, in tools/predict.py
     cfg.MODEL.RAMSES.TEST.REPORT_THRESH = 0.5
     # Keep only cells that are the best of their 2x2 neighbourhood in their class
     cfg.MODEL.RAMSES.TEST.POINT_NMS = False
     # Best cells for which a mask is computed at all; 0 = all of them, as the original does
     cfg.MODEL.RAMSES.TEST.PRE_NMS_TOPK = 2000
-    # A pixel belongs to the instance from this probability on
-    cfg.MODEL.RAMSES.TEST.MASK_THRESH = 0.5
-    # Multiply the score by the mean probability inside the mask
-    cfg.MODEL.RAMSES.TEST.MASK_SCORING = True
-    # Smaller masks are dropped; pixels of the mask grid, exclusive
-    cfg.MODEL.RAMSES.TEST.MIN_AREA = 0
-    # "greedy", "soft", "matrix" or "none"
-    cfg.MODEL.RAMSES.TEST.NMS = "greedy"
-    # greedy: a mask goes when its IoU with a better one is above this
-    cfg.MODEL.RAMSES.TEST.NMS_THRESH = 0.5
+    cfg.MODEL.RAMSES.TEST.MASK_THRESH = 0.5  # a pixel belongs to the instance from this probability on
+    cfg.MODEL.RAMSES.TEST.MASK_SCORING = True  # multiply the score by the mean probability inside the mask
+    cfg.MODEL.RAMSES.TEST.MIN_AREA = 0  # smaller masks are dropped; pixels of the mask grid, exclusive
+    cfg.MODEL.RAMSES.TEST.NMS = "greedy"  # "greedy", "soft", "matrix" or "none"
+    cfg.MODEL.RAMSES.TEST.NMS_THRESH = 0.5  # greedy: a mask goes when its IoU with a better one is above this
     # soft, matrix: width of the Gaussian decay, and the decayed score below which an instance goes
     cfg.MODEL.RAMSES.TEST.NMS_SIGMA = 0.5
     cfg.MODEL.RAMSES.TEST.NMS_MIN_SCORE = 0.05
-    # False = objects suppress one another only within a class
-    cfg.MODEL.RAMSES.TEST.NMS_CLASS_AGNOSTIC = True
+    cfg.MODEL.RAMSES.TEST.NMS_CLASS_AGNOSTIC = True  # False = objects suppress one another only within a class
     # Sum the geometry map over the binary mask (as trained) rather than over the soft one
     cfg.MODEL.RAMSES.TEST.BINARY_MASS_MASKS = True
-    # "bitmask": pred_masks is a bool tensor (K, H, W); "rle": COCO run lengths, for large images
+    # "bitmask": pred_masks is a bool tensor (K, H, W); "rle": COCO RLE, for large images
     cfg.MODEL.RAMSES.TEST.MASK_FORMAT = "bitmask"
 
     # ---- training -------------------------------------------------------------------------------------------
     cfg.SOLVER.OPTIMIZER = "AdamW"
     # Learning rate of each part relative to BASE_LR; the backbone's below 1 for a pretrained one
-    cfg.SOLVER.LR_FACTOR = CN()
-    cfg.SOLVER.LR_FACTOR.BACKBONE = 1.0
-    cfg.SOLVER.LR_FACTOR.FPN = 1.0
-    cfg.SOLVER.LR_FACTOR.CLASS = 1.0
-    cfg.SOLVER.LR_FACTOR.KERNEL = 1.0
-    cfg.SOLVER.LR_FACTOR.MASK = 1.0
-    cfg.SOLVER.LR_FACTOR.MASS = 1.0
-    # Of Mask R-CNN, whose mask head is MASK
-    cfg.SOLVER.LR_FACTOR.RPN = 1.0
-    cfg.SOLVER.LR_FACTOR.BOX = 1.0
+    parts = ("BACKBONE", "FPN", "CLASS", "KERNEL", "MASK", "MASS", "RPN", "BOX")  # the last two are of Mask R-CNN
+    cfg.SOLVER.LR_FACTOR = CN(dict.fromkeys(parts, 1.0))
     # Each layer (stem or block) of the backbone learns at this share of the rate of the next one; 1 = all alike
     cfg.SOLVER.LAYER_DECAY = 1.0
     # What does not train: parts ("backbone", "fpn", "class", "kernel", "mask", "mass"; of Mask R-CNN "backbone", "fpn",
     # "rpn", "box", "mask"), "all but heads", or a share of the network's layers from the input on ("0.9" = all but the
     # last tenth). Branches whose loss has weight 0 do not train either
     cfg.SOLVER.FREEZE = []
-    # Passes over the training images, in place of MAX_ITER; 0 = MAX_ITER counts
-    cfg.SOLVER.MAX_EPOCHS = 0
-    # LR_SCHEDULER_NAME "ReduceOnPlateau": multiply the rate by FACTOR when METRIC has not improved for more than
-    # PATIENCE evaluations ("total_loss": the mean over TEST.EVAL_PERIOD steps). MODE: "max" or "min" is better
-    cfg.SOLVER.PLATEAU = CN()
-    cfg.SOLVER.PLATEAU.METRIC = "segm/AP"
-    cfg.SOLVER.PLATEAU.MODE = "max"
-    cfg.SOLVER.PLATEAU.PATIENCE = 3
-    cfg.SOLVER.PLATEAU.FACTOR = 0.5
-    # The rate does not fall below this share of BASE_LR
-    cfg.SOLVER.PLATEAU.MIN_FACTOR = 0.001
+    cfg.SOLVER.MAX_EPOCHS = 0  # passes over the training images, in place of MAX_ITER; 0 = MAX_ITER counts
+    # Keys of a schedule that has gone (docs/changes.md): files that have them still load
+    cfg.SOLVER.PLATEAU = CN(new_allowed=True)
     # Stop when TEST.BEST_METRIC has not improved by more than MIN_DELTA for this many evaluations; 0 = never
-    cfg.SOLVER.EARLY_STOPPING = CN()
-    cfg.SOLVER.EARLY_STOPPING.PATIENCE = 0
-    cfg.SOLVER.EARLY_STOPPING.MIN_DELTA = 0.0
+    cfg.SOLVER.EARLY_STOPPING = CN({"PATIENCE": 0, "MIN_DELTA": 0.0})
     # Moving average of the weights, evaluated beside them as "ema/..."; 0 = none, 0.999 = over about 1000 steps
     cfg.SOLVER.EMA_DECAY = 0.0
 
@@ -270,8 +223,7 @@ def add_ramses_config(cfg: CN) -> None:
     # What model_best.pth, and early stopping, go by, and whether "max" or "min" is better
     cfg.TEST.BEST_METRIC = "segm/AP"
     cfg.TEST.BEST_MODE = "max"
-    # Images with the worst predictions that an evaluation draws
-    cfg.TEST.WORST_PICTURES = 6
+    cfg.TEST.WORST_PICTURES = 6  # images with the worst predictions that an evaluation draws
     # Data sets that are evaluated once, after training, with the best weights; files go to OUTPUT_DIR/test
     cfg.DATASETS.FINAL_TEST = ()
 
@@ -285,23 +237,21 @@ def follow_ramses_keys(cfg: CfgNode) -> None:
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
-    """Read a YAML file and KEY VALUE overrides into a fresh config, and fall back to the CPU where there is no CUDA.
-
-    Raises:
-        RamsesError: the file is missing, or a key or value does not fit.
-    """
+    """Read a YAML file and KEY VALUE overrides into a fresh config, and fall back to the CPU where there is no CUDA."""
     cfg = get_cfg()
     add_ramses_config(cfg)
     if not Path(config_file).is_file():
         raise RamsesError(f"{config_file}: no such config file, see configs/")
+    where = config_file
     try:
         cfg.merge_from_file(config_file)
-    except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise RamsesError(f"{config_file}: {_one_line(error)}{_suggestion(error, cfg)}") from error
-    try:
+        where = "config override"
         cfg.merge_from_list(overrides or [])
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise RamsesError(f"config override: {_one_line(error)}{_suggestion(error, cfg)}") from error
+    except (KeyError, TypeError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        what = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
+        unknown = what.partition("Non-existent ")[2].rpartition("key: ")[2]  # KeyError or AssertionError of yacs
+        nearest = get_close_matches(unknown, _keys(cfg), n=1, cutoff=0.8)
+        raise RamsesError(f"{where}: {what}{f'; did you mean {nearest[0]}?' if nearest else ''}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No CUDA here: MODEL.DEVICE is set to cpu, SOLVER.AMP.ENABLED to False")
         cfg.MODEL.DEVICE = "cpu"
@@ -310,19 +260,6 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     if cfg.MODEL.META_ARCHITECTURE == "MaskRCNN":
         follow_ramses_keys(cfg)
     return cfg
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-
-
-def _suggestion(error: Exception, cfg: CfgNode) -> str:
-    """The key that an unknown one resembles most, if any."""
-    unknown = (
-        _one_line(error).partition("Non-existent ")[2].rpartition("key: ")[2]
-    )  # KeyError or AssertionError of yacs
-    nearest = get_close_matches(unknown, _keys(cfg), n=1, cutoff=0.8)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

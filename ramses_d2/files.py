@@ -44,6 +44,18 @@ def atomic_file(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]
         yield stream
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path, "wb") as stream:
+        stream.write(content)
+
+
+def write_json(path: Path, value: Any, indent: int | None = None, **options: Any) -> None:
+    """Write :func:`json_values` of anything, whole or not at all; ``options`` of ``json.dumps``."""
+    text = json.dumps(json_values(value), indent=indent, allow_nan=False, **options)
+    write_bytes(path, (text + "\n").encode())
+
+
 @contextmanager
 def folder_swap(output: Path) -> Iterator[Path]:
     """A folder to fill beside ``output``; it takes its place and name at the end, and is removed on failure.

@@ -6,12 +6,14 @@ Shape letters: K instances, H W image, h w a box.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 
 def encode_in_box(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> dict[str, Any]:
@@ -184,3 +186,111 @@ def masks_in_boxes(masks: Sequence[Any], boxes: np.ndarray) -> Iterator[np.ndarr
             yield decode_in_box(mask, x0, y0, x1, y1)
         else:
             yield mask[y0:y1, x0:x1].cpu().numpy()
+
+
+# A part is a small component if it has few pixels and is small beside its particle's largest part, or is next to
+# nothing beside it
+SMALL_PIXELS, SMALL_SHARE, NEGLIGIBLE_SHARE = 10, 0.2, 0.01
+# Columns of measure_particles; the body is the largest part, and `parts` does not count small components
+PARTICLE_COLUMNS = [
+    *("label", "area", "left", "top", "right", "bottom", "parts", "small", "small_pixels"),
+    *("body_area", "body_left", "body_top", "body_right", "body_bottom"),
+]
+
+
+class Parts(NamedTuple):
+    """The connected parts of all particles of a label map: R runs of equal labels in its rows make P parts."""
+
+    start: np.ndarray  # (R,) first pixel of every run in the flattened label map
+    length: np.ndarray  # (R,) px
+    part: np.ndarray  # (R,) part of every run, 0 ... P - 1
+    label: np.ndarray  # (P,) value in the label map
+    area: np.ndarray  # (P,) px
+    box: np.ndarray  # (P, 4) left, top, right, bottom, end exclusive, px
+    is_body: np.ndarray  # (P,) the largest part of its particle
+    is_small: np.ndarray  # (P,) a few stray pixels
+
+
+def find_parts(label_map: np.ndarray) -> Parts:
+    """The connected parts of every particle of an integer label map (H, W); pixels that touch at a corner are joined.
+
+    An image of 25 million pixels has some 100 000 runs, and all measures follow from them: this takes a twentieth of
+    the time of scikit-image's ``measure.label``.
+    """
+    height, width = label_map.shape
+    first = np.ones((height, width), dtype=bool)
+    np.not_equal(label_map[:, 1:], label_map[:, :-1], out=first[:, 1:])
+    start = np.flatnonzero(first)
+    length = np.diff(start, append=height * width)
+    value = label_map.ravel()[start].astype(np.int64)
+    start, length, value = (array[value > 0] for array in (start, length, value))
+
+    part = _join_runs(start, length, value, width)
+    count = int(part.max(initial=-1)) + 1
+    label = np.zeros(count, np.int64)
+    label[part] = value
+    row, column = np.divmod(start, width)
+    box = np.tile([width, height, 0, 0], (count, 1))
+    for side, coordinate in enumerate((column, row)):
+        np.minimum.at(box[:, side], part, coordinate)
+    for side, coordinate in ((2, column + length), (3, row + 1)):
+        np.maximum.at(box[:, side], part, coordinate)
+    area = np.bincount(part, weights=length, minlength=count).astype(np.int64)
+
+    # The parts of a particle behind each other, the largest first
+    order = np.lexsort((-area, label))
+    leads = np.diff(label[order], prepend=0) != 0
+    is_body = np.zeros(count, dtype=bool)
+    is_body[order[leads]] = True
+    largest = np.zeros(count, np.int64)
+    largest[order] = area[order[leads]][np.cumsum(leads) - 1]
+    is_small = (area <= SMALL_PIXELS) & (area <= SMALL_SHARE * largest)
+    is_small |= area <= NEGLIGIBLE_SHARE * largest
+    return Parts(start, length, part, label, area, box, is_body, is_small)
+
+
+def _join_runs(start: np.ndarray, length: np.ndarray, value: np.ndarray, width: int) -> np.ndarray:
+    """(R,) part of every run: runs of one value in neighbouring rows that touch, also at a corner, are joined."""
+    row, column = np.divmod(start, width)
+    stride = width + 1  # an end at the right border is not yet the next row's start
+    begin, end = row * stride + column, row * stride + column + length
+    # Runs j of the next row with end_j >= begin_i and begin_j <= end_i; both are sorted
+    low = np.searchsorted(end, begin + stride, side="left")
+    high = np.searchsorted(begin, end + stride, side="right")
+    counts = np.maximum(high - low, 0)
+    upper = np.repeat(np.arange(len(start)), counts)
+    lower = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+    same = value[upper] == value[lower]
+    links = (np.ones(np.count_nonzero(same), dtype=bool), (upper[same], lower[same]))
+    return connected_components(coo_array(links, shape=(len(start), len(start))), directed=False)[1]
+
+
+def measure_particles(parts: Parts) -> np.ndarray:
+    """Area, box, parts and largest part of every particle: int (K, 14), see PARTICLE_COLUMNS, sorted by label."""
+    order = np.argsort(parts.label, kind="stable")
+    leads = np.flatnonzero(np.diff(parts.label[order], prepend=0))
+    if not len(leads):
+        return np.zeros((0, len(PARTICLE_COLUMNS)), np.int64)
+    area, box, small = parts.area[order], parts.box[order], parts.is_small[order].astype(np.int64)
+    body = order[parts.is_body[order]]
+    return np.column_stack(
+        [
+            parts.label[order[leads]],
+            np.add.reduceat(area, leads),
+            np.minimum.reduceat(box[:, :2], leads),
+            np.maximum.reduceat(box[:, 2:], leads),
+            *(np.add.reduceat(values, leads) for values in (1 - small, small, area * small)),
+            parts.area[body],
+            parts.box[body],
+        ]
+    )
+
+
+def without_small_components(label_map: np.ndarray) -> np.ndarray:
+    """A copy of the label map in which the stray pixels of its particles are background."""
+    parts = find_parts(label_map)
+    small = parts.is_small[parts.part]
+    cleaned = label_map.copy(order="C")
+    for start, length in zip(parts.start[small], parts.length[small], strict=True):
+        cleaned.reshape(-1)[start : start + length] = 0
+    return cleaned

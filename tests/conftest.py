@@ -1,12 +1,14 @@
-"""Fixtures shared by all tests: a seed, and a factory of small RAMSES folders whose every object is known."""
+"""Shared by all tests: a seed, a factory of small RAMSES folders whose every object is known, writers of files."""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 from PIL import Image
+
+from ramses_d2.errors import RamsesError
 
 GRAMS_PER_MM2 = 0.02
 
@@ -41,15 +45,8 @@ def _own_loggers() -> Iterator[None]:
 def draw_objects(size: tuple[int, int], count: int) -> np.ndarray:
     """Label map of ``count`` objects on a regular grid: even labels are rectangles, odd ones ellipses.
 
-    Object ``i`` (label ``i + 1``) fills the middle of cell ``i`` of the grid; objects never touch, and none
-    is square, so that rows and columns cannot be confused.
-
-    Args:
-        size: (H, W) of the image in px; a cell must have at least 6 px.
-        count: number of objects, K.
-
-    Returns:
-        uint16 (H, W), values 0 ... K.
+    uint16 (H, W) of values 0 ... K. Object ``i`` (label ``i + 1``) fills the middle of cell ``i``; objects never touch,
+    and none is square, so that rows and columns cannot be confused.
     """
     height, width = size
     label_map = np.zeros(size, dtype=np.uint16)
@@ -83,25 +80,13 @@ def tiny_folder(tmp_path: Path) -> Callable[..., Path]:
         extension: str = ".png",
         metadata: bool = True,
     ) -> Path:
-        """Write ``<tmp_path>/<name>``: images/, labels/, annotations.csv and metadata.json.
+        """Write ``<tmp_path>/<name>``: images/, labels/, annotations.csv and metadata.json; returns the folder.
 
-        Image ``i`` is ``img<i>``; label ``k`` has class ``classes[(k - 1) % len(classes)]``, a grey level
-        of its class (so that a network can learn it) and the mass 0.02 g/mm2 x (class number from 1) x its
-        area.
-
-        Args:
-            name: folder name below ``tmp_path``.
-            sizes: (H, W) of each image in px.
-            count: objects per image, one number or one each; 0 gives an image without CSV rows.
-            classes: class names.
-            resolution: px/mm, one number or one each.
-            nan_masses: write "NaN" and gt_mass False for every mass.
-            box_convention: "rows" (the original: x = rows), "columns" (x = columns), "wrong" or "none".
-            extension: image file type.
-            metadata: write metadata.json (needed for the resolution of images without objects).
-
-        Returns:
-            the folder.
+        Image ``i`` is ``img<i>``, of (H, W) ``sizes``; ``count`` (objects) and ``resolution`` are one number or one
+        each. Label ``k`` has class ``classes[(k - 1) % len(classes)]``, a grey level of its class (so that a network
+        can learn it) and the mass 0.02 g/mm2 x (class number from 1) x its area, or NaN and gt_mass False. Boxes are
+        "rows" (the original: x = rows), "columns" (x = columns), "wrong" or "none". An image without objects has no
+        CSV rows, and its resolution in metadata.json.
         """
         folder = tmp_path / name
         (folder / "images").mkdir(parents=True)
@@ -148,3 +133,46 @@ def tiny_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return _write_folder
+
+
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
+    """Expect wrong input to be refused in one line with all these words: file, row or key, what is wrong."""
+    with pytest.raises(RamsesError) as error:
+        yield
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def edit_csv(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Replace a folder's annotations.csv by what ``change`` makes of it."""
+    change(pd.read_csv(folder / "annotations.csv")).to_csv(folder / "annotations.csv", index=False)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write any JSON; returns the path."""
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_split(path: Path, **changes: Any) -> Path:
+    """A split file of ours over the folder it lies in, with some keys changed, or removed (None)."""
+    subsets = {"train": ["demo/img0"], "valid": ["demo/img1"]}
+    split = {"format": "ramses-split", "version": 1, "folders": {"demo": "."}, "subsets": subsets}
+    split |= {"classes": ["glass", "brick", "concrete"]} | changes
+    return write_json(path, {key: value for key, value in split.items() if value is not None})
+
+
+def write_coco(path: Path, annotations: Sequence[Any] = (), *, images: Any = (), categories: Any = ()) -> Path:
+    """A COCO json; images as entries or id -> file name (30 x 40 px), categories as entries or id -> name."""
+    if isinstance(images, Mapping):
+        images = [{"id": key, "file_name": name, "height": 30, "width": 40} for key, name in images.items()]
+    if isinstance(categories, Mapping):
+        categories = [{"id": key, "name": name} for key, name in categories.items()]
+    return write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    """The polygons of a COCO segmentation that is a square."""
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]

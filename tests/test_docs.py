@@ -14,10 +14,10 @@ import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
-from ramses_d2.modeling.inference_settings import InferenceSettings
 
 from ramses_d2 import add_ramses_config
 from ramses_d2.engine import load_config
+from ramses_d2.modeling.postprocess import InferenceSettings
 
 ROOT = Path(__file__).parents[1]
 PAGE, BASE = ROOT / "docs/configuration.md", ROOT / "configs/Base-RAMSES.yaml"

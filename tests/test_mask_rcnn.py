@@ -17,7 +17,7 @@ from PIL import Image
 from ramses_d2.config import load_config
 from ramses_d2.data.catalog import register_datasets
 from ramses_d2.engine.predictor import RamsesPredictor
-from ramses_d2.engine.setup import settle_classes
+from ramses_d2.engine.setup import resolve_classes
 from ramses_d2.engine.trainer import RamsesTrainer
 from tests.test_solov2 import run_lengths, write_coco_set
 from tests.tools.command_line import ROOT, run_process
@@ -41,7 +41,7 @@ def train(names: list[str], output: Path, *overrides: str) -> tuple[RamsesTraine
     sets = ["DATASETS.TRAIN", str(tuple(names)), "DATASETS.TEST", str(tuple(names)), "OUTPUT_DIR", str(output)]
     cfg = load_config(TINY_YAML, [*sets, *overrides])
     register_datasets(names)
-    settle_classes(cfg, names)
+    resolve_classes(cfg, names)
     output.mkdir()
     trainer = RamsesTrainer(cfg)
     trainer.resume_or_load(resume=False)

@@ -24,74 +24,47 @@ import pandas as pd
 
 from ramses_d2.analysis.particles import FRAGMENT_MODES
 from ramses_d2.analysis.run import RunFolder, find_images, in_given_order, read_resolutions
-from ramses_d2.analysis.stream.geometry import AXES, DIRECTIONS
-from ramses_d2.analysis.stream.run import StreamSettings
+from ramses_d2.analysis.stream.belt import AXES, DIRECTIONS
 from ramses_d2.config import load_config
 from ramses_d2.engine.launch import end_on_signal
 from ramses_d2.engine.predictor import RamsesPredictor, predict_belt, predict_images, run_settings, versions
 from ramses_d2.errors import RamsesError, exit_on_error
 
 # Options of --stream, and their defaults
-_BELT = {
-    "overlap": 0,
-    "belt_axis": "rows",
-    "belt_direction": "forward",
-    "belt_window": None,
-    "cut_particles": "keep",
-    "order": None,
-}
+_BELT = {"overlap": 0, "belt_axis": "rows", "belt_direction": "forward", "belt_window": None, "cut_particles": "keep"}
+_BELT |= {"order": None}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help="config.yaml that training wrote")
     parser.add_argument("--weights", required=True, help="checkpoint, such as model_final.pth")
-    parser.add_argument(
-        "--input",
-        required=True,
-        nargs="+",
-        help='pictures, folders, patterns ("belt/*.png"), dataset URIs (ramses://...)',
-    )
+    sources = 'images, folders, patterns ("belt/*.png"), dataset URIs (ramses://...)'
+    parser.add_argument("--input", required=True, nargs="+", help=sources)
     parser.add_argument("--recursive", action="store_true", help="look into the folders of folders too")
     parser.add_argument("--output", required=True, help="folder of the run, made or continued")
-    parser.add_argument(
-        "--resolution",
-        help="px/mm of all images, or a file with those of each: metadata.json, or a CSV with file_name and res; "
-        "default: the data set's, or INPUT.RESOLUTION",
-    )
+    own = "a file with those of each: metadata.json, or a CSV with file_name and res; default: the data set's, or"
+    parser.add_argument("--resolution", help=f"px/mm of all images, or {own} INPUT.RESOLUTION")
     parser.add_argument("--score-threshold", type=float, help="default: MODEL.RAMSES.TEST.REPORT_THRESH")
-    parser.add_argument(
-        "--fragments",
-        choices=FRAGMENT_MODES,
-        default="drop",
-        help="disconnected parts of a particle: drop all but the largest (default), keep them, or split them off",
-    )
+    parts = "disconnected parts of a particle: drop all but the largest (default), keep them, or split them off"
+    parser.add_argument("--fragments", choices=FRAGMENT_MODES, default="drop", help=parts)
     area = parser.add_mutually_exclusive_group()
-    area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the picture")
+    area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the image")
     area.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same in mm2; needs the resolution")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
     parser.add_argument("--no-overlays", action="store_true", help="write no images with outlines")
     parser.add_argument("--force", action="store_true", help="replace a finished run, or one with other settings")
     belt = parser.add_argument_group("conveyor belts")
     belt.add_argument("--stream", action="store_true", help="the images are consecutive frames, in natural order")
-    belt.add_argument("--overlap", type=int, default=0, metavar="PX", help="px that a frame repeats of the one before")
-    belt.add_argument(
-        "--belt-axis", choices=AXES, default="rows", help="the belt moves along rows (default) or columns"
-    )
-    belt.add_argument(
-        "--belt-direction",
-        choices=DIRECTIONS,
-        default="forward",
-        help="the next frame continues below or right (forward, default), or above or left",
-    )
+    belt.add_argument("--overlap", type=int, metavar="PX", help="px that a frame repeats of the one before")
+    belt.add_argument("--belt-axis", choices=AXES, help="the belt moves along rows (default) or columns")
+    side = "the next frame continues below or right (forward, default), or above or left"
+    belt.add_argument("--belt-direction", choices=DIRECTIONS, help=side)
     belt.add_argument("--order", metavar="FILE", help="text with the frames' names in their order; others are left out")
     belt.add_argument("--belt-window", type=int, metavar="PX", help="px along the belt seen at once; default: a frame")
-    belt.add_argument(
-        "--cut-particles",
-        choices=("keep", "drop"),
-        default="keep",
-        help="what the belt's first and last frame cut, and those beside a gap: keep, flagged (default), or drop",
-    )
+    cut = "what the belt's first and last frame cut, and those beside a gap: keep, flagged (default), or drop"
+    belt.add_argument("--cut-particles", choices=("keep", "drop"), help=cut)
+    parser.set_defaults(**_BELT)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parser.parse_args()
 
@@ -115,38 +88,16 @@ def main(args: argparse.Namespace) -> int:
         options["stream"] = {name: getattr(args, name) for name in _BELT if name != "order"}
         options["stream"]["frames"] = [str(image.path.resolve()) for image in images]
         options["stream"]["resolutions"] = sorted({image.resolution or 0 for image in images})
-    run = RunFolder(
-        args.output,
-        class_names,
-        run_settings(cfg) | {"options": options},
-        {"command": sys.argv, "weights_file": args.weights, "versions": versions()},
-        force=args.force,
-    )
+    about = {"command": sys.argv, "weights_file": args.weights, "versions": versions()}
+    run = RunFolder(args.output, class_names, run_settings(cfg) | {"options": options}, about, force=args.force)
+    settings = {"score_threshold": threshold, "fragments": args.fragments, "overlays": not args.no_overlays}
+    settings |= {"min_area_px": args.min_area, "min_area_mm2": args.min_area_mm2}
     if args.stream:
-        settings = StreamSettings(
-            overlap=args.overlap,
-            axis=args.belt_axis,
-            direction=args.belt_direction,
-            window=args.belt_window,
-            keep_cut=args.cut_particles == "keep",
-            fragments=args.fragments,
-            min_area_px=args.min_area,
-            min_area_mm2=args.min_area_mm2,
-            overlays=not args.no_overlays,
-        )
-        table, failed = predict_belt(predictor, run, images, settings, score_threshold=threshold)
+        settings |= {"axis": args.belt_axis, "direction": args.belt_direction, "overlap": args.overlap}
+        settings |= {"window": args.belt_window, "keep_cut": args.cut_particles == "keep"}
+        table, failed = predict_belt(predictor, run, images, **settings)
     else:
-        table, failed = predict_images(
-            predictor,
-            run,
-            images,
-            score_threshold=threshold,
-            fragments=args.fragments,
-            min_area_px=args.min_area,
-            min_area_mm2=args.min_area_mm2,
-            batch_size=args.batch_size,
-            overlays=not args.no_overlays,
-        )
+        table, failed = predict_images(predictor, run, images, batch_size=args.batch_size, **settings)
     read = len(run.images)
     weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
     print(f"{_summary(table, weighs)} in {read} image{'s' * (read != 1)}: {args.output}")

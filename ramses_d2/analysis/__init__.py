@@ -1,4 +1,4 @@
-"""From instances to answers. Nothing in here knows the network."""
+"""From instances to answers: particles, composition, grading. It does not know the network."""
 
 from ramses_d2.analysis.particles import decode_predictions, particle_table
 from ramses_d2.draw import class_colors, draw_instances, particle_caption, plot_instances

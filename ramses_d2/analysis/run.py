@@ -1,19 +1,17 @@
-"""The folder of a prediction run: written image by image, so that a killed run goes on where it stopped.
+"""The folder of a prediction run: which images it is of, and their files, written image by image.
 
-``pictures/NAME.json`` is written last of an image's files and says that it is done; the tables of the whole run are
-made of these at the end.
+A killed run goes on where it stopped: ``pictures/NAME.json`` is written last of an image's files and says that it is
+done. The tables of the whole run are made of these at the end.
 """
 
 from __future__ import annotations
 
 import glob
-import io
 import json
 import math
-import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,8 +27,10 @@ from ramses_d2.analysis.particles import COLUMNS, handle_fragments, particle_tab
 from ramses_d2.data.catalog import register
 from ramses_d2.draw import draw_instances
 from ramses_d2.errors import RamsesError
-from ramses_d2.files import IMAGE_SUFFIXES, natural_key
+from ramses_d2.files import IMAGE_SUFFIXES, atomic_file, natural_key
 from ramses_d2.masks import encode_label_map, masks_in_boxes, paint_label_image, whole_boxes
+
+# ---- the images to predict
 
 
 class ImageFile(NamedTuple):
@@ -42,17 +42,9 @@ class ImageFile(NamedTuple):
 
 
 def read_resolutions(source: str | None) -> float | dict[str, float] | None:
-    """Resolutions from the command line.
+    """Resolutions from the command line: px/mm of all images, or a file -> those of each, by file and base name.
 
-    Args:
-        source: px/mm of all images as a number; or a file with those of each: a metadata.json, or a CSV with the
-            columns ``file_name`` (or ``baseimg``) and ``res`` (or ``resolution``).
-
-    Returns:
-        a number, or file name and base name -> number; None for None.
-
-    Raises:
-        RamsesError: no number above 0 and no such file, or a file without these columns.
+    The file is a metadata.json, or a CSV with the columns file_name (or baseimg) and res (or resolution).
     """
     if source is None:
         return None
@@ -79,8 +71,8 @@ def read_resolutions(source: str | None) -> float | dict[str, float] | None:
     wrong = ~((values > 0) & (values < math.inf))
     if wrong.any():
         name = table.loc[wrong, "file_name"].iloc[0]
-        raise RamsesError(f"{path}: the res of {name} is no px/mm above 0")
-    found = {}
+        raise RamsesError(f"{path}: the res of {name} is not a number (px/mm) above 0")
+    found: dict[str, float] = {}
     for name, value in zip(table["file_name"].astype(str), values, strict=True):
         if found.setdefault(name, value) != value:
             raise RamsesError(f"{path}: {name} has two resolutions, {found[name]:g} and {value:g}")
@@ -91,94 +83,50 @@ def read_resolutions(source: str | None) -> float | dict[str, float] | None:
 def find_images(
     sources: Sequence[str], resolutions: float | dict[str, float] | None = None, *, recursive: bool = False
 ) -> list[ImageFile]:
-    """Resolve images, folders, patterns and dataset URIs.
+    """The images of files, folders, globs ("belt/*.png", ``**`` for any depth) and dataset URIs.
 
-    Args:
-        sources: files, folders, globs (``"belt/*.png"``, ``**`` for any depth) or ``ramses://`` and ``coco://`` URIs.
-        resolutions: see :func:`read_resolutions`; wins over a data set's own.
-        recursive: look into the folders of folders too.
-
-    Returns:
-        images in natural order within each source, every file once, each with a name of its own.
-
-    Raises:
-        RamsesError: nothing there, no image in it, or an image that the file of resolutions does not name.
+    In natural order within each source, every file once, each with a name of its own. ``resolutions`` of
+    :func:`read_resolutions` win over a data set's own; ``recursive`` looks into the folders of folders too.
     """
     found: dict[Path, tuple[Path, float | None]] = {}
     for source in sources:
         for path, own in _of_source(source, recursive):
             found.setdefault(path.resolve(), (path, own))  # a file that two sources name in different ways is one
-    images = []
+    images: list[ImageFile] = []
+    stems, taken = {path.stem for path, _ in found.values()}, set()
     for path, own in found.values():
-        if _is_undecodable(str(path)):
-            raise RamsesError(f"{str(path)!r}: its name is not UTF-8 and fits in no table: rename it")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # Python keeps bytes that are not UTF-8 as surrogates
+            raise RamsesError(f"{str(path)!r}: its name is not UTF-8 and fits in no table: rename it") from None
         if isinstance(resolutions, dict):
             own = resolutions.get(path.name, resolutions.get(path.stem))
             if own is None:
                 raise RamsesError(f"{path.name} is not in the file that --resolution names: add its row")
         elif resolutions is not None:
             own = resolutions
-        images.append(ImageFile(path, path.stem, own))
-    return _with_unique_names(images)
-
-
-def in_given_order(images: Sequence[ImageFile], order_file: str) -> list[ImageFile]:
-    """Bring images into the order of a list.
-
-    Args:
-        images: of :func:`find_images`.
-        order_file: text, one file name, path or name without extension a line; blank lines and those that begin with #
-            do not count.
-
-    Returns:
-        the images that the list names.
-
-    Raises:
-        RamsesError: no such file, no name in it, a name twice, or one that is none or several of the images.
-    """
-    path = Path(order_file)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RamsesError(f"--order {path}: not readable as text ({type(error).__name__})") from error
-    names = [line for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise RamsesError(f"--order {path}: no name in it")
-    called: dict[str, list[int]] = {}
-    for index, image in enumerate(images):
-        for name in {str(image.path), image.path.name, image.path.stem}:
-            called.setdefault(name, []).append(index)
-    ordered: dict[int, ImageFile] = {}
-    for name in names:
-        found = called.get(name, [])
-        if len(found) != 1:
-            raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the images")
-        if found[0] in ordered:
-            raise RamsesError(f"--order {path}: {name} is named twice")
-        ordered[found[0]] = images[found[0]]
-    return list(ordered.values())
-
-
-def _is_undecodable(name: str) -> bool:
-    """Whether a name from the file system holds bytes that are no UTF-8 (Python keeps them as surrogates)."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+        # Images of one name (a.jpg and a.png, or of two folders) get a number that makes no other one's name
+        name, number = path.stem, 1
+        while name in taken or (number > 1 and name in stems):
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name)
+        images.append(ImageFile(path, name, own))
+    return images
 
 
 def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
+    """Paths and px/mm of the images that one source names."""
     if "://" in source:
-        records = {record["image_id"]: record for record in DatasetCatalog.get(register(source))}.values()
-        return [(Path(record["file_name"]), record["resolution"]) for record in records]
+        dicts = {one["image_id"]: one for one in DatasetCatalog.get(register(source))}.values()
+        return [(Path(one["file_name"]), one["resolution"]) for one in dicts]
     path = Path(source)
     if path.is_file():
         return [(path, None)]
     if path.is_dir():
         candidates = path.rglob("*") if recursive else path.iterdir()
     elif glob.has_magic(source):
-        candidates = (Path(name) for name in glob.glob(source, recursive=True))
+        candidates = map(Path, glob.glob(source, recursive=True))
     else:
         raise RamsesError(f"{source}: no such image or folder")
     paths = [p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
@@ -188,32 +136,87 @@ def _of_source(source: str, recursive: bool) -> list[tuple[Path, float | None]]:
     return [(p, None) for p in sorted(paths, key=natural_key)]
 
 
-def _with_unique_names(images: list[ImageFile]) -> list[ImageFile]:
-    """Tell images of one name apart (a.jpg and a.png, or two folders) by a number that no other one has."""
-    taken: set[str] = set()
-    own = {image.name for image in images}
-    unique = []
+def in_given_order(images: Sequence[ImageFile], order_file: str) -> list[ImageFile]:
+    """The images that a text names, in its order: a file name, path or name without extension a line.
+
+    Blank lines and those that begin with # do not count.
+    """
+    path = Path(order_file)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RamsesError(f"--order {path}: not readable as text ({type(error).__name__})") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise RamsesError(f"--order {path}: no name in it")
+    called: dict[str, list[ImageFile]] = {}
     for image in images:
-        name, number = image.name, 1
-        while name in taken or (number > 1 and name in own):
-            number += 1
-            name = f"{image.name}-{number}"
-        taken.add(name)
-        unique.append(image._replace(name=name))
-    return unique
+        for name in {str(image.path), image.path.name, image.path.stem}:
+            called.setdefault(name, []).append(image)
+    ordered: dict[ImageFile, None] = {}
+    for name in names:
+        found = called.get(name, [])
+        if len(found) != 1:
+            raise RamsesError(f"--order {path}: {name} is {'none' if not found else 'several'} of the images")
+        if found[0] in ordered:
+            raise RamsesError(f"--order {path}: {name} is named twice")
+        ordered[found[0]] = None
+    return list(ordered)
+
+
+# ---- what is known of one image
+
+
+class ImageResult(NamedTuple):
+    """What is known of one image."""
+
+    labels: np.ndarray  # (H, W) uint16, every pixel with one owner
+    table: pd.DataFrame  # particle table, one row per value of ``labels``
+    classes: np.ndarray  # (K,) class id of label k + 1
+
+
+def image_result(
+    file_name: str,
+    instances: Instances,
+    class_names: Sequence[str],
+    resolution: float,
+    *,
+    fragments: str = "drop",
+    min_area_px: float = 0,
+    min_area_mm2: float | None = None,
+) -> ImageResult:
+    """Label image and particle table of an image's predicted instances on the CPU, with masks in either format.
+
+    Instances without pred_masses have NaN grams; the resolution in px/mm may be NaN = unknown; the options are those of
+    :func:`handle_fragments`.
+    """
+    scores = instances.scores.numpy().astype(float)
+    has_mass = instances.has("pred_masses")
+    masses = instances.pred_masses.numpy().astype(float) if has_mass else np.full(len(scores), math.nan)
+    boxes = whole_boxes(instances.pred_boxes.tensor.numpy(), instances.image_size)  # Mask R-CNN's are not whole
+    labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, instances.image_size)
+    labels, parents, shares = handle_fragments(
+        labels, mode=fragments, min_area_px=min_area_px, min_area_mm2=min_area_mm2, resolution=resolution
+    )
+    owner = parents - 1
+    classes = instances.pred_classes.numpy()[owner]
+    names = [class_names[index] for index in classes]
+    table = particle_table(file_name, labels, names, masses[owner] * shares, scores[owner], resolution)
+    return ImageResult(labels, table, classes)
+
+
+def image_overlay(image: np.ndarray, result: ImageResult, class_names: Sequence[str]) -> np.ndarray:
+    """Outlines and captions on an (H, W, 3) uint8 RGB image."""
+    rows = result.table.set_index("label").reindex(range(1, len(result.classes) + 1))
+    scores, masses = rows["score"].to_numpy(float), rows["mass"].to_numpy(float)
+    return draw_instances(image, result.labels, result.classes, scores, masses, class_names=class_names, alpha=0)
 
 
 def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str, int]) -> list[dict[str, Any]]:
-    """COCO annotations of the particles of one image, without ids.
+    """COCO annotations without ids of the particles of a label image (H, W), one per row of their table.
 
-    Args:
-        labels: (H, W) label image.
-        table: its rows of the particle table.
-        class_ids: class name -> COCO category id.
-
-    Returns:
-        one dict per row: category_id, segmentation (RLE, counts as text), bbox (x, y, width, height), area (px),
-        iscrowd, score, mass (g, None = unknown), label and, where the table has it, particle.
+    category_id, segmentation (RLE, counts as text), bbox (x, y, width, height), area (px), iscrowd, score, mass (g,
+    None = unknown), label and, where the table has it, particle. ``class_ids``: class name -> COCO category id.
     """
     rles = encode_label_map(labels, table["label"].tolist())
     return [
@@ -232,110 +235,36 @@ def coco_instances(labels: np.ndarray, table: pd.DataFrame, class_ids: dict[str,
     ]
 
 
-class CocoFiles:
-    """Writes the images of a run as COCO files, one after another: outlines of many images need not fit in memory.
+def write_coco_files(
+    ground_truth: IO[str], results: IO[str], class_names: Sequence[str], image_files: Iterable[dict[str, Any]]
+) -> None:
+    """Write the images of a run one after another, as the masks of many need not fit in memory.
 
-    The first file is a COCO ground truth (ids from 1; with score, mass and label of each annotation, res and resolution
-    of each image), the second has the same particles in COCO's results format.
-
-    Args:
-        truth, results: text files to fill.
-        class_names: in order; category ids count from 1.
+    ``ground_truth`` becomes a COCO ground truth (ids from 1; with score, mass and label of each annotation, res and
+    resolution of each image), ``results`` has the same particles in COCO's results format. Each of ``image_files`` has
+    file_name, height, width, resolution (px/mm or None) and instances, of :func:`coco_instances`.
     """
-
-    def __init__(self, truth: IO[str], results: IO[str], class_names: Sequence[str]) -> None:
-        categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
-        info = {"description": "RAMSES predictions; resolution in px/mm, mass in g"}
-        head = json.dumps({"info": info, "licenses": [], "categories": categories})
-        truth.write(f'{head[:-1]}, "annotations": [')
-        results.write("[")
-        self._truth, self._results = truth, results
-        self._images: list[dict[str, Any]] = []
-        self._count = 0
-
-    def add(self, image_file: dict[str, Any]) -> None:
-        """Write an image: "file_name", "height", "width", "resolution" (px/mm or None) and :func:`coco_instances`."""
+    categories = [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)]
+    info = {"description": "RAMSES predictions; resolution in px/mm, mass in g"}
+    head = json.dumps({"info": info, "licenses": [], "categories": categories})
+    ground_truth.write(f'{head[:-1]}, "annotations": [')
+    results.write("[")
+    images: list[dict[str, Any]] = []
+    count = 0
+    for number, image_file in enumerate(image_files, start=1):
         image = {key: image_file[key] for key in ("file_name", "height", "width", "resolution")}
-        number = len(self._images) + 1
-        self._images.append({"id": number} | image | {"res": image_file["resolution"]})
+        images.append({"id": number} | image | {"res": image_file["resolution"]})
         for instance in image_file["instances"]:
-            separator = ",\n" if self._count else "\n"
-            self._count += 1
-            annotation = {"id": self._count, "image_id": number} | instance
-            self._truth.write(separator + json.dumps(annotation, allow_nan=False))
-            kept = ("category_id", "segmentation", "bbox", "score", "mass")
-            result = {"image_id": number} | {key: instance[key] for key in kept}
-            self._results.write(separator + json.dumps(result, allow_nan=False))
-
-    def finish(self) -> None:
-        """Write what comes last."""
-        self._truth.write(f'], "images": {json.dumps(self._images, allow_nan=False)}}}\n')
-        self._results.write("]\n")
+            separator = ",\n" if count else "\n"
+            count += 1
+            result = {key: instance[key] for key in ("category_id", "segmentation", "bbox", "score", "mass")}
+            ground_truth.write(separator + json.dumps({"id": count, "image_id": number} | instance, allow_nan=False))
+            results.write(separator + json.dumps({"image_id": number} | result, allow_nan=False))
+    ground_truth.write(f'], "images": {json.dumps(images, allow_nan=False)}}}\n')
+    results.write("]\n")
 
 
-class ImageResult(NamedTuple):
-    """What is known of one image.
-
-    Attributes:
-        labels: (H, W) uint16 label image, every pixel with one owner.
-        table: particle table, one row per value of ``labels``.
-        classes: (K,) class id of label k + 1.
-    """
-
-    labels: np.ndarray
-    table: pd.DataFrame
-    classes: np.ndarray
-
-
-def image_result(
-    file_name: str,
-    instances: Instances,
-    class_names: Sequence[str],
-    resolution: float,
-    *,
-    fragments: str = "drop",
-    min_area_px: float = 0,
-    min_area_mm2: float | None = None,
-) -> ImageResult:
-    """Make label image and particle table of an image's instances.
-
-    Args:
-        file_name: for the table.
-        instances: prediction on the CPU: pred_boxes, pred_masks in either format, scores, pred_classes and, of a
-            network that weighs, pred_masses.
-        class_names: of the class ids.
-        resolution: px/mm, NaN = unknown.
-        fragments: what happens to disconnected parts, see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
-        min_area_px, min_area_mm2: smaller parts are dropped.
-    """
-    scores = instances.scores.numpy().astype(float)
-    masses = instances.pred_masses.numpy().astype(float) if instances.has("pred_masses") else None
-    masses = np.full(len(scores), math.nan) if masses is None else masses
-    classes = instances.pred_classes.numpy()
-    boxes = whole_boxes(instances.pred_boxes.tensor.numpy(), instances.image_size)  # Mask R-CNN's are not whole
-    labels = paint_label_image(masks_in_boxes(instances.pred_masks, boxes), boxes, scores, instances.image_size)
-    labels, parents, shares = handle_fragments(
-        labels, mode=fragments, min_area_px=min_area_px, min_area_mm2=min_area_mm2, resolution=resolution
-    )
-    owner = parents - 1
-    classes, scores, masses = classes[owner], scores[owner], masses[owner] * shares
-    names = [class_names[index] for index in classes]
-    table = particle_table(file_name, labels, names, masses, scores, resolution)
-    return ImageResult(labels, table, classes)
-
-
-def image_overlay(image: np.ndarray, result: ImageResult, class_names: Sequence[str]) -> np.ndarray:
-    """Outlines and captions on an image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        result: of this image.
-        class_names: of the class ids.
-    """
-    captions = result.table.set_index("label").reindex(range(1, len(result.classes) + 1))
-    scores, masses = captions["score"].to_numpy(float), captions["mass"].to_numpy(float)
-    return draw_instances(image, result.labels, result.classes, scores, masses, class_names=class_names, alpha=0)
-
+# ---- the folder
 
 FORMAT, VERSION = "ramses-run", 1
 # All that a run writes: --force replaces nothing else
@@ -343,29 +272,20 @@ ENTRIES = {
     *("annotations.csv", "coco_instances.json", "coco_results.json", "run.json"),
     *("labels", "overlays", "pictures", "windows"),
 }
-# What a write that was killed leaves behind
-_PARTIAL = re.compile(rf"\.({'|'.join(map(re.escape, sorted(ENTRIES)))})\.\d+")
+# What a write that was killed leaves behind, today and in older runs
+_UNFINISHED = re.compile(rf"\.?({'|'.join(map(re.escape, sorted(ENTRIES)))})\.(unfinished-)?\d+")
 
 
 class RunFolder:
     """Writes annotations.csv, labels/, overlays/, coco_instances.json, coco_results.json and run.json.
 
-    Nothing is on disk before the first image. A folder that holds a run with the same settings is continued; images
-    can be added to it.
+    Nothing is on disk before the first image. A folder that holds a run with the same ``settings`` (what predictions
+    depend on: weights, config, thresholds) is continued, and images can be added to it. A run with other settings is
+    replaced with ``force`` only, anything else never. ``about`` is what else run.json says (command, versions).
 
     Attributes:
         resumed: whether the folder held this run already.
         images: those in it, after :meth:`finish`: file_name, path, name, height, width, resolution, particles.
-
-    Args:
-        output: the folder.
-        class_names: of the network's classes.
-        settings: what the predictions depend on (weights, config, thresholds), ready for JSON.
-        about: what else run.json is to say (command, versions), ready for JSON.
-        force: replace a run with other settings, or do this one again.
-
-    Raises:
-        RamsesError: the folder holds something else, or a run with other settings and ``force`` is not given.
     """
 
     def __init__(
@@ -391,8 +311,8 @@ class RunFolder:
             return False
         if not self.output.is_dir():
             raise RamsesError(f"{self.output} is a file: choose another --output")
-        # What a kill left half written is no obstacle; it goes when the next file of that name is written
-        names = {path.name for path in self.output.iterdir() if not _PARTIAL.fullmatch(path.name)}
+        # What a kill left half written is not in the way; it goes when the run is replaced
+        names = {path.name for path in self.output.iterdir() if not _UNFINISHED.fullmatch(path.name)}
         if not names:
             return False
         if not force:
@@ -406,29 +326,12 @@ class RunFolder:
         if "run.json" not in names:  # the first file that a run writes
             raise RamsesError(f"{self.output} holds no run, it has no run.json: not replaced, choose another --output")
         if names - ENTRIES:
-            raise RamsesError(
-                f"{self.output} holds {sorted(names - ENTRIES)[0]}, which is no part of a run: not replaced"
-            )
+            raise RamsesError(f"{self.output} holds {min(names - ENTRIES)}, which is not of a run: not replaced")
         self._replaces = True
         return False
 
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            content = json.loads((self.output / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RamsesError(f"{self.output / name}: not readable ({type(error).__name__})") from error
-        return content if isinstance(content, dict) else {}
-
     def is_done(self, image: ImageFile, resolution: float | None) -> bool:
-        """Whether an earlier start of this run has finished an image, as it is now and with this resolution.
-
-        Args:
-            image: to be predicted.
-            resolution: px/mm, None = unknown.
-
-        Raises:
-            RamsesError: the run has another image of this name.
-        """
+        """Whether an earlier start of this run has finished an image, as it is now and with this resolution."""
         if not self.has(image):
             return False
         done = self._read(f"pictures/{image.name}.json")
@@ -444,18 +347,14 @@ class RunFolder:
         return self._started and (self.output / "pictures" / f"{image.name}.json").is_file()
 
     def start(self) -> None:
-        """Make the folder, if this is not the run that is in it.
-
-        Raises:
-            RamsesError: it cannot be made or replaced.
-        """
+        """Make the folder, if this is not the run that is in it."""
         if self._started:
             return
         try:
             if self._replaces:
                 self._empty()
             self.output.mkdir(parents=True, exist_ok=True)
-            self._write_json("run.json", self._run(complete=False))  # first, so that a killed run is known as one
+            self._write_json("run.json", self._record(complete=False))  # first, so that a killed run is known as one
             for name in ("labels", "overlays", "pictures"):
                 (self.output / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -465,9 +364,9 @@ class RunFolder:
     def _empty(self) -> None:
         """Remove a run from its folder, which may be a link or the current one and stays.
 
-        The records that say what is done go first and run.json last, so that a kill leaves a run with less done in it.
+        What says that images are done goes first and run.json last, so that a kill leaves a run with less done in it.
         """
-        paths = [path for path in self.output.iterdir() if path.name in ENTRIES or _PARTIAL.fullmatch(path.name)]
+        paths = [path for path in self.output.iterdir() if path.name in ENTRIES or _UNFINISHED.fullmatch(path.name)]
         for path in sorted(paths, key=lambda path: (path.name == "run.json", path.name != "pictures")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -484,21 +383,17 @@ class RunFolder:
         overlay: np.ndarray | None,
         seen: pd.DataFrame | None = None,
     ) -> None:
-        """Write the files of one image.
+        """Write the files of one image of ``size`` (height, width) and a resolution in px/mm (NaN = unknown).
 
-        Args:
-            image: its file and name.
-            size: height and width, px.
-            resolution: px/mm, NaN = unknown.
-            labels: (H, W) uint16.
-            table: its particles, columns of :data:`~ramses_d2.analysis.particles.COLUMNS` and maybe more.
-            overlay: (h, w, 3) uint8 RGB, or None for none.
-            seen: what its COCO annotations are made of, see :func:`~.coco_output.coco_instances`; default: ``table``.
+        ``labels`` (H, W) uint16; ``table`` has the columns of a particle table and maybe more; ``overlay`` is uint8
+        RGB; ``seen`` is what the COCO annotations are made of, see :func:`coco_instances`: default ``table``.
         """
         self.start()
-        self._write(f"labels/{image.name}.png", _encoded(labels, "PNG"))
+        with self._file(f"labels/{image.name}.png", "wb") as stream:
+            Image.fromarray(labels).save(stream, "PNG")
         if overlay is not None:
-            self._write(f"overlays/{image.name}.jpg", _encoded(overlay, "JPEG", quality=92))
+            with self._file(f"overlays/{image.name}.jpg", "wb") as stream:
+                Image.fromarray(overlay).save(stream, "JPEG", quality=92)
         ids = {name: index for index, name in enumerate(self.class_names, start=1)}
         part = {
             "file_name": image.path.name,
@@ -515,68 +410,64 @@ class RunFolder:
         self._write_json(f"pictures/{image.name}.json", part)
 
     def finish(self, failed: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()) -> pd.DataFrame:
-        """Write the tables of all images.
+        """Write the tables of all images and return the particle table.
 
-        Args:
-            failed: images that could not be predicted, and why.
-            notes: what else a reader of the results has to know, one sentence each.
-
-        Returns:
-            the particle table of the run.
+        ``failed`` are images that could not be predicted, and why; ``notes`` sentences for a reader of the results.
         """
         self.start()
-        names = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
+        paths = sorted((self.output / "pictures").glob("*.json"), key=lambda path: natural_key(path.stem))
         images, tables = [], []
-        with self._partial("coco_instances.json") as truth, self._partial("coco_results.json") as results:
-            coco = CocoFiles(truth, results, self.class_names)
-            for path in names:
+
+        def parts() -> Iterator[dict[str, Any]]:
+            for path in paths:
                 part = self._read(f"pictures/{path.name}")
-                coco.add(part)
                 kept = {key: part[key] for key in ("file_name", "path", "name", "height", "width", "resolution")}
                 images.append(kept | {"particles": len(part["rows"])})
                 tables.append(pd.DataFrame(part["rows"], columns=part["columns"]))
-            coco.finish()
+                yield part
+
+        with self._file("coco_instances.json") as ground_truth, self._file("coco_results.json") as results:
+            write_coco_files(ground_truth, results, self.class_names, parts())
         filled = [table for table in tables if len(table)] or tables[:1]
         table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
-        with self._partial("annotations.csv") as stream:
+        with self._file("annotations.csv") as stream:
             table.to_csv(stream, index=False, na_rep="nan", float_format="%.6g")
         failures = [{"path": path, "error": error} for path, error in failed]
         found = {"pictures": images, "failed": failures, "notes": list(notes)}
-        self._write_json("run.json", self._run(complete=True) | found)
+        self._write_json("run.json", self._record(complete=True) | found)
         self.images = images
         return table
 
-    def _run(self, *, complete: bool) -> dict[str, Any]:
+    def _record(self, *, complete: bool) -> dict[str, Any]:
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         head = {"format": FORMAT, "version": VERSION, "complete": complete, "created": created}
         return head | self.about | {"settings": self.settings}
 
-    def _write_json(self, name: str, content: Any) -> None:
-        self._write(name, json.dumps(content, allow_nan=False).encode())
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.output / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RamsesError(f"{self.output / name}: not readable ({type(error).__name__})") from error
+        return content if isinstance(content, dict) else {}
 
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file under a temporary name, then rename it: a kill leaves no half file."""
-        with self._partial(name, "wb") as stream:
-            stream.write(content)
+    def _write_json(self, name: str, content: Any) -> None:
+        with self._file(name) as stream:
+            stream.write(json.dumps(content, allow_nan=False))
 
     @contextmanager
-    def _partial(self, name: str, mode: str = "w") -> Iterator[IO[Any]]:
+    def _file(self, name: str, mode: str = "w") -> Iterator[IO[Any]]:
         path = self.output / name
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with partial.open(mode, encoding=None if "b" in mode else "utf-8") as stream:
+            with atomic_file(path, mode) as stream:
                 yield stream
-            partial.replace(path)
         except OSError as error:
             raise RamsesError(f"{path}: cannot be written ({error.strerror})") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:
     """The first setting in which two runs differ, such as options.stream.overlap."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
+        for key in [*old, *new]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
     return where or "setting"
@@ -589,9 +480,3 @@ def _state(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
-
-
-def _encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
-    return buffer.getvalue()

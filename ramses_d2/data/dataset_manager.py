@@ -231,7 +231,9 @@ class DatasetManager:
         if path.suffix.lower() != ".json":
             path = path.with_name(f"{path.name}.json")
         settings = self.other_keys.get("settings", {}) | {name: getattr(self, name) for name in _SETTINGS}
-        by_name = (self.places["key"] + "/" + self.places["base"]).groupby(self.places["image"]).agg(list)
+        by_name: dict[str, list[str]] = {}
+        for place in self.places.itertuples():
+            by_name.setdefault(place.image, []).append(f"{place.key}/{place.base}")
         subsets: dict[str, list[str]] = {}
         for subset, names in self.subsets.items():
             unknown = [name for name in names if name not in by_name]
@@ -377,33 +379,24 @@ class DatasetManager:
         max_reuse: int = 3,
         seed: int | None = None,
         append: bool = False,
-        dataset_name: tuple[str, Collection[Any]] | None = None,
-        constraint: str = "in",
-        mass: bool = False,
+        *,
         shuffle: bool = True,
+        **choice: Any,
     ) -> None:
-        """Fill one set with up to ``n`` particles of every class, from images that the other set does not use.
+        """Fill one set with up to ``n`` particles of every class, repeats counted, from images the other does not use.
 
-        Validation takes whole groups, training takes images of the groups that validation does not touch.
-
-        Args:
-            n: most particles of a class that this call takes, repeats counted.
-            subset: "train" or "valid".
-            exclude, dataset_name, constraint, mass: see :meth:`candidates`.
-            not_counting: classes for whose sake no image is repeated; ``n`` holds for them, too.
-            max_reuse: most uses of an image; 0 means 1.
-            seed: a new ``self.seed``.
-            append: add to the set, from images that are not in it, instead of replacing it.
-            shuffle: False = take images in the order of the annotations.
+        Validation takes whole groups, training takes images of the groups that validation does not touch. ``exclude``
+        and ``choice`` (dataset_name, constraint, mass) are those of :meth:`candidates`. For the classes of
+        ``not_counting`` no image is repeated, but ``n`` holds. ``append`` adds images that are not in the set yet;
+        without ``shuffle`` they are taken in the order of the annotations. ``seed`` is a new ``self.seed``.
         """
         if subset not in SIDES:
             raise RamsesError(f"subset {subset!r}: it is 'train' or 'valid'")
         rng = self._generator(seed) if shuffle else None
         is_valid = subset == "valid"
         own, other = (self.valid_basenames, self.train_basenames)[:: 1 if is_valid else -1]
-        names = self._apart(self.candidates(exclude, dataset_name, constraint, mass), other)
-        if append:
-            names = [name for name in names if name not in set(own)]
+        names = self._apart(self.candidates(exclude, **choice), other)
+        names = [name for name in names if not append or name not in set(own)]
         drawn = self._draw(names, np.full(len(self.classes), n), not_counting, max_reuse, rng, whole_groups=is_valid)
         self._store(subset, drawn, append, rng)
 
@@ -416,10 +409,9 @@ class DatasetManager:
         max_reuse: int = 3,
         seed: int | None = None,
         append: bool = False,
-        dataset_name: tuple[str, Collection[Any]] | None = None,
-        constraint: str = "in",
-        mass: bool = False,
+        *,
         shuffle: bool = True,
+        **choice: Any,
     ) -> None:
         """Fill both sets, validation first: up to ``nval`` particles of a class, at most a fifth of all, no repeats.
 
@@ -428,7 +420,7 @@ class DatasetManager:
         rng = self._generator(seed) if shuffle else None
         old_train, old_valid = (self.train_basenames, self.valid_basenames) if append else ([], [])
         used = {*old_train, *old_valid}
-        names = [name for name in self.candidates(exclude, dataset_name, constraint, mass) if name not in used]
+        names = [name for name in self.candidates(exclude, **choice) if name not in used]
         caps = np.minimum(nval, self.counts.loc[names].sum().to_numpy() // 5)
         valid = self._draw(self._apart(names, old_train), caps, not_counting, 1, rng, whole_groups=True)
         rest = self._apart(names, [*old_valid, *valid])
@@ -456,61 +448,67 @@ class DatasetManager:
         self.dataset_id = None
         self.update_info()
 
-    def create_split(
-        self,
-        valid: float = 0.2,
-        *,
-        stratify: bool = True,
-        max_per_class: int | None = None,
-        max_reuse: int = 1,
-        mass: bool = False,
-        seed: int | None = None,
-    ) -> None:
+    def create_split(self, valid: float = 0.2, **options: Any) -> None:
         """Divide all images that may be used into a training and a validation set, group by group.
 
         Args:
             valid: share of the images for validation, between 0 and 1.
-            stratify: also give each class its share.
-            max_per_class: most particles of a class in training, repeats counted; images beyond it are not used.
-            max_reuse: most uses of an image in training, for the sake of rare classes; without ``max_per_class``, none
-                gets more particles than the commonest class has.
-            mass: only images with a particle whose mass is known.
-            seed: a new ``self.seed``.
+            **options: stratify (True: give each class its share, too); max_per_class (most particles of a class in
+                training, repeats counted; images beyond it are not used) and max_reuse (1: most uses of an image in
+                training, for the sake of rare classes; without max_per_class, none gets more particles than the
+                commonest class has); mass (only images with a particle of known mass); seed (a new ``self.seed``).
         """
         if not 0 < valid < 1:
             raise RamsesError(f"share of the validation set is {valid:g}; it is between 0 and 1, such as 0.2")
-        rng = self._generator(seed)
-        sides = self._divide([1 - valid, valid], stratify, mass, rng)
-        self.train_basenames = self._balance(sides[0], max_per_class, max_reuse, rng)
-        self.valid_basenames = sides[1]
+        ((self.train_basenames, self.valid_basenames),) = self._divide([1 - valid, valid], [1], **options)
         self.other_subsets, self.dataset_id = {}, None
         self.update_info()
 
-    def create_folds(
-        self,
-        folds: int = 5,
-        *,
-        stratify: bool = True,
-        max_per_class: int | None = None,
-        max_reuse: int = 1,
-        mass: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        """Divide all images into folds: each validates once what the others train; see :meth:`create_split`.
+    def create_folds(self, folds: int = 5, **options: Any) -> None:
+        """Divide all images into folds: each validates once what the others train; ``options`` of :meth:`create_split`.
 
         The subsets are ``fold0-train``, ``fold0-valid``, ``fold1-train`` ... in ``other_subsets``.
         """
         if folds < 2:
             raise RamsesError(f"{folds} folds: give 2 or more")
-        rng = self._generator(seed)
-        sides = self._divide([1 / folds] * folds, stratify, mass, rng)
+        pairs = self._divide([1 / folds] * folds, range(folds), **options)
         self.train_basenames, self.valid_basenames = [], []
-        self.other_subsets, self.dataset_id = {}, None
-        for index, valid in enumerate(sides):
-            train = sorted(name for side in sides if side is not valid for name in side)
-            self.other_subsets[f"fold{index}-train"] = self._balance(train, max_per_class, max_reuse, rng)
-            self.other_subsets[f"fold{index}-valid"] = valid
+        names = [f"fold{index}-{side}" for index in range(folds) for side in SIDES]
+        self.other_subsets = dict(zip(names, [each for pair in pairs for each in pair], strict=True))
+        self.dataset_id = None
         self.update_info()
+
+    def _divide(
+        self,
+        shares: Sequence[float],
+        validating: Iterable[int],
+        *,
+        stratify: bool = True,
+        max_per_class: int | None = None,
+        max_reuse: int = 1,
+        mass: bool = False,
+        seed: int | None = None,
+    ) -> list[tuple[list[str], list[str]]]:
+        """Deal all images out to sides; for each that validates: what it leaves to training, and itself."""
+        rng = self._generator(seed)
+        names = sorted(self.candidates(mass=mass))
+        if not names:
+            reason = self.images["reason"].replace("", "no known mass").mode().iloc[0]
+            raise RamsesError(f"none of {len(self.images)} images can be used, most often because of: {reason}")
+        groups, _ = pd.factorize(self.images.loc[names, "group"])
+        side = assign_sides(self.counts.loc[names].to_numpy(), groups, shares, stratify=stratify, rng=rng)
+        pairs = []
+        for index in validating:
+            own = side == index
+            train, valid = ([name for name, is_in in zip(names, mask, strict=True) if is_in] for mask in (~own, own))
+            if max_per_class is not None or max_reuse > 1:
+                most = self.counts.loc[train].sum().max() if max_per_class is None else max_per_class
+                drawn = self._draw(train, np.full(len(self.classes), most), (), max_reuse, rng)
+                if not drawn:
+                    raise RamsesError(f"{most} particles per class: each of {len(train)} training images has more")
+                train = sorted(drawn)
+            pairs.append((train, valid))
+        return pairs
 
     def _apart(self, names: Sequence[str], other: Sequence[str]) -> list[str]:
         """The images that share no group with other ones."""
@@ -538,28 +536,6 @@ class DatasetManager:
         for name, index in zip(names, unit, strict=True):
             members[index].append(name)
         return [name for index in drawn for name in members[index]]
-
-    def _divide(self, shares: Sequence[float], stratify: bool, mass: bool, rng: np.random.Generator) -> list[list[str]]:
-        """Deal all images that may be used out to sides; sorted names of each."""
-        names = sorted(self.candidates(mass=mass))
-        if not names:
-            reason = self.images["reason"].replace("", "no known mass").mode().iloc[0]
-            raise RamsesError(f"none of {len(self.images)} images can be used, most often because of: {reason}")
-        groups, _ = pd.factorize(self.images.loc[names, "group"])
-        side = assign_sides(self.counts.loc[names].to_numpy(), groups, shares, stratify=stratify, rng=rng)
-        return [[name for name, own in zip(names, side, strict=True) if own == index] for index in range(len(shares))]
-
-    def _balance(
-        self, names: list[str], max_per_class: int | None, max_reuse: int, rng: np.random.Generator
-    ) -> list[str]:
-        """Training images, capped and repeated, sorted by name."""
-        if max_per_class is None and max_reuse <= 1:
-            return names
-        most = self.counts.loc[names].sum().max() if max_per_class is None else max_per_class
-        drawn = self._draw(names, np.full(len(self.classes), most), (), max_reuse, rng)
-        if not drawn:
-            raise RamsesError(f"{most} particles per class: each of {len(names)} training images has more")
-        return sorted(drawn)
 
     def _generator(self, seed: int | None) -> np.random.Generator:
         """A fresh generator from the seed at the time of the call, so that earlier calls have no influence."""
@@ -636,18 +612,17 @@ def split_folders(
     folds: int | None = None,
     group_by: str = AUTO,
     force: bool = False,
-    stratify: bool = True,
-    max_per_class: int | None = None,
-    max_reuse: int = 1,
-    mass: bool = False,
+    options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[DatasetManager, Path]:
     """Divide the images of RAMSES folders into training and validation sets, or ``folds``, and write the split file.
 
     ``group_by`` is "none", "auto" (by batch where metadata.json has batches of several images, and enough of them), or
-    see :func:`ramses_d2.data.splits.group_keys`. ``settings`` are those of :class:`DatasetManager`, with ``mininst`` 0.
-    Returns the manager that holds the sets, and the file.
+    see :func:`ramses_d2.data.splits.group_keys`. ``options`` are those of :meth:`DatasetManager.create_split`,
+    ``settings`` those of :class:`DatasetManager`, with ``mininst`` 0. Returns the manager that holds the sets, and the
+    file.
     """
+    options = options or {}
     manager = DatasetManager.from_folders(folders, **{"mininst": 0} | settings)
     if unknown := set(manager.exclude) - set(manager.classes):
         raise RamsesError(
@@ -656,16 +631,16 @@ def split_folders(
     if group_by == AUTO and has_batches(manager.images):
         manager.group(BATCH)
         sides = 2 if folds is None else folds
-        if 0 < manager.images.loc[manager.candidates(mass=mass), "group"].nunique() < sides:
+        candidates = manager.candidates(mass=options.get("mass", False))
+        if 0 < manager.images.loc[candidates, "group"].nunique() < sides:
             logger.warning("fewer than %d batches: images of one batch will be on both sides", sides)
             manager.group(None)
     elif group_by not in (AUTO, NONE):
         manager.group(group_by)
-    choice = {"stratify": stratify, "max_per_class": max_per_class, "max_reuse": max_reuse, "mass": mass}
     if folds is None:
-        manager.create_split(valid, **choice)
+        manager.create_split(valid, **options)
     else:
-        manager.create_folds(folds, **choice)
+        manager.create_folds(folds, **options)
     return manager, manager.save(output, force=force)
 
 

@@ -7,7 +7,8 @@ place of a stack of K masks everywhere, because its size does not grow with the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.n
     if format not in ("RGB", "BGR"):
         raise RamsesError(f"INPUT.FORMAT is {format!r}; RAMSES reads RGB or BGR")
     path = Path(source["file_name"] if isinstance(source, dict) else source)
-    decoded = _decode(path)
+    decoded = decode(path)
     ImageOps.exif_transpose(decoded, in_place=True)
     if decoded.mode.startswith("I"):
         decoded = Image.fromarray((np.asarray(decoded, dtype=np.int32) >> 8).clip(0, 255).astype(np.uint8))
@@ -46,15 +47,46 @@ def read_image(source: dict[str, Any] | str | Path, format: str = "RGB") -> np.n
     return np.ascontiguousarray(image[:, :, ::-1]) if format == "BGR" else image
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image turned upright, from its header."""
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The image, its pixels not yet decoded; whatever is wrong with it, also inside the block, is a RamsesError."""
+    if not path.is_file():
+        raise RamsesError(f"{path}: no such file")
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            yield image
+    except RamsesError:
+        raise
     except PILLOW_ERRORS as error:
-        raise RamsesError(f"{path}: the image cannot be read ({type(error).__name__}); replace the file") from None
-    return (width, height) if turned else (height, width)
+        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+        raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
+
+
+def decode(path: Path) -> Image.Image:
+    """Open and fully decode an image, as it is stored; Pillow, unlike OpenCV, reports truncated files."""
+    with open_image(path) as image:
+        image.load()
+        return image
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as it is stored, and its EXIF orientation (1 = upright), from its header."""
+    with open_image(path) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return (image.height, image.width), orientation if orientation in range(1, 9) else 1
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image turned upright, from its header."""
+    size, orientation = stored_size(path)
+    return size[::-1] if orientation >= 5 else size
+
+
+def turn_upright(label_map: np.ndarray, orientation: int) -> np.ndarray:
+    """A label map that lies as the pixels of its image are stored, turned as the image's EXIF orientation says."""
+    image = Image.fromarray(label_map.astype(np.int32))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def save_upright(path: Path, target: Path) -> None:
@@ -98,7 +130,7 @@ def read_label_map(dataset_dict: dict[str, Any]) -> np.ndarray:
 
 def read_label_image(path: Path) -> np.ndarray:
     """Read a label PNG as it is: int32 (H, W), values >= 0."""
-    image = _decode(path)
+    image = decode(path)
     if image.mode not in _LABEL_MODES:
         raise RamsesError(
             f"{path}: a label image has one channel of 8, 16 or 32-bit integers, not mode {image.mode!r}; "
@@ -108,19 +140,6 @@ def read_label_image(path: Path) -> np.ndarray:
     if label_map.min(initial=0) < 0:
         raise RamsesError(f"{path}: the label image has negative values; labels are 0 (background) or more")
     return label_map
-
-
-def _decode(path: Path) -> Image.Image:
-    """Open and fully decode an image; Pillow, unlike OpenCV, reports truncated files."""
-    if not path.is_file():
-        raise RamsesError(f"{path}: no such file")
-    try:
-        image = Image.open(path)
-        image.load()
-    except PILLOW_ERRORS as error:
-        reason = str(error).replace(str(path), "").splitlines()[0] if str(error) else type(error).__name__
-        raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
-    return image
 
 
 def _check_size(path: Path, found: Sequence[int], expected: Sequence[int], origin: str) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and a resume that finds the last good one.
+"""Checkpoints that are whole or absent, and the choice of the one that ``--resume`` continues from.
 
 A file is written under another name, flushed to the disk and renamed, and ``last_checkpoint`` follows only then: a
 kill, a power cut or a full disk at any moment leaves the checkpoints before it as they were. Reading checks every byte
@@ -26,11 +26,11 @@ from detectron2.utils import comm
 
 from ramses_d2.checkpoint.load import check_keys, read_checkpoint
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = ".unfinished"
-BEST = "model_best.pth"  # weights alone: no training's last state
+BEST = "model_best.pth"  # weights alone, not the state of a training
 _CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 # What the zip format raises for files that are truncated, overwritten or no checkpoint at all
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
@@ -46,14 +46,9 @@ class TrainingCheckpointer(DetectionCheckpointer):
     resumed_from: Path | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and make it the last checkpoint.
+        """Write ``<save_dir>/<name>.pth``, with ``kwargs`` in it, and make it the last checkpoint.
 
-        Args:
-            name: file name without suffix.
-            kwargs: more numbers, strings and tensors to save.
-
-        Raises:
-            CheckpointError: the disk is full or not writable, or a weight is not finite. Nothing is left behind.
+        Raises a CheckpointError where the disk is full or a weight is not finite; nothing is left behind then.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -74,23 +69,15 @@ class TrainingCheckpointer(DetectionCheckpointer):
         _write(Path(self.save_dir) / "last_checkpoint", len(text), lambda stream: stream.write(text))
 
     def resume(self) -> bool:
-        """Load the last checkpoint that can be read completely; every process must call it.
+        """Load the checkpoint to continue from, False where there is none at all; every process must call it.
 
-        Files that cannot be read are skipped with a warning. A machine that does not see the folder of the main process
-        gets its checkpoint from there. Best weights of a training that was stopped before its first checkpoint get
-        another name, since the training that now starts from the beginning has its own.
-
-        Returns:
-            False where there is no checkpoint at all.
-
-        Raises:
-            RamsesError: there are checkpoints, but none can be read, or the one to continue from does not fit.
+        A machine that does not see the folder of the main process gets its checkpoint from there.
         """
         path, content, size = None, None, 0
         if comm.is_main_process():
-            for unfinished in Path(self.save_dir).glob(f"*{UNFINISHED}"):
+            for unfinished in Path(self.save_dir).glob("*.unfinished*"):
                 unfinished.unlink()
-            path, content = self._last_readable()
+            path, content = self._find_checkpoint_to_resume()
             if path is None:
                 _keep_best(Path(self.save_dir))
             size = path.stat().st_size if path else 0
@@ -113,31 +100,28 @@ class TrainingCheckpointer(DetectionCheckpointer):
         logger.info("Continuing from %s", path)
         return True
 
-    def _last_readable(self) -> tuple[Path | None, Mapping[str, Any] | None]:
-        paths = self._newest_first()
-        for index, path in enumerate(paths):
+    def _find_checkpoint_to_resume(self) -> tuple[Path | None, Mapping[str, Any] | None]:
+        """The first candidate that can be read completely, and what is in it; the others are skipped with a warning."""
+        candidates = self._candidates_to_resume()
+        for path, following in itertools.zip_longest(candidates, candidates[1:]):
             try:
                 return path, read_training(path)
             except RamsesError as error:
-                if len(paths) == 1:
-                    raise RamsesError(f"{error}, and {self.save_dir} holds no other checkpoint") from error
-                if index + 1 == len(paths):
+                if following is None:
                     raise RamsesError(
-                        f"{self.save_dir}: none of its {len(paths)} checkpoints can be read ({paths[0].name} ... "
-                        f"{path.name}); start anew in another OUTPUT_DIR"
+                        f"{error}; none of the {len(candidates)} checkpoints in {self.save_dir} can be read "
+                        f"({', '.join(each.name for each in candidates[:3])}): start anew in another OUTPUT_DIR"
                     ) from error
-                logger.warning("%s: skipped, trying %s", error, paths[index + 1].name)
+                logger.warning("%s: skipped, trying %s", error, following.name)
         return None, None
 
-    def _newest_first(self) -> list[Path]:
-        """Checkpoints in the order in which to try them: the last one, those before it, then any others."""
+    def _candidates_to_resume(self) -> list[Path]:
+        """The one in ``last_checkpoint``, those before it from the newest on, and those after it as the last resort."""
         found = {path: _iteration(path) for path in checkpoints_in(self.save_dir)}
         paths = sorted(found, key=lambda path: (found[path], path.name), reverse=True)
         last = Path(self.get_checkpoint_file() or self.save_dir)
         if last not in found:
-            if last.is_file():  # named by hand
-                return [last, *paths]
-            return paths
+            return [last, *paths] if last.is_file() else paths  # a file named by hand comes first
         others = [path for path in paths if path != last]
         return [last, *sorted(others, key=lambda path: found[path] > found[last])]
 
@@ -160,19 +144,16 @@ def holds_training(folder: str | Path) -> bool:
 
 
 def _keep_best(folder: Path) -> None:
+    """Rename the best weights of a training that was stopped before its first checkpoint: the new one has its own."""
     best = folder / BEST
     if best.is_file():
-        names = (folder / f"{best.stem}_earlier{number}.pth" for number in itertools.count(1))
+        names = (best.with_stem(f"{best.stem}_earlier{number}") for number in itertools.count(1))
         kept = best.rename(next(name for name in names if not name.exists()))
         logger.warning("The best weights of the training that was stopped before its first checkpoint are now %s", kept)
 
 
 def read_training(path: Path) -> Mapping[str, Any]:
-    """Read a checkpoint of a training, and check that all of it is as it was written.
-
-    Raises:
-        RamsesError: no file, truncated, damaged, or without the state of a training.
-    """
+    """Read a checkpoint of a training, and check that all of it is as it was written."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not compare checksums
@@ -192,74 +173,44 @@ def _iteration(path: Path) -> float:
         return int(path.stem.removeprefix("model_"))
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["iteration"]
-    except Exception:  # whatever is wrong with it is said when its turn to be read comes
+    except Exception:  # what is wrong with it is said when its turn to be read comes
         return float("inf")
 
 
 def _write(path: Path, size: int, write: Callable[[IO[bytes]], object]) -> None:
-    """Fill a file so that it is whole under its name or not there.
-
-    Args:
-        path: of the file.
-        size: about how many bytes it will have, for the message.
-        write: fills the stream it is given.
-    """
-    unfinished = path.with_name(path.name + UNFINISHED)
+    """Fill a file, of about ``size`` bytes, so that it is whole under its name or not there, even after a power cut."""
     try:
-        with unfinished.open("wb") as stream:
+        with atomic_path(path) as unfinished, unfinished.open("wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
+        if hasattr(os, "O_DIRECTORY"):  # the new name itself
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
     except (OSError, RuntimeError) as error:
-        cause = _os_error(error)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):  # torch.save makes a RuntimeError of it
+            cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        unfinished.unlink(missing_ok=True)  # what it took up is free again
         free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.is_dir() else 0.0
         raise CheckpointError(
             f"{path}: cannot be written ({cause.strerror or cause}): it needs {size / 1e6:.1f} MB, {free:.1f} MB are "
             f"free; the checkpoints before it are intact, make room and continue with --resume"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _os_error(error: BaseException) -> OSError | None:
-    """The OSError behind an error: torch.save makes a RuntimeError of it."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the new name itself survive a power cut, where the system can do that."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same value with what ``torch.load(weights_only=True)`` reads: a NumPy number is none of that.
-
-    Raises:
-        TypeError: an object that could not be read back.
-    """
+    """The same value with what ``torch.load(weights_only=True)`` reads; NumPy's numbers become Python's."""
     if isinstance(value, Mapping):
         kind = type(value) if type(value) in (OrderedDict, Counter) else dict
         return kind({_plain(key, where): _plain(item, f"{where}.{key}") for key, item in value.items()})
     if isinstance(value, (list, tuple)):
         items = [_plain(item, f"{where}.{index}") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.item() if isinstance(value, np.generic) else torch.from_numpy(value)
     if value is None or isinstance(value, (torch.Tensor, bool, int, float, str, bytes)):
         return value
     raise TypeError(f"{where}: a {type(value).__name__} cannot go into a checkpoint")

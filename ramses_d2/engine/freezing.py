@@ -36,13 +36,8 @@ def freeze(model: nn.Module, names: Sequence[str]) -> None:
     and weight decay would shrink it. So is what only pyramid levels are made of that no head takes (``used_levels``):
     several processes would wait for its gradients.
 
-    Args:
-        model: not yet wrapped for several processes.
-        names: parts of the network, "all but heads" (backbone and pyramid), or a share such as "0.9": of the layers,
-            counted from the input on, rounded down. They add up.
-
-    Raises:
-        RamsesError: an unknown name, or nothing left that trains.
+    The names are parts of the network, "all but heads" (backbone and pyramid), or a share such as "0.9" of the layers,
+    counted from the input on, rounded down; they add up. The model is not yet wrapped for several processes.
     """
     parts = parts_of(model)
     frozen = set(_without_loss(model, parts)) | set(_of_unused_levels(model))
@@ -87,7 +82,7 @@ def _named(name: str, model: nn.Module, parts: dict[str, list[str]]) -> list[str
         share = -1.0
     if not 0 <= share <= 1:
         raise RamsesError(
-            f'SOLVER.FREEZE: "{name}" is no part of this network; use {", ".join(parts)}, "{ALL_BUT_HEADS}", '
+            f'SOLVER.FREEZE: "{name}" is not a part of this network; use {", ".join(parts)}, "{ALL_BUT_HEADS}", '
             f'or a share of its layers from 0 to 1 such as "0.9"'
         )
     layers = layers_from_input(model)
@@ -103,16 +98,12 @@ def _without_loss(model: nn.Module, parts: dict[str, list[str]]) -> list[str]:
     """Parameters of RAMSES that only losses of weight 0 reach."""
     weights = getattr(model, "loss_weights", {})
     off = {name for name, weight in weights.items() if weight == 0}
-    found = []
-    if "loss_cls" in off:
-        found += parts.get("class", [])
-    if "loss_mass" in off:
-        found += parts.get("mass", [])
+    reached = {"loss_cls": "class", "loss_mass": "mass", "loss_mask": "kernel"}
+    found = [name for loss, part in reached.items() if loss in off for name in parts.get(part, [])]
     if "loss_mask" in off:
-        found += parts.get("kernel", [])
         # The geometry map of the masses is made from the same fused levels as the mask features
-        weighs = "mass" in parts and "loss_mass" not in off
-        found += [name for name in parts.get("mask", []) if not (weighs and name.startswith("mask_head.pipelines."))]
+        shared = ("mask_head.pipelines.",) if "mass" in parts and "loss_mass" not in off else ()
+        found += [name for name in parts.get("mask", []) if not name.startswith(shared)]
     return found
 
 
@@ -129,12 +120,11 @@ def _of_unused_levels(model: nn.Module) -> list[str]:
     total.backward()
     found = [name for name, each in backbone.named_parameters() if each.requires_grad and each.grad is None]
     if found:
-        unused = sorted(set(levels) - taken)
         logger.warning(
-            "No head takes %s, so %s of the backbone stay as they are: MODEL.FPN.EXTRA_LEVELS and "
+            "No head takes %s, so %s parameters of the backbone stay as they are: MODEL.FPN.EXTRA_LEVELS and "
             "MODEL.FPN.IN_FEATURES say which levels there are",
-            ", ".join(unused),
-            f"{sum(backbone.get_parameter(name).numel() for name in found):,} parameters",
+            ", ".join(sorted(set(levels) - taken)),
+            f"{sum(backbone.get_parameter(name).numel() for name in found):,}",
         )
     return [f"backbone.{name}" for name in found]
 

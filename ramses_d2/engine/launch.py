@@ -1,7 +1,7 @@
 """A training on one process, several GPUs, several CPU processes, or several machines.
 
-Several GPUs go through Detectron2's own launch. Without CUDA, release 0.6 of it refuses, so processes that talk over
-gloo are started here. Either way the process that fails first ends the others, and its error is the one that is shown.
+Detectron2's own launch starts GPUs; without CUDA it refuses, so processes that talk over gloo are started here. Either
+way the process that fails first ends the others, and its error is the one that is shown.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -34,40 +35,28 @@ Main = Callable[[argparse.Namespace], Any]
 
 _ERROR_PREFIX = f"{RamsesError.__module__}.{RamsesError.__name__}: "
 # Seconds in which the launcher notices the process that failed first and ends those that only lost their connection
-_PATIENCE = 20.0
+PATIENCE = 20.0
 _TIMEOUT = timedelta(minutes=30)
 # What gloo, NCCL and the store that processes meet in say when another process has gone; nothing that NCCL's general
 # explanations of a code say
-_LOST = (
-    "connection closed by",
-    "connection reset by",
-    "connection was likely closed",
-    "broken pipe",
-    "remote process exit",
+_LOST = re.compile(
+    "connection closed by|connection reset by|connection was likely closed|broken pipe|remote process exit|"
     "communicator was aborted",
+    re.IGNORECASE,
 )
 
 
 def argument_parser(epilog: str) -> argparse.ArgumentParser:
     """Detectron2's command line with ``--num-processes``, and a free port unless ``--dist-url`` says another."""
     parser = default_argument_parser(epilog=epilog)
-    parser.add_argument(
-        "--num-processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes *per machine* without CUDA, for example --num-gpus 0 --num-processes 2; they share the batch",
-    )
+    what = "processes *per machine* without CUDA, for example --num-gpus 0 --num-processes 2; they share the batch"
+    parser.add_argument("--num-processes", type=int, default=0, metavar="N", help=what)
     parser.set_defaults(dist_url="auto")
     return parser
 
 
 def process_count(args: argparse.Namespace) -> tuple[int, bool]:
-    """Processes of this machine, and whether they run on GPUs.
-
-    Raises:
-        RamsesError: the arguments contradict each other or the machine.
-    """
+    """Processes of this machine, and whether they run on GPUs; arguments that contradict each other are an error."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if args.num_processes < 0 or args.num_gpus < 0 or args.num_machines < 1:
         raise RamsesError("--num-gpus and --num-processes must be 0 or more, --num-machines 1 or more")
@@ -82,23 +71,17 @@ def process_count(args: argparse.Namespace) -> tuple[int, bool]:
         raise RamsesError(f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}: count from 0")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise RamsesError(
-            f"--num-machines {args.num_machines} needs --dist-url tcp://ADDRESS:PORT, the same on all machines: the "
-            f"address of machine 0 and a free port there"
+            f"--num-machines {args.num_machines} needs --dist-url tcp://ADDRESS:PORT, of machine 0, on all machines"
         )
     on_gpus = gpus > 0 and args.num_gpus > 0 and not args.num_processes
     return (args.num_gpus if on_gpus else max(1, args.num_processes)), on_gpus
 
 
 def launch(main: Main, args: argparse.Namespace, prepare: Main | None = None) -> None:
-    """Call ``main(args)`` in every process that the command line asks for; one alone is this one.
+    """Call ``main(args)``, importable by name, in every process that the command line asks for; one alone is this one.
 
-    Args:
-        main: importable by name; what it returns is lost.
-        args: of :func:`argument_parser`.
-        prepare: called here first where processes are started, to find faults before that.
-
-    Raises:
-        RamsesError: of the process that failed first. Any other error of it has been printed, and ends this process.
+    ``prepare`` is called here first where processes are started, to find faults before that. Raises the RamsesError of
+    the process that failed first; any other error of it has been printed, and ends this process.
     """
     processes, on_gpus = process_count(args)
     if not on_gpus and (processes * args.num_machines > 1 or args.num_gpus == 0 or args.num_processes):
@@ -110,25 +93,15 @@ def launch(main: Main, args: argparse.Namespace, prepare: Main | None = None) ->
         prepare(args)
     with _first_failure(), tempfile.TemporaryDirectory(prefix="ramses-") as folder:
         if on_gpus:
-            launch_gpus(
-                _run,
-                processes,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(main, args, processes),
-            )
+            machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+            launch_gpus(run_process, processes, **machines, dist_url=args.dist_url, args=(main, args, processes))
         else:
             url = f"file://{folder}/rendezvous" if args.dist_url == "auto" else args.dist_url
             mp.spawn(_run_gloo, args=(main, args, processes, url), nprocs=processes)
 
 
 def distributed(model: nn.Module) -> nn.Module:
-    """The network with gradients averaged over all processes, on GPUs or not; itself where there is only one.
-
-    Raises:
-        RamsesError: batch norms over all processes, without CUDA.
-    """
+    """The network with gradients averaged over all processes, on GPUs or not; itself where there is only one."""
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).is_cuda
@@ -145,10 +118,7 @@ def distributed(model: nn.Module) -> nn.Module:
 
 
 def share_buffers(buffers: Mapping[str, torch.Tensor]) -> None:
-    """Give every process the main one's buffers, in place: running statistics differ where norms learn them.
-
-    All processes have to call it.
-    """
+    """Give every process the main one's buffers, in place; all have to call it. Running statistics of norms differ."""
     if comm.get_world_size() > 1:
         for buffer in buffers.values():
             torch.distributed.broadcast(buffer, 0)
@@ -156,8 +126,7 @@ def share_buffers(buffers: Mapping[str, torch.Tensor]) -> None:
 
 def lost_connection(error: BaseException | None) -> bool:
     """Whether an error only says that another process has ended."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _LOST)
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 def _cause(error: BaseException) -> str:
@@ -170,27 +139,27 @@ def _cause(error: BaseException) -> str:
 def _run_gloo(local_rank: int, main: Main, args: argparse.Namespace, processes: int, url: str) -> None:
     rank, world_size = args.machine_rank * processes + local_rank, args.num_machines * processes
     try:
-        torch.distributed.init_process_group(
-            "gloo", init_method=url, rank=rank, world_size=world_size, timeout=_TIMEOUT
-        )
+        ranks = {"rank": rank, "world_size": world_size}
+        torch.distributed.init_process_group("gloo", init_method=url, **ranks, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         if lost_connection(error):
-            time.sleep(_PATIENCE)
+            time.sleep(PATIENCE)
         raise RamsesError(f"--dist-url {url}: no connection of the processes ({_cause(error)})") from error
     # Every process makes the group of every machine, in the same order. Detectron2 0.6 has no function for it
     for machine in range(args.num_machines):
         group = torch.distributed.new_group(list(range(machine * processes, (machine + 1) * processes)))
         if machine == args.machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
-    _run(main, args, processes)
+    run_process(main, args, processes)
     torch.distributed.destroy_process_group()
 
 
-def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
+def run_process(main: Main, args: argparse.Namespace, processes: int) -> None:
     """``main`` in a launched process, with errors that the launcher can tell apart."""
-    logging.getLogger("ramses_d2").addHandler(logging.NullHandler())  # what setup warns of, the launcher has said
+    logging.getLogger("ramses_d2").addHandler(logging.NullHandler())  # the launcher has said what setup warns of
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() // processes))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes))
     try:
         with file_errors_are_one_line():
             main(args)
@@ -201,15 +170,11 @@ def _run(main: Main, args: argparse.Namespace, processes: int) -> None:
     except RuntimeError as error:
         if not lost_connection(error):
             raise
-        time.sleep(_PATIENCE)  # on this machine, the launcher ends this process meanwhile
+        time.sleep(PATIENCE)  # on this machine, the launcher ends this process meanwhile
         raise RamsesError(
             f"process {comm.get_rank()} lost the connection to another one, which has ended: see the output there "
             f"({_cause(error)})"
         ) from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -238,26 +203,18 @@ def _first_failure() -> Iterator[None]:
                 child.kill()
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, taken like Ctrl-C."""
-
-
-def _terminate(*_: Any) -> None:
-    raise _Terminated
-
-
 @contextmanager
 def end_on_signal(hint: str = "a training goes on from its last checkpoint with --resume") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a command line with one line, and the exit status that shells expect (130, 143).
+    """Ctrl-C and SIGTERM end a command line with one line, and the exit status that shells expect (130, 143)."""
 
-    Args:
-        hint: how to go on.
-    """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    def terminate(*_: Any) -> None:  # taken like Ctrl-C
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
+        number = signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT
         print(f"stopped by {number.name}; {hint}", file=sys.stderr)
         raise SystemExit(128 + number) from None
     finally:

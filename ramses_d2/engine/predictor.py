@@ -1,4 +1,4 @@
-"""Prediction of many images, or of the frames of a conveyor belt, into a run folder."""
+"""Prediction: of single images from Python, and of many images or the frames of a belt into a run folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from detectron2.engine import DefaultPredictor
 from tqdm import tqdm
 
 from ramses_d2.analysis.run import ImageFile, RunFolder, image_overlay, image_result
-from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_prediction
-from ramses_d2.analysis.stream.run import StreamRun, StreamSettings, remove_windows
+from ramses_d2.analysis.stream.run import StreamRun, remove_windows
+from ramses_d2.analysis.stream.stitch import FrameInstances, instances_from_prediction
 from ramses_d2.checkpoint.load import load_weights
 from ramses_d2.data.images import read_image
 from ramses_d2.errors import RamsesError
@@ -31,38 +32,31 @@ from ramses_d2.modeling.mass import known_resolution
 # Parts of a config that have no effect on what a network predicts
 _UNRELATED = ("DATASETS", "DATALOADER", "SOLVER", "OUTPUT_DIR", "SEED", "VIS_PERIOD", "CUDNN_BENCHMARK")
 
+Failures = list[tuple[str, str]]  # paths of images that could not be predicted, and why
+
 
 def file_hash(path: str) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(2**20):
+        for block in iter(partial(stream.read, 2**20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 
 def run_settings(cfg: CfgNode) -> dict[str, Any]:
-    """The hash of the weights and the config keys that a prediction depends on, ready for JSON.
-
-    Args:
-        cfg: config, with the weights in ``MODEL.WEIGHTS``.
-    """
+    """The hash of the weights and the config keys that a prediction depends on, ready for JSON."""
     config = yaml.safe_load(cfg.dump())
     for key in _UNRELATED:
         config.pop(key, None)
-    config["MODEL"].pop("WEIGHTS")
-    config["MODEL"].pop("DEVICE")
+    del config["MODEL"]["WEIGHTS"], config["MODEL"]["DEVICE"]
     return {"weights_sha256": file_hash(cfg.MODEL.WEIGHTS), "config": config}
 
 
 def versions() -> dict[str, str]:
     """Versions of the programs that have a say in the numbers."""
-    return {
-        "ramses_d2": metadata.version("ramses_d2"),
-        "detectron2": detectron2.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    modules = {"detectron2": detectron2.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"ramses_d2": metadata.version("ramses_d2"), **modules}
 
 
 class RamsesPredictor(DefaultPredictor):
@@ -70,13 +64,8 @@ class RamsesPredictor(DefaultPredictor):
 
     Example::
 
-        predictor = RamsesPredictor(cfg)
-        instances = predictor(cv2.imread("belt.jpg"), resolution=28.7)["instances"]
+        instances = RamsesPredictor(cfg)(cv2.imread("belt.jpg"), resolution=28.7)["instances"]
         instances.pred_masses  # grams
-        predictor(image, score_threshold=0.3, min_area=16)  # other settings for one call
-
-    Raises:
-        RamsesError: ``MODEL.WEIGHTS`` is empty, missing, unreadable, or does not fit the config.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -89,85 +78,51 @@ class RamsesPredictor(DefaultPredictor):
             self.metadata.thing_classes = list(cfg.MODEL.RAMSES.CLASS_NAMES)  # for Detectron2's Visualizer
 
     def __call__(self, original_image: np.ndarray, resolution: float | None = None, **overrides: Any) -> dict[str, Any]:
-        """Predict one image.
+        """Predict an image (H, W, 3) uint8, or float32 of 0 to 255, in BGR order; px/mm default to INPUT.RESOLUTION.
 
-        Args:
-            original_image: (H, W, 3) uint8, or float32 of 0 to 255, in BGR order, as cv2 reads it.
-            resolution: px/mm; None = ``INPUT.RESOLUTION``.
-            overrides: score_threshold, seg_threshold, nms_threshold, max_detections, point_nms, use_binary_masks or
-                min_area, see :meth:`~ramses_d2.modeling.inference_settings.InferenceSettings.override`.
-
-        Returns:
-            {"instances": Instances} with pred_boxes, pred_masks, pred_classes, scores and pred_masses (grams).
-
-        Raises:
-            RamsesError: no such image, a resolution that is not above 0, or an override out of range.
+        Overrides are those of ``InferenceSettings.override``. Returns {"instances": Instances} with pred_boxes,
+        pred_masks, pred_classes, scores and pred_masses (grams).
         """
         return self.predict_batch([original_image], [resolution], **overrides)[0]
 
     def predict_batch(
         self, images: Sequence[np.ndarray], resolutions: Sequence[float | None] | None = None, **overrides: Any
     ) -> list[dict[str, Any]]:
-        """Predict several images; those of one size go through the network together.
-
-        Args:
-            images: see :meth:`__call__`.
-            resolutions: px/mm of each; None = ``INPUT.RESOLUTION``.
-            overrides: see :meth:`__call__`.
-
-        Returns:
-            what :meth:`__call__` returns, of each image.
-        """
+        """Predict several images, as :meth:`__call__` does one; those of one size go through the network together."""
         settings = self.model.settings.override(**overrides)
-        resolutions = resolutions if resolutions is not None else [None] * len(images)
+        resolutions = [None] * len(images) if resolutions is None else resolutions
         items = [self._item(*pair) for pair in zip(images, resolutions, strict=True)]
         with torch.no_grad():
             return self.model.inference(items, settings)
 
     def check_image(self, image: np.ndarray) -> None:
-        """Make sure that the network can take an image.
-
-        Args:
-            image: see :meth:`__call__`.
-
-        Raises:
-            RamsesError: not of that shape or type, or so thin that nothing is left of it at the size of the network.
-        """
-        if not isinstance(image, np.ndarray) or image.ndim != 3:
-            raise RamsesError("the image is no (H, W, 3) array; cv2.imread returns None for a file it cannot read")
-        height, width, channels = image.shape
-        if channels != 3 or not height or not width or image.dtype not in (np.uint8, np.float32):
+        """Stop at an image that the network cannot take."""
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.shape[2:] != (3,) or not image.size or image.dtype not in (np.uint8, np.float32):
+            what = f"a {image.shape} array of {image.dtype}" if is_array else f"{image!r:.40}"
             raise RamsesError(
-                f"the image is a {image.shape} array of {image.dtype}: give (H, W, 3) uint8 (or float32 of 0 to "
-                "255) with at least one pixel, in BGR order as cv2.imread reads it"
+                f"the image is {what}: give (H, W, 3) uint8, or float32 of 0 to 255, in BGR order "
+                "as cv2.imread reads it (cv2.imread returns None for a file it cannot read)"
             )
-        if self.cfg.INPUT.MIN_SIZE_TEST and not all(
-            self.aug.get_output_shape(height, width, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
-        ):
+        height, width, _ = image.shape
+        smallest, largest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        if smallest and not all(self.aug.get_output_shape(height, width, smallest, largest)):
             raise RamsesError(
-                f"the image of {height} x {width} px (H x W) is too thin for a network input of at most "
-                f"{self.cfg.INPUT.MAX_SIZE_TEST} px (INPUT.MAX_SIZE_TEST): cut it into shorter pieces"
+                f"the image of {height} x {width} px (H x W) is too thin for a network input of at most {largest} px "
+                "(INPUT.MAX_SIZE_TEST): cut it into shorter pieces"
             )
 
-    def _item(self, original_image: np.ndarray, resolution: float | None) -> dict[str, Any]:
-        self.check_image(original_image)
+    def _item(self, image: np.ndarray, resolution: float | None) -> dict[str, Any]:
+        """The model's input: the image as the network sees it, and its size and resolution on the disk."""
+        self.check_image(image)
         if resolution is not None and resolution <= 0:
             raise RamsesError(f"resolution={resolution}: give the px/mm of the image, a number above 0")
-        height, width = original_image.shape[:2]
-        if self.input_format == "RGB":
-            original_image = original_image[:, :, ::-1]
-        image = self.aug.get_transform(original_image).apply_image(original_image)
-        item: dict[str, Any] = {
-            "image": torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "height": height,
-            "width": width,
-        }
+        item = {"height": image.shape[0], "width": image.shape[1]}
         if resolution is not None:
             item["resolution"] = resolution
-        return item
-
-
-Failures = list[tuple[str, str]]
+        image = image[:, :, ::-1] if self.input_format == "RGB" else image
+        image = self.aug.get_transform(image).apply_image(image)
+        return item | {"image": torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))}
 
 
 def predict_images(
@@ -176,66 +131,37 @@ def predict_images(
     image_files: Sequence[ImageFile],
     *,
     score_threshold: float,
-    fragments: str = "drop",
-    min_area_px: float = 0,
-    min_area_mm2: float | None = None,
     batch_size: int = 1,
     overlays: bool = True,
+    **fragments: Any,
 ) -> tuple[pd.DataFrame, Failures]:
-    """Predict images one by one; what an earlier start of the run has done is not done again.
+    """Predict images into a run folder, but for those that an earlier start of the run has done; returns its table.
 
-    Args:
-        predictor: gives run-length masks (``MODEL.RAMSES.TEST.MASK_FORMAT`` "rle") or bit masks.
-        run: takes the results.
-        images: to predict; those without a resolution have ``INPUT.RESOLUTION``.
-        score_threshold: what is less sure is no particle.
-        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.fragments.handle_fragments`.
-        batch_size: images that go through the network together.
-        overlays: draw the outlines.
-
-    Returns:
-        the particle table of the run, and the path of each image that could not be read, or that the network cannot
-        take, with the reason.
-
-    Raises:
-        RamsesError: none of the images can be predicted.
+    ``fragments`` are further options of :func:`~ramses_d2.analysis.run.image_result`. No image at all is an error.
     """
-    resolutions = {image_file: _resolution(predictor, image_file) for image_file in image_files}
-    _check_area(min_area_mm2, list(resolutions.values()))
+    resolutions = _resolutions(predictor, image_files, **fragments)
     todo = [image_file for image_file in image_files if not run.is_done(image_file, resolutions[image_file])]
     if len(todo) < len(image_files):
         print(f"{len(image_files) - len(todo)} of {len(image_files)} images are done already", file=sys.stderr)
     if changed := sum(run.has(image_file) for image_file in todo):
         print(f"{changed} have changed since, or their resolution has, and are predicted again", file=sys.stderr)
-    failed: Failures = []
-    particles = 0
-    with tqdm(total=len(todo), unit="picture", disable=None) as progress:
+    failed, particles = [], 0
+    with tqdm(total=len(todo), unit="image", disable=None) as progress:
         for start in range(0, len(todo), batch_size):
-            images, batch = [], []
+            batch = {}
             for image_file in todo[start : start + batch_size]:
                 try:
-                    image = _read(predictor, image_file)
+                    batch[image_file] = _read(predictor, image_file)
                 except RamsesError as error:
                     failed.append((str(image_file.path), str(error)))
                     progress.write(f"skipped: {error}", file=sys.stderr)
                     progress.update()
-                    continue
-                images.append(image)
-                batch.append(image_file)
-            known = [resolutions[image_file] for image_file in batch]
-            outputs = predictor.predict_batch([image[:, :, ::-1] for image in images], known)
-            for image_file, image, output in zip(batch, images, outputs, strict=True):
-                instances = output["instances"].to("cpu")
-                resolution = resolutions[image_file] or math.nan
-                result = image_result(
-                    image_file.path.name,
-                    instances[instances.scores >= score_threshold],
-                    run.class_names,
-                    resolution,
-                    fragments=fragments,
-                    min_area_px=min_area_px,
-                    min_area_mm2=min_area_mm2,
-                )
+            bgr = [image[:, :, ::-1] for image in batch.values()]
+            outputs = predictor.predict_batch(bgr, [resolutions[image_file] for image_file in batch])
+            for (image_file, image), output in zip(batch.items(), outputs, strict=True):
+                instances, resolution = output["instances"].to("cpu"), resolutions[image_file] or math.nan
+                instances = instances[instances.scores >= score_threshold]
+                result = image_result(image_file.path.name, instances, run.class_names, resolution, **fragments)
                 overlay = image_overlay(image, result, run.class_names) if overlays else None
                 run.add(image_file, image.shape[:2], resolution, result.labels, result.table, overlay)
                 particles += len(result.table)
@@ -246,38 +172,17 @@ def predict_images(
 
 
 def predict_belt(
-    predictor: RamsesPredictor,
-    run: RunFolder,
-    frames: Sequence[ImageFile],
-    settings: StreamSettings,
-    *,
-    score_threshold: float,
+    predictor: RamsesPredictor, run: RunFolder, frames: Sequence[ImageFile], *, score_threshold: float, **settings: Any
 ) -> tuple[pd.DataFrame, Failures]:
-    """Predict the consecutive frames of a belt; a run that was stopped looks at no part of the belt twice.
-
-    Args:
-        predictor, run, score_threshold: see :func:`predict_images`.
-        frames: in the order of the belt.
-        settings: how they lie on it, and what counts.
-
-    Returns:
-        see :func:`predict_images`.
-
-    Raises:
-        RamsesError: frames of several resolutions, a frame that does not continue the one before, or none that can be
-            read.
-    """
-    resolutions = {_resolution(predictor, frame) for frame in frames}
+    """The same for the frames of a belt, in their order; settings are those of :class:`.stream.run.StreamRun`."""
+    resolutions = set(_resolutions(predictor, frames, **settings).values())
     if len(resolutions) > 1:
         raise RamsesError(f"frames of one belt need one resolution, these have {len(resolutions)}")
     resolution = resolutions.pop()
-    _check_area(settings.min_area_mm2, [resolution])
     if all(run.is_done(frame, resolution) for frame in frames):
         print(f"all {len(frames)} frames are done already", file=sys.stderr)
-        table = run.finish()
         remove_windows(run)
-        return table, []
-
+        return run.finish(), []
     if changed := [frame.path.name for frame in frames if run.has(frame) and not run.is_done(frame, resolution)]:
         print(f"{', '.join(changed[:3])} changed since: what shows them is predicted again", file=sys.stderr)
     elif run.resumed:
@@ -287,14 +192,8 @@ def predict_belt(
         return instances_from_prediction(predictor(image[:, :, ::-1], resolution)["instances"], score_threshold)
 
     with tqdm(total=len(frames), unit="frame", disable=None) as progress:
-        belt = StreamRun(
-            run,
-            predict,
-            lambda frame: read_image(frame.path),
-            resolution or math.nan,
-            settings,
-            lambda sentence: progress.write(sentence, file=sys.stderr),
-        )
+        warn = partial(progress.write, file=sys.stderr)
+        belt = StreamRun(run, predict, lambda frame: read_image(frame.path), resolution or math.nan, warn, **settings)
         for particles in belt.frames(frames):
             progress.set_postfix(particles=particles, refresh=False)
             progress.update(progress.n < len(frames))
@@ -312,13 +211,14 @@ def _read(predictor: RamsesPredictor, image_file: ImageFile) -> np.ndarray:
     return image
 
 
-def _resolution(predictor: RamsesPredictor, image: ImageFile) -> float | None:
-    return known_resolution(image.resolution, predictor.cfg.INPUT.RESOLUTION)
-
-
-def _check_area(min_area_mm2: float | None, resolutions: Sequence[float | None]) -> None:
-    if min_area_mm2 is not None and None in resolutions:
+def _resolutions(
+    predictor: RamsesPredictor, images: Sequence[ImageFile], min_area_mm2: float | None = None, **_: Any
+) -> dict[ImageFile, float | None]:
+    """px/mm of each image, its own or INPUT.RESOLUTION; an area in mm2 needs all of them."""
+    found = {image: known_resolution(image.resolution, predictor.cfg.INPUT.RESOLUTION) for image in images}
+    if min_area_mm2 is not None and None in found.values():
         raise RamsesError(f"a smallest area of {min_area_mm2:g} mm2 needs the resolution: give --resolution (px/mm)")
+    return found
 
 
 def _stop_if_all_failed(failed: Failures, images: Sequence[ImageFile]) -> None:

@@ -17,7 +17,7 @@ from ramses_d2.config import load_config
 from ramses_d2.data.catalog import register_datasets
 from ramses_d2.engine.checkpointer import BEST, checkpoints_in, holds_training
 from ramses_d2.engine.launch import lost_connection
-from ramses_d2.engine.solver import check_settings, settle_iterations
+from ramses_d2.engine.solver import check_settings, resolve_iterations
 from ramses_d2.errors import RamsesError, is_full_disk
 from ramses_d2.files import atomic_file
 
@@ -27,16 +27,8 @@ EVALUATION_FOLDER = "evaluation"
 logger = logging.getLogger(__name__)
 
 
-def settle_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check that data sets and network have the same classes, and write their names into the config.
-
-    Args:
-        cfg: config, not frozen.
-        names: of registered data sets.
-
-    Raises:
-        RamsesError: NUM_CLASSES or CLASS_NAMES do not fit a data set.
-    """
+def resolve_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Check that registered data sets and network have the same classes, and write these into the config."""
     for name in names:
         classes = list(MetadataCatalog.get(name).thing_classes)
         if len(classes) != cfg.MODEL.RAMSES.NUM_CLASSES:
@@ -53,14 +45,7 @@ def settle_classes(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def prepare(args: argparse.Namespace) -> CfgNode:
-    """Everything that can be wrong in a command line and its data, checked; writes nothing.
-
-    Args:
-        args: of ``detectron2.engine.default_argument_parser``.
-
-    Raises:
-        RamsesError: a wrong config or data set, weights that are missing, a training that would be overwritten.
-    """
+    """Check everything that can be wrong in a command line of Detectron2 and its data; writes nothing."""
     cfg = load_config(args.config_file, args.opts)
     check_settings(cfg)
     names = list(cfg.DATASETS.TEST)
@@ -79,19 +64,14 @@ def prepare(args: argparse.Namespace) -> CfgNode:
             can_go_on = checkpoints_in(cfg.OUTPUT_DIR)
             hint = "continue it with --resume, or" if can_go_on else f"{BEST} is all that is left of it,"
             raise RamsesError(f"{cfg.OUTPUT_DIR} holds a training: {hint} choose another OUTPUT_DIR")
-    settle_classes(cfg, names)
+    resolve_classes(cfg, names)
     for name in names:
         if not DatasetCatalog.get(name):
             raise RamsesError(f"{name}: the data set has no image")
     if not args.eval_only:
-        settle_iterations(cfg, _training_images(cfg))
+        filtered = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "check_consistency": False}
+        resolve_iterations(cfg, len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **filtered)))
     return cfg
-
-
-def _training_images(cfg: CfgNode) -> int:
-    """Images that the training loader takes."""
-    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    return len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty, check_consistency=False))
 
 
 def _needs_traceback(record: logging.LogRecord) -> bool:
@@ -104,12 +84,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     An evaluation into the folder of a training, or of the weights, leaves the config.yaml and log.txt there as they
     are, and has its own in the folder ``evaluation`` below it.
-
-    Args:
-        args: of ``detectron2.engine.default_argument_parser``.
-
-    Raises:
-        RamsesError: see :func:`prepare`; nothing has been written then.
     """
     cfg = prepare(args)
     cfg.freeze()

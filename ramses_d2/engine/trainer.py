@@ -14,9 +14,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
-from detectron2.engine.hooks import PeriodicWriter
+from detectron2.engine.defaults import default_writers
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -25,36 +25,19 @@ from torch.utils.data import DataLoader
 from ramses_d2.checkpoint.load import load_initial_weights
 from ramses_d2.data.loader import TrainLoader
 from ramses_d2.data.mapper import RamsesDatasetMapper
+from ramses_d2.engine import hooks
 from ramses_d2.engine.checkpointer import TrainingCheckpointer
-from ramses_d2.engine.curves import add_records, event_writers, forget_steps
+from ramses_d2.engine.curves import LossRows, MetricRows, forget_steps
 from ramses_d2.engine.freezing import freeze
-from ramses_d2.engine.hooks import (
-    EVALUATION_IMAGES,
-    BestCheckpoint,
-    EmaUpdate,
-    EmaWeights,
-    EndOfTraining,
-    Evaluation,
-    FigureWriter,
-    FitArealDensity,
-    NanGuard,
-    final_test,
-    follow_evaluations,
-    has_tensorboard,
-)
 from ramses_d2.engine.launch import distributed, share_buffers
-from ramses_d2.engine.solver import (
-    build_lr_scheduler,
-    build_optimizer,
-    parameter_names,
-    settle_iterations,
-    state_with_own_settings,
-)
+from ramses_d2.engine.solver import build_optimizer, parameter_names, resolve_iterations, state_with_own_settings
 from ramses_d2.errors import RamsesError, full_disk_is_one_line
 from ramses_d2.evaluation.evaluator import RamsesEvaluator
 from ramses_d2.evaluation.masses import PowerLaw, fit_power_law
 
 logger = logging.getLogger(__name__)
+
+_EVALUATION_IMAGES = 4  # annotated images of an evaluation for TensorBoard
 
 
 class RamsesTrainer(DefaultTrainer):
@@ -73,20 +56,18 @@ class RamsesTrainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         loader = self.build_train_loader(cfg)
-        cfg = cfg.clone()
+        self.cfg = cfg = cfg.clone()
         cfg.defrost()
-        settle_iterations(cfg, len(loader.dataset))  # of a script; a command line has done it
+        resolve_iterations(cfg, len(loader.dataset))  # of a script; a command line has done it
         cfg.freeze()
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._guard = NanGuard(model, optimizer)
+        self._guard = hooks.NanGuard(model, optimizer)
         self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(distributed(model), loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.cfg = cfg
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
-        self._step_seed = None if cfg.SEED < 0 else cfg.SEED
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -94,21 +75,16 @@ class RamsesTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         dataset_dicts = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, check_consistency=False
         )
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainLoader(
             dataset_dicts,
             RamsesDatasetMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
-            seed=seed,
+            seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         )
 
     @classmethod
@@ -120,21 +96,21 @@ class RamsesTrainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR)
         if len(cfg.DATASETS.TEST) > 1:  # each has files of its own
             folder = folder / re.sub(r"\W+", "_", dataset_name)
-        weighs = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
+        has_mass = cfg.MODEL.RAMSES.MASS.ENABLED or cfg.MODEL.RAMSES.MASS.DENSITY
         return RamsesEvaluator(
             dataset_name,
             output_dir=str(folder),
             max_dets=cfg.TEST.DETECTIONS_PER_IMAGE,
             report_thresh=cfg.MODEL.RAMSES.TEST.REPORT_THRESH,
-            power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if weighs and comm.is_main_process() else None,
+            power_law=_power_law_of(tuple(cfg.DATASETS.TRAIN)) if has_mass and comm.is_main_process() else None,
             worst_images=cfg.TEST.WORST_PICTURES,
-            stored_images=EVALUATION_IMAGES if has_tensorboard() else 0,
+            stored_images=_EVALUATION_IMAGES if hooks.has_tensorboard() else 0,
         )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, dict[str, float]]:
-        """Evaluate with run lengths: bit masks of a crowded image at full size would be gigabytes."""
-        network = getattr(model, "module", model)  # DistributedDataParallel
+        """Evaluate with RLE masks: bit masks of a crowded image at full size would be gigabytes."""
+        network = hooks.unwrapped(model)
         settings = network.settings
         network.settings = dataclasses.replace(settings, mask_format="rle")
         try:
@@ -143,43 +119,56 @@ class RamsesTrainer(DefaultTrainer):
             network.settings = settings
 
     def build_hooks(self) -> list[HookBase]:
-        solver, test_sets = self.cfg.SOLVER, self.cfg.DATASETS.TEST
-        averages = []
-        self.ema = EmaWeights(self.model, solver.EMA_DECAY) if solver.EMA_DECAY else None
+        """All hooks, in the order in which each step calls them."""
+        cfg, folder, solver, test = self.cfg, self.cfg.OUTPUT_DIR, self.cfg.SOLVER, self.cfg.TEST
+        test_sets, by = cfg.DATASETS.TEST, {"metric": test.BEST_METRIC, "mode": test.BEST_MODE}
+        # Detectron2's; on the main process the rest is a checkpointer, its evaluation and a writer
+        timer, schedule, precise_bn, *rest = super().build_hooks()
+        first_set = test_sets[0] if len(test_sets) > 1 else ""
+        self._evaluation = hooks.Evaluation(test.EVAL_PERIOD, self._evaluate, first_set)
+        self.ema = hooks.EmaWeights(self.model, solver.EMA_DECAY) if solver.EMA_DECAY else None
+        density = getattr(hooks.unwrapped(self.model), "areal_density", None)
+
+        before: list[HookBase | None] = [timer, schedule, precise_bn]
+        if density is not None:
+            before.insert(0, hooks.FitArealDensity(density, cfg.DATASETS.TRAIN))
         if self.ema is not None:
             self.checkpointer.add_checkpointable("ema", self.ema)
-            averages.append(EmaUpdate(self.ema, self.model, self.cfg.OUTPUT_DIR))
-        first = test_sets[0] if len(test_sets) > 1 else ""
-        self._evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, first)
-        all_hooks = follow_evaluations(self.cfg, super().build_hooks(), self._evaluation, averages)
-        density = getattr(getattr(self.model, "module", self.model), "areal_density", None)
-        if density is not None:
-            all_hooks.insert(0, FitArealDensity(density, self.cfg.DATASETS.TRAIN))
-        for index, hook in enumerate(all_hooks):
-            if isinstance(hook, PeriodicWriter):
-                all_hooks[index] = FigureWriter(hook._writers, self._evaluation)
-        if comm.is_main_process() and self.cfg.DATASETS.TEST:
-            test, folder = self.cfg.TEST, self.cfg.OUTPUT_DIR
-            best = BestCheckpoint(self._evaluation, self.model, folder, test.BEST_METRIC, test.BEST_MODE, self.ema)
-            all_hooks.insert(all_hooks.index(self._evaluation) + 1, best)
-        return add_records(all_hooks, self.cfg, self.model, len(self._trainer.data_loader.dataset))
+            before.append(hooks.EmaUpdate(self.ema, self.model, folder))
+        after: list[HookBase] = []
+        if solver.EARLY_STOPPING.PATIENCE:
+            limits = {"patience": solver.EARLY_STOPPING.PATIENCE, "min_delta": solver.EARLY_STOPPING.MIN_DELTA}
+            after.append(hooks.EarlyStopping(self._evaluation, **by, **limits))
+        if comm.is_main_process():
+            checkpointer, _, writer = rest
+            epoch_steps = len(self._trainer.data_loader.dataset) / solver.IMS_PER_BATCH
+            losses = LossRows(folder, epoch_steps)
+            before += [losses, checkpointer]
+            if test_sets:
+                after.insert(0, hooks.BestCheckpoint(self._evaluation, self.model, folder, **by, ema=self.ema))
+            after.append(MetricRows(losses.table, folder, epoch_steps))
+            if cfg.VIS_PERIOD > 0 and hooks.has_tensorboard():
+                names = cfg.MODEL.RAMSES.CLASS_NAMES
+                after.append(hooks.TrainingImages(self.model, cfg.VIS_PERIOD, names, cfg.INPUT.FORMAT))
+            after.append(hooks.MetricsWriter(writer._writers, self._evaluation))
+        return [*before, self._evaluation, *after]
 
     def build_writers(self) -> list[EventWriter]:
-        return event_writers(self.cfg, self.max_iter)
+        """Those of Detectron2; without that for TensorBoard where it is not installed."""
+        if hooks.has_tensorboard():
+            return default_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        return [CommonMetricPrinter(self.max_iter), JSONWriter(str(Path(self.cfg.OUTPUT_DIR) / "metrics.json"))]
 
     def _evaluate(self) -> dict[str, Any]:
         """Results of the network, and under "ema" those of its averaged weights."""
         share_buffers(dict(self.model.named_buffers()))
         results = self._last_eval_results = self.test(self.cfg, self.model)
         if self.ema is not None and self.cfg.DATASETS.TEST:
-            cfg = self.cfg.clone()
-            cfg.defrost()
-            cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "ema")
+            cfg = hooks.config_below(self.cfg, "ema")
             logger.info("Evaluation of the averaged weights:")
-            share_buffers(self.ema.buffers(self.model))
-            # A storage of its own: images of this evaluation would take the names of the other's
-            with EventStorage(self.iter), self.ema.applied_to(self.model):
-                results = {**results, "ema": self.test(cfg, self.model)}
+            share_buffers(dict(self.ema.module.named_buffers()))
+            with EventStorage(self.iter):  # its own: images of this evaluation would take the names of the other's
+                results = {**results, "ema": self.test(cfg, self.ema.module)}
         return results
 
     def request_end(self, reason: str) -> None:
@@ -207,8 +196,8 @@ class RamsesTrainer(DefaultTrainer):
         self.iter = steps - 1
         if comm.is_main_process():
             self.checkpointer.save("model_final", iteration=self.iter)
-        self.iter = self.max_iter = steps  # what hooks take for a training that is done
-        raise EndOfTraining
+        self.iter = self.max_iter = steps  # for hooks, this is what a finished training looks like
+        raise hooks.EndOfTraining
 
     def train(self) -> Any:
         last = self.checkpointer.resumed_from
@@ -218,14 +207,13 @@ class RamsesTrainer(DefaultTrainer):
         with full_disk_is_one_line(hint):
             try:
                 results = super().train()
-            except EndOfTraining:
+            except hooks.EndOfTraining:
                 results = None
-            tested = final_test(self.cfg, self.model, self.test)
-        return tested or results
+            return hooks.final_test(self.cfg, self.model, self.test) or results
 
     def run_step(self) -> None:
-        if self._step_seed is not None:
-            torch.manual_seed(self._step_seed + self.iter * comm.get_world_size() + comm.get_rank())
+        if self.cfg.SEED >= 0:
+            torch.manual_seed(self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank())
         try:
             super().run_step()
         except FloatingPointError as error:  # of a part of Detectron2 that looks for itself
@@ -234,67 +222,56 @@ class RamsesTrainer(DefaultTrainer):
     def after_train(self) -> None:
         if self.iter >= self.max_iter:
             self.iter = self.max_iter  # Detectron2 counts one more where no step was left to do
-        else:  # a fault in the last step is no end of the training: hooks must not evaluate
+        else:  # a fault in the last step is not the end of the training: hooks must not evaluate
             self.iter = min(self.iter, self.max_iter - 2)
         super().after_train()
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint that can be read, or start with ``MODEL.WEIGHTS``.
-
-        Raises:
-            RamsesError: no checkpoint can be read, or it or the weights do not fit the config.
-        """
+        """Continue from the last checkpoint that can be read, or start with ``MODEL.WEIGHTS``."""
         if resume and self.checkpointer.resume():
             self.start_iter = self.iter + 1
             if comm.is_main_process():
-                path, longer = Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter < self.max_iter
-                forget_steps(path, self.start_iter, longer=longer)
+                longer = self.start_iter < self.max_iter
+                forget_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter, longer=longer)
         elif self.cfg.MODEL.WEIGHTS:
             # Not by Detectron2's checkpointer: it unpickles whatever the file holds, and only warns of a lost backbone
-            path = PathManager.get_local_path(self.cfg.MODEL.WEIGHTS)
-            load_initial_weights(getattr(self.model, "module", self.model), path)
+            load_initial_weights(hooks.unwrapped(self.model), PathManager.get_local_path(self.cfg.MODEL.WEIGHTS))
         self._trainer.data_loader.start_at(self.start_iter)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state.setdefault("_trainer", self._trainer.state_dict())  # Detectron2 0.6 leaves the optimizer out
-        state["parameters"] = self._parameter_names()
+        state["parameters"] = parameter_names(self.optimizer, self.model)
         return state
-
-    def _parameter_names(self) -> list[str]:
-        return parameter_names(self._trainer.optimizer, getattr(self.model, "module", self.model))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if "_trainer" not in state_dict:
             raise RamsesError("this checkpoint holds no optimizer state: use it as MODEL.WEIGHTS, without --resume")
         if hasattr(self._trainer, "grad_scaler"):  # a run that began without mixed precision has no scaler
             state_dict["_trainer"].setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
-        optimizer, scheduler, names = self._trainer.optimizer, self.scheduler, self._parameter_names()
-        base_lrs = scheduler.base_lrs
+        names, base_lrs = parameter_names(self.optimizer, self.model), self.scheduler.base_lrs
         # Only those that this process has: some are the main process's alone
-        hooks = {type(hook).__qualname__ for hook in self._hooks if hasattr(hook, "load_state_dict")}
-        hook_states = {name: state for name, state in state_dict.get("hooks", {}).items() if name in hooks}
+        known = {type(hook).__qualname__ for hook in self._hooks if hasattr(hook, "load_state_dict")}
+        hook_states = {name: state for name, state in state_dict.get("hooks", {}).items() if name in known}
         try:
             saved = state_dict["_trainer"]["optimizer"]
-            fitted = state_with_own_settings(saved, state_dict.get("parameters", names), optimizer, names)
+            fitted = state_with_own_settings(saved, state_dict.get("parameters", names), self.optimizer, names)
             trainer_state = {**state_dict["_trainer"], "optimizer": fitted}
             super().load_state_dict({**state_dict, "_trainer": trainer_state, "hooks": hook_states})
             if "_trainer" not in super().state_dict():  # Detectron2 0.6, see above
                 self._trainer.load_state_dict(trainer_state)
         except ValueError as error:  # of the optimizer
-            raise RamsesError(
-                f"this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER or FREEZE?): use it as "
-                f"MODEL.WEIGHTS, without --resume ({error})"
-            ) from error
+            fault = "this checkpoint's optimizer does not fit SOLVER (another OPTIMIZER or FREEZE?)"
+            raise RamsesError(f"{fault}: use it as MODEL.WEIGHTS, without --resume ({error})") from error
         # The rates of SOLVER as it is now, which the schedule's state would replace by those of the run so far
-        scheduler.base_lrs = base_lrs
-        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        self.scheduler.base_lrs = base_lrs
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
 
 
 @functools.cache
 def _power_law_of(dataset_names: tuple[str, ...]) -> PowerLaw | None:
-    """The area-only baseline of the training truth, or None where that is not at hand or not weighed."""
+    """The area-only baseline of the training data, or None where that is not at hand or has no masses."""
     try:
         dataset_dicts = [dataset_dict for name in dataset_names for dataset_dict in DatasetCatalog.get(name)]
         return fit_power_law(dataset_dicts)

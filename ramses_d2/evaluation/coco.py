@@ -1,4 +1,7 @@
-"""Predictions and truth in COCO's formats: inside with our ids, in files with those of the data set."""
+"""COCO AP, and predictions in COCO's format: inside with our ids, in files with those of the data set.
+
+Shape letters of COCO's arrays: T IoU thresholds, R recalls, C classes, A size ranges.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 from detectron2.structures import BitMasks, BoxMode, Instances
 from faster_coco_eval import COCO, COCOeval_faster
 
-from ramses_d2.masks import encode_in_box
+from ramses_d2.masks import encode_in_box, json_rle
 
 logger = logging.getLogger(__name__)
 
@@ -26,35 +29,23 @@ _SHAPE = {"segm": "segmentation", "bbox": "bbox"}
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision over recall, as COCO computes it; -1 = undefined, because there is no truth.
+    """Precision over recall, as COCO computes it; -1 = undefined, because there is no ground truth."""
 
-    Attributes:
-        precision: (T, R, C, A), interpolated: the best precision at this recall or more.
-        scores: (T, R, C, A) score from which on predictions reach the recall; 0 where they never do.
-        recall: (T, C, A) reached by all predictions.
-        class_names: C names.
-        max_dets: predictions that counted, the best of each image and class.
-    """
-
-    precision: np.ndarray
-    scores: np.ndarray
-    recall: np.ndarray
+    precision: np.ndarray  # (T, R, C, A), interpolated: the best precision at this recall or more
+    scores: np.ndarray  # (T, R, C, A), score from which on predictions reach the recall; 0 where they never do
+    recall: np.ndarray  # (T, C, A), reached by all predictions
     class_names: tuple[str, ...]
-    max_dets: int
+    max_dets: int  # predictions that counted, the best of each image and class
 
     def summary(self) -> dict[str, float]:
-        """AP under Detectron2's names, and AR with the limit of detections in its name, in percent.
-
-        Returns:
-            AP, AP50, AP75, APs, APm, APl, AR@<max_dets> and AP-<class>; NaN where there is no truth.
-        """
+        """AP, AP50, AP75, APs, APm, APl, AR@<max_dets> and AP-<class>, %; NaN without ground truth."""
         return self._summary(slice(None)) | {
             f"AP-{name}": _mean_percent(self.precision[:, :, index, _ALL])
             for index, name in enumerate(self.class_names)
         }
 
     def details(self, class_id: int | None = None) -> dict[str, Any]:
-        """All figures of one class, or of all: those of :meth:`summary`, AR by size, and AP at each IoU."""
+        """All metrics of one class, or of all: those of :meth:`summary`, AR by size, and AP at each IoU."""
         chosen = slice(None) if class_id is None else slice(class_id, class_id + 1)
         sizes = {"ARs": _SMALL, "ARm": _MEDIUM, "ARl": _LARGE}
         recalls = {f"{name}@{self.max_dets}": _mean_percent(self.recall[:, chosen, a]) for name, a in sizes.items()}
@@ -89,29 +80,22 @@ def coco_curves(
     class_names: Sequence[str],
     max_dets: int,
 ) -> Curves:
-    """Precision over recall of all images of a data set.
+    """Precision over recall of all images of a data set, for "segm" or "bbox"; neither input is changed.
 
-    Args:
-        coco_gt: COCO data set whose category ids are the class ids + 1; not changed.
-        results: COCO results with ``segmentation`` or ``bbox``; not changed.
-        iou_type: "segm" or "bbox".
-        class_names: class order.
-        max_dets: predictions that count, the best of each image **and class**.
-
-    Returns:
-        curves; without predictions the precision is 0 wherever there is truth.
+    Category ids are the class ids + 1; ``max_dets`` predictions count, the best of each image **and class**. Without
+    predictions the precision is 0 wherever there is ground truth.
     """
     # Both libraries write into the dicts they are given; and the library wants images with numbers
     numbers = {image["id"]: number for number, image in enumerate(coco_gt["images"], start=1)}
     images = [image | {"id": numbers[image["id"]]} for image in coco_gt["images"]]
     annotations = [a | {"image_id": numbers[a["image_id"]]} for a in coco_gt["annotations"]]
-    truth = COCO({**coco_gt, "images": images, "annotations": annotations})
+    coco = COCO({**coco_gt, "images": images, "annotations": annotations})
     # With a box beside the mask, COCO would take the box's area for that of the object
     fields = ("category_id", "score", _SHAPE[iou_type])
-    found = truth.loadRes(
+    found = coco.loadRes(
         [{"image_id": numbers[r["image_id"]]} | {field: r[field] for field in fields} for r in results]
     )
-    evaluation = COCOeval_faster(truth, found, iou_type, print_function=logger.debug)
+    evaluation = COCOeval_faster(coco, found, iou_type, print_function=logger.debug)
     evaluation.params.maxDets = [max_dets]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -119,15 +103,9 @@ def coco_curves(
     return Curves(*arrays, tuple(class_names), max_dets)
 
 
-def evaluate_ap(
-    coco_gt: dict[str, Any],
-    results: Sequence[dict[str, Any]],
-    iou_type: str,
-    class_names: Sequence[str],
-    max_dets: int,
-) -> dict[str, float]:
+def evaluate_ap(*arguments: Any) -> dict[str, float]:
     """Average precision over all images of a data set: :meth:`Curves.summary` of :func:`coco_curves`."""
-    return coco_curves(coco_gt, results, iou_type, class_names, max_dets).summary()
+    return coco_curves(*arguments).summary()
 
 
 def _mean_percent(values: np.ndarray) -> float:
@@ -136,15 +114,9 @@ def _mean_percent(values: np.ndarray) -> float:
 
 
 def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
-    """COCO results of one image, ready for JSON.
+    """COCO results of the K instances of one image, on the CPU, ready for JSON.
 
-    Args:
-        instances: of the model, on the CPU, K objects.
-        image_id: of the image.
-
-    Returns:
-        K dicts: image_id, category_id (class id + 1), bbox (XYWH, px), score, segmentation (RLE, counts as
-        str) and, where the model weighs, mass (g, None unknown).
+    Category ids are the class ids + 1; where the model predicts masses, there is mass (g, None unknown).
     """
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
@@ -154,9 +126,9 @@ def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, 
             "category_id": class_id + 1,
             "bbox": box,
             "score": score,
-            "segmentation": {"size": list(rle["size"]), "counts": _text(rle["counts"])},
+            "segmentation": json_rle(rle),
         }
-        for class_id, box, score, rle in zip(classes, boxes, scores, _run_lengths(instances), strict=True)
+        for class_id, box, score, rle in zip(classes, boxes, scores, _rles(instances), strict=True)
     ]
     if instances.has("pred_masses"):
         for result, mass in zip(results, instances.pred_masses.tolist(), strict=True):
@@ -165,28 +137,23 @@ def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, 
 
 
 class FileIds:
-    """The ids that files carry in place of ours: those of the COCO file a data set comes from.
-
-    A data set of another kind has none; its ids are then image_id and class id + 1.
-
-    Args:
-        dataset dicts: dataset dicts, with ``coco_image_id`` where they come from a COCO file.
-        category_ids: of the file, in class order; None = class id + 1.
-    """
+    """The ids of files: those of the COCO file a data set comes from, else image_id and class id + 1."""
 
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]], category_ids: Sequence[Any] | None) -> None:
         self._images = {r["image_id"]: r.get("coco_image_id", r["image_id"]) for r in dataset_dicts}
         self._categories = category_ids
 
-    def ground_truth(self, truth: dict[str, Any]) -> dict[str, Any]:
+    def ground_truth(self, ground_truth: dict[str, Any]) -> dict[str, Any]:
         """A COCO ground truth under the file's ids of images and categories; annotations are numbered from 1.
 
         COCO's own evaluation takes an annotation with the id 0 for a missing one, hence the numbers.
         """
         return {
-            "images": [image | {"id": self._images[image["id"]]} for image in truth["images"]],
-            "annotations": self.results(truth["annotations"]),
-            "categories": [category | {"id": self._category(category["id"])} for category in truth["categories"]],
+            "images": [image | {"id": self._images[image["id"]]} for image in ground_truth["images"]],
+            "annotations": self.results(ground_truth["annotations"]),
+            "categories": [
+                category | {"id": self._category(category["id"])} for category in ground_truth["categories"]
+            ],
         }
 
     def results(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -200,7 +167,7 @@ class FileIds:
         return number if self._categories is None else self._categories[number - 1]
 
 
-def _run_lengths(instances: Instances) -> list[dict[str, Any]]:
+def _rles(instances: Instances) -> list[dict[str, Any]]:
     masks = instances.pred_masks
     if not isinstance(masks, torch.Tensor):
         return list(masks)
@@ -210,7 +177,3 @@ def _run_lengths(instances: Instances) -> list[dict[str, Any]]:
         encode_in_box(mask[y0:y1, x0:x1], x0, y0, height, width)
         for mask, (x0, y0, x1, y1) in zip(masks.numpy(), boxes, strict=True)
     ]
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts

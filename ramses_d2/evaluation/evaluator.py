@@ -1,9 +1,8 @@
-"""The evaluator Detectron2 runs over a data set: COCO AP, and how far off the grams are."""
+"""The evaluator Detectron2 runs over a data set: COCO AP and masses, as metrics, tables and files."""
 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import re
@@ -11,6 +10,8 @@ import textwrap
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,12 @@ import pandas as pd
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ramses_d2.data.coco import coco_ground_truth
 from ramses_d2.errors import RamsesError
 from ramses_d2.evaluation.coco import FileIds, instances_to_results
-from ramses_d2.evaluation.masses import (
-    IOU_THRESHOLDS,
-    PowerLaw,
-    as_percent,
-)
+from ramses_d2.evaluation.masses import IOU_THRESHOLDS, PowerLaw, as_percent
 from ramses_d2.evaluation.plots import (
     compare_image,
     confusion_table,
@@ -38,28 +34,49 @@ from ramses_d2.evaluation.plots import (
     precision_recall_table,
     store_images,
 )
-from ramses_d2.evaluation.result import Outcome, confusion_matrix, evaluation_statistics, image_errors, judge
-from ramses_d2.files import atomic_file, folder_swap
+from ramses_d2.evaluation.result import (
+    EvaluationResult,
+    confusion_matrix,
+    evaluate_predictions,
+    evaluation_stats,
+    image_errors,
+)
+from ramses_d2.files import folder_swap, write_bytes, write_json
+
+logger = logging.getLogger(__name__)
 
 _AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _WIDTH = 110
 _AT_50 = f"iou{as_percent(IOU_THRESHOLDS[0])}"
+_JPEG_QUALITY = 90
+# Half a percent of one particle's mass: an image that is no worse than that is not among the worst
+_NOTICEABLE = 0.005
+_PAIR_COLUMNS = [
+    "image_name", "label", "prediction", "iou", "score", "true_class", "predicted_class", "true_mass", "predicted_mass",
+    "gt_mass", "true_area", "predicted_area", "resolution", "power_law_mass",
+]  # fmt: skip
+
+
+# Columns of the mass tables: heading, where the value is, its format
+_IOU_COLUMNS = (
+    ("pairs", "pairs", "d"), ("class accuracy %", "class_accuracy", ".2f"), ("MAPE %", "particle.MAPE", ".2f"),
+    ("median %", "particle.MedAPE", ".2f"), ("bias %", "particle.Bias", "+.2f"), ("MAE g", "particle.MAE", ".4g"),
+    ("bias g", "particle.BiasGrams", "+.4g"), ("R2", "particle.R2", ".4f"), ("matched %", "total.percent", "+.2f"),
+)  # fmt: skip
+_CLASS_COLUMNS = (
+    ("GT n", "ground_truth", "d"), ("pred n", "predictions", "d"), ("pairs", f"{_AT_50}.pairs", "d"),
+    ("MAPE", f"{_AT_50}.particle.MAPE", ".1f"), ("median", f"{_AT_50}.particle.MedAPE", ".1f"),
+    ("bias", f"{_AT_50}.particle.Bias", "+.1f"), ("GT g", "total.true", ".5g"), ("pred g", "total.predicted", ".5g"),
+    ("total", "total.percent", "+.1f"), ("matched", f"{_AT_50}.total.percent", "+.1f"),
+)  # fmt: skip
 
 
 def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[str], max_dets: int) -> str:
-    """AP of each task and of each class, in percent.
-
-    Args:
-        results: task ("segm", "bbox") -> metrics of :func:`ramses_d2.evaluation.coco_ap.evaluate_ap`.
-        class_names: class order.
-        max_dets: limit of detections, for the heading.
-    """
+    """AP of each task ("segm", "bbox") and of each class, in percent."""
     columns = (*_AP_METRICS, f"AR@{max_dets}")
-    by_task = [
-        {"": task} | {name: _number(metrics[name], ".2f") for name in columns} for task, metrics in results.items()
-    ]
+    by_task = [{"": task} | {name: _number(found[name], ".2f") for name in columns} for task, found in results.items()]
     by_class = [
-        {"class": name} | {f"{task} AP": f"{metrics[f'AP-{name}']:.2f}" for task, metrics in results.items()}
+        {"class": name} | {f"{task} AP": f"{found[f'AP-{name}']:.2f}" for task, found in results.items()}
         for name in class_names
     ]
     heading = f"Average precision, % (at most {max_dets} predictions an image and class):"
@@ -67,74 +84,33 @@ def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[
 
 
 def mass_tables(masses: Mapping[str, Any], report_thresh: float) -> str:
-    """The figures of :func:`ramses_d2.evaluation.mass_metrics.evaluate_masses`, in at most 110 columns."""
+    """The metrics of :func:`ramses_d2.evaluation.masses.evaluate_masses`, in at most 110 columns."""
     whole = masses["all"]
-    remarks = [*_remarks(whole), _composition(masses["per_class"]), _by_score(masses["total_by_score"])]
+    by_iou = [
+        {"IoU": f"{threshold:.2f}"} | _row(whole[f"iou{as_percent(threshold)}"], _IOU_COLUMNS)
+        for threshold in IOU_THRESHOLDS
+    ]
+    by_class = [{"class": found["class"][:18]} | _row(found, _CLASS_COLUMNS) for found in (*masses["per_class"], whole)]
     return "\n".join(
         [
             f"Masses of predictions with a score of {report_thresh:g} or more, over matched pairs:",
-            _table([_iou_row(whole, threshold) for threshold in IOU_THRESHOLDS]),
+            _table(by_iou),
             f"By class, % and g (pairs at IoU {IOU_THRESHOLDS[0]:.2f}; total: all predictions, all weighed):",
-            _table([_class_row(figures) for figures in (*masses["per_class"], whole)]),
-            *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in remarks),
+            _table(by_class),
+            *(textwrap.fill(remark, _WIDTH, subsequent_indent="  ") for remark in _remarks(masses)),
         ]
     )
 
 
-def _iou_row(whole: Mapping[str, Any], threshold: float) -> dict[str, str]:
-    at = whole[f"iou{as_percent(threshold)}"]
-    errors = at["particle"]
-    return {
-        "IoU": f"{threshold:.2f}",
-        "pairs": str(at["pairs"]),
-        "class accuracy %": _number(at["class_accuracy"], ".2f"),
-        "MAPE %": _number(errors["MAPE"], ".2f"),
-        "median %": _number(errors["MedAPE"], ".2f"),
-        "bias %": _number(errors["Bias"], "+.2f"),
-        "MAE g": _number(errors["MAE"], ".4g"),
-        "bias g": _number(errors["BiasGrams"], "+.4g"),
-        "R2": _number(errors["R2"], ".4f"),
-        "matched %": _number(at["total"]["percent"], "+.2f"),
-    }
+def _row(metrics: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    return {heading: _number(reduce(getitem, path.split("."), metrics), spec) for heading, path, spec in columns}
 
 
-def _class_row(figures: Mapping[str, Any]) -> dict[str, str]:
-    pairs, total = figures[_AT_50], figures["total"]
-    return {
-        "class": figures["class"][:18],
-        "GT n": str(figures["ground_truth"]),
-        "pred n": str(figures["predictions"]),
-        "pairs": str(pairs["pairs"]),
-        "MAPE": _number(pairs["particle"]["MAPE"], ".1f"),
-        "median": _number(pairs["particle"]["MedAPE"], ".1f"),
-        "bias": _number(pairs["particle"]["Bias"], "+.1f"),
-        "GT g": _number(total["true"], ".5g"),
-        "pred g": _number(total["predicted"], ".5g"),
-        "total": _number(total["percent"], "+.1f"),
-        "matched": _number(pairs["total"]["percent"], "+.1f"),
-    }
-
-
-def _composition(per_class: Sequence[Mapping[str, Any]]) -> str:
-    shares = (
-        f"{figures['class']} {_number(figures['share']['predicted'], '.1f')} "
-        f"({_number(figures['share']['true'], '.1f')})"
-        for figures in per_class
-    )
-    return "Composition by mass, predicted (true), %: " + ", ".join(shares)
-
-
-def _by_score(totals: Sequence[Mapping[str, float]]) -> str:
-    errors = (f"{entry['score']:g}: {_number(entry['percent'], '+.1f')}" for entry in totals)
-    return "Total error by least score, %: " + ", ".join(errors)
-
-
-def _remarks(whole: Mapping[str, Any]) -> list[str]:
-    """A line each for the baseline and for masses that could not be judged."""
+def _remarks(masses: Mapping[str, Any]) -> list[str]:
+    """A line each for the baseline, masses that could not be compared, the composition, and the choice of a score."""
     remarks = []
-    pairs = whole[_AT_50]
-    if "power_law" in pairs:
-        law = pairs["power_law"]
+    whole = masses["all"]
+    if law := whole[_AT_50].get("power_law"):
         remarks.append(
             f"Power law in class and area on the same masks: MAPE {_number(law['MAPE'], '.2f')} % "
             f"(gain of the network: {_number(law['gain'], '+.1f')} %)"
@@ -150,6 +126,13 @@ def _remarks(whole: Mapping[str, Any]) -> list[str]:
         remarks.append(
             f"{whole['without_mass']} predictions have no mass (unknown resolution?) and add 0 g to the total"
         )
+    shares = (
+        f"{found['class']} {_number(found['share']['predicted'], '.1f')} ({_number(found['share']['true'], '.1f')})"
+        for found in masses["per_class"]
+    )
+    errors = (f"{entry['score']:g}: {_number(entry['percent'], '+.1f')}" for entry in masses["total_by_score"])
+    remarks.append("Composition by mass, predicted (true), %: " + ", ".join(shares))
+    remarks.append("Total error by least score, %: " + ", ".join(errors))
     return remarks
 
 
@@ -164,30 +147,9 @@ def _number(value: float, spec: str) -> str:
     return format(value, spec) if math.isfinite(value) else "-"
 
 
-_JPEG_QUALITY = 90
-# An image of less badness is no bad one: half a percent of one particle's mass
-_NOTICEABLE = 0.005
-_PAIR_COLUMNS = [
-    "image_name",
-    "label",
-    "prediction",
-    "iou",
-    "score",
-    "true_class",
-    "predicted_class",
-    "true_mass",
-    "predicted_mass",
-    "gt_mass",
-    "true_area",
-    "predicted_area",
-    "resolution",
-    "power_law_mass",
-]
-
-
 def write_files(
     output_dir: str | Path,
-    outcome: Outcome,
+    result: EvaluationResult,
     dataset_dicts: Sequence[dict[str, Any]],
     ids: FileIds,
     *,
@@ -197,48 +159,53 @@ def write_files(
 ) -> None:
     """Write all files of an evaluation; older ones are replaced, each only when the new one is complete.
 
-    evaluation.json, evaluation.txt, mass_pairs.csv (if the model weighs), predictions.json, ground_truth.json,
-    test_stats.json, confusion_matrix.{csv,png}, precision_recall.{csv,png} and worst/*.jpg.
-
-    Args:
-        output_dir: made if missing.
-        outcome: of the evaluation.
-        dataset dicts: dataset dicts.
-        ids: that predictions.json and ground_truth.json carry.
-        settings: for evaluation.json.
-        tables: the printed tables, for evaluation.txt.
-        worst_pictures: images in worst/ at the most.
+    evaluation.json, evaluation.txt (the printed tables), mass_pairs.csv (if the model predicts masses),
+    predictions.json, ground_truth.json, test_stats.json, confusion_matrix.{csv,png}, precision_recall.{csv,png} and
+    worst/*.jpg.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {dataset_dict["image_id"]: dataset_dict["image_name"] for dataset_dict in dataset_dicts}
-    _write_json(folder / "predictions.json", ids.results(outcome.results))
-    _write_json(folder / "ground_truth.json", ids.ground_truth(outcome.truth))
-    evaluation: dict[str, Any] = {"settings": settings, "results": outcome.metrics()}
-    if outcome.masses is not None:
-        evaluation["mass"] = outcome.masses
-        _write_table(folder / "mass_pairs.csv", _name_pairs(outcome, names))
+    write_json(folder / "predictions.json", ids.results(result.results))
+    write_json(folder / "ground_truth.json", ids.ground_truth(result.ground_truth))
+    evaluation: dict[str, Any] = {"settings": settings, "results": result.metrics()}
+    if result.masses is not None:
+        evaluation["mass"] = result.masses
+        image_names = {each["image_id"]: each["image_name"] for each in dataset_dicts}
+        classes = dict(enumerate(result.class_names))
+        pairs = result.pairs.assign(image_name=result.pairs["image_id"].map(image_names))
+        for name in ("true_class", "predicted_class"):
+            pairs[name] = pairs[name].map(classes)  # files carry names, never ids
+        _write_table(folder / "mass_pairs.csv", pairs.reindex(columns=_PAIR_COLUMNS))
     else:
-        (folder / "mass_pairs.csv").unlink(missing_ok=True)  # of a network that weighed
-    _write_json(folder / "evaluation.json", evaluation, indent=2)
-    _write(folder / "evaluation.txt", (tables + "\n").encode())
+        (folder / "mass_pairs.csv").unlink(missing_ok=True)  # of a network that predicted masses
+    write_json(folder / "evaluation.json", evaluation, indent=2)
+    write_bytes(folder / "evaluation.txt", (tables + "\n").encode())
 
-    errors = image_errors(outcome)
+    errors = image_errors(result)
     worst = errors[errors["badness"] >= _NOTICEABLE].head(worst_images)
-    statistics = {"dataset": settings["dataset"]} | evaluation_statistics(outcome)
-    statistics["worst"] = _draw_worst(folder / "worst", outcome, dataset_dicts, worst)
-    _write_json(folder / "test_stats.json", statistics, indent=2)
+    stats = {"dataset": settings["dataset"]} | evaluation_stats(result)
+    stats["worst"] = _draw_worst(folder / "worst", result, dataset_dicts, worst)
+    write_json(folder / "test_stats.json", stats, indent=2)
 
-    matrix = confusion_matrix(outcome)
-    _write(folder / "confusion_matrix.csv", confusion_table(matrix, outcome.class_names).to_csv().encode())
-    _write_figure(folder / "confusion_matrix.png", draw_confusion(matrix, outcome.class_names, outcome.report_thresh))
-    curves = outcome.curves.get("segm") or next(iter(outcome.curves.values()))
+    matrix = confusion_matrix(result)
+    curves = result.curves.get("segm") or next(iter(result.curves.values()))
+    write_bytes(folder / "confusion_matrix.csv", confusion_table(matrix, result.class_names).to_csv().encode())
     _write_table(folder / "precision_recall.csv", precision_recall_table(curves))
-    _write_figure(folder / "precision_recall.png", draw_precision_recall(curves, outcome.report_thresh))
+    for name, figure in (
+        ("confusion_matrix", draw_confusion(matrix, result.class_names, result.report_thresh)),
+        ("precision_recall", draw_precision_recall(curves, result.report_thresh)),
+    ):
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        write_bytes(folder / f"{name}.png", image.getvalue())
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_bytes(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
 def _draw_worst(
-    folder: Path, outcome: Outcome, dataset_dicts: Sequence[dict[str, Any]], worst: pd.DataFrame
+    folder: Path, result: EvaluationResult, dataset_dicts: Sequence[dict[str, Any]], worst: pd.DataFrame
 ) -> list[dict[str, Any]]:
     """Draw these images into a folder, by rank and name, and list them."""
     by_id = {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts}
@@ -247,56 +214,15 @@ def _draw_worst(
         for rank, row in enumerate(worst.to_dict("records"), start=1):
             dataset_dict = by_id[row.pop("image_id")]
             name = f"{rank:02d}_" + re.sub(r"[^\w.-]+", "_", dataset_dict["image_name"]) + ".jpg"
-            image = compare_image(outcome, dataset_dict)[:, :, ::-1]
+            image = compare_image(result, dataset_dict)[:, :, ::-1]
             _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             (unfinished / name).write_bytes(encoded.tobytes())  # unlike cv2.imwrite, fails on a full disk
             listed.append({"picture": dataset_dict["image_name"], "file": f"{folder.name}/{name}"} | row)
     return listed
 
 
-def _name_pairs(outcome: Outcome, names: Mapping[int, str]) -> pd.DataFrame:
-    """Rows of mass_pairs.csv: files carry names, never ids."""
-    classes = dict(enumerate(outcome.class_names))
-    return outcome.pairs.assign(
-        image_name=outcome.pairs["image_id"].map(names),
-        true_class=outcome.pairs["true_class"].map(classes),
-        predicted_class=outcome.pairs["predicted_class"].map(classes),
-    ).reindex(columns=_PAIR_COLUMNS)
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    _write(path, table.to_csv(index=False, float_format="%.6g").encode())
-
-
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    _write(path, (json.dumps(_strict(value), indent=indent, allow_nan=False) + "\n").encode())
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    _write(path, image.getvalue())
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path, "wb") as stream:
-        stream.write(content)
-
-
-logger = logging.getLogger(__name__)
-
-
 class RamsesEvaluator(DatasetEvaluator):
-    """COCO AP of masks and boxes, and the mass figures of :mod:`ramses_d2.evaluation.mass_metrics`.
+    """COCO AP of masks and boxes, and the metrics of :mod:`ramses_d2.evaluation.masses`.
 
     All images of the data set count, each once however often it was evaluated.
     """
@@ -314,17 +240,16 @@ class RamsesEvaluator(DatasetEvaluator):
         stored_images: int = 0,
         distributed: bool = True,
     ) -> None:
-        """Prepare for a registered data set.
+        """Prepare for a data set registered in DatasetCatalog.
 
         Args:
-            dataset_name: name in DatasetCatalog.
             output_dir: where the files go; None = no files.
             max_dets: predictions that count for AP, of each image and class (TEST.DETECTIONS_PER_IMAGE).
-            report_thresh: score from which a prediction counts as a particle in the mass figures.
+            report_thresh: score from which a prediction counts as a particle in the mass metrics.
             tasks: of "segm" and "bbox".
             power_law: baseline for the masses.
-            worst_pictures: images with the worst predictions to draw.
-            stored_pictures: images of truth and prediction for TensorBoard, in a training.
+            worst_images: images with the worst predictions to draw.
+            stored_images: images of ground truth and prediction for TensorBoard, in a training.
             distributed: gather the predictions of all processes; else those of this one are all.
         """
         self._dataset_name = dataset_name
@@ -346,13 +271,13 @@ class RamsesEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._results: dict[int, list[dict[str, Any]]] = {}
-        self._weighs = False
+        self._has_mass = False
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take the predictions of some images, as run lengths."""
+        """Take the predictions of some images, as RLE."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
-            self._weighs |= instances.has("pred_masses")
+            self._has_mass |= instances.has("pred_masses")
             highest = max(instances.pred_classes.tolist(), default=0)
             if highest >= len(self._class_names):
                 raise RamsesError(
@@ -364,9 +289,8 @@ class RamsesEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Evaluate, log the tables and write the files.
 
-        Returns:
-            On the main process, task -> metric -> float: "segm", "bbox", and "mass" where the model weighs (plain
-            SOLOv2 does not). Empty on the others.
+        On the main process, task -> metric -> float: "segm", "bbox", and "mass" where the model predicts masses (plain
+        SOLOv2 does not). Empty on the others.
         """
         if not self._gather():
             return OrderedDict()
@@ -374,33 +298,33 @@ class RamsesEvaluator(DatasetEvaluator):
         self._check_images(set(images))
         results = [result for image_id in images for result in self._results.get(image_id, ())]
         self._log_if_nothing_found(results)
-        outcome = judge(
+        evaluated = evaluate_predictions(
             coco_ground_truth(self._dataset_dicts, self._class_names),
             results,
             self._class_names,
             tasks=self._tasks,
             max_dets=self._max_dets,
             report_thresh=self._report_thresh,
-            weighs=self._weighs,
+            has_mass=self._has_mass,
             power_law=self._power_law,
         )
-        metrics = outcome.metrics()
+        metrics = evaluated.metrics()
         tables = [ap_tables({task: metrics[task] for task in self._tasks}, self._class_names, self._max_dets)]
-        if outcome.masses is not None:
-            tables.append(mass_tables(outcome.masses, self._report_thresh))
+        if evaluated.masses is not None:
+            tables.append(mass_tables(evaluated.masses, self._report_thresh))
         text = "\n\n".join(tables)
         logger.info("%s\n%s", self._dataset_name, text)
         if self._output_dir is not None:
             write_files(
                 self._output_dir,
-                outcome,
+                evaluated,
                 self._dataset_dicts,
                 FileIds(self._dataset_dicts, self._category_ids),
                 settings=self._settings(),
                 tables=text,
                 worst_images=self._worst_images,
             )
-        store_images(outcome, self._dataset_dicts, self._stored_images)
+        store_images(evaluated, self._dataset_dicts, self._stored_images)
         return metrics
 
     def _gather(self) -> bool:
@@ -408,11 +332,11 @@ class RamsesEvaluator(DatasetEvaluator):
         if not self._distributed:
             return True
         comm.synchronize()
-        gathered = comm.gather((self._results, self._weighs), dst=0)
+        gathered = comm.gather((self._results, self._has_mass), dst=0)
         if not comm.is_main_process():
             return False
         self._results = {key: found for results, _ in gathered for key, found in results.items()}
-        self._weighs = any(weighs for _, weighs in gathered)
+        self._has_mass = any(has_mass for _, has_mass in gathered)
         return True
 
     def _check_images(self, known: set[int]) -> None:
@@ -455,5 +379,5 @@ class RamsesEvaluator(DatasetEvaluator):
             "max_dets": self._max_dets,
             "report_thresh": self._report_thresh,
             "iou_thresholds": IOU_THRESHOLDS,
-            "power_law": asdict(self._power_law) if self._weighs and self._power_law is not None else None,
+            "power_law": asdict(self._power_law) if self._has_mass and self._power_law is not None else None,
         }

@@ -1,7 +1,7 @@
-"""The baseline a mass branch must beat: grams read off class and area, ``mass = scale * area ^ exponent``.
+"""Masses of predictions beside those of the ground truth: pairs by mask IoU, errors, totals, and a power-law baseline.
 
-It is fitted on the training truth and made as strong as that form allows, then applied to the predicted masks
-and classes of the very pairs the branch is judged by.
+Shape letters: P predictions, G ground-truth particles, K pairs. A total counts all predictions and all weighed
+particles of images where something is weighed, but not predictions on a particle of unknown mass, or in a crowd region.
 """
 
 from __future__ import annotations
@@ -29,17 +29,9 @@ def mask_iou(predicted: Sequence[dict[str, Any]], true: Sequence[dict[str, Any]]
 
 
 def greedy_match(iou: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Give each prediction, by decreasing score, the free particle it overlaps best.
+    """Give each prediction, by decreasing score, the free particle it overlaps best: index (P,), -1 = none.
 
     Leaving out predictions below a score changes nothing for the others.
-
-    Args:
-        iou: (P, G).
-        scores: (P,).
-        threshold: least IoU of a pair.
-
-    Returns:
-        (P,) int64 index of the particle, -1 = none.
     """
     matches = np.full(len(scores), -1, dtype=np.int64)
     if iou.size == 0:
@@ -53,13 +45,8 @@ def greedy_match(iou: np.ndarray, scores: np.ndarray, threshold: float) -> np.nd
     return matches
 
 
-def truth_table(annotations: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per annotation of a COCO ground truth.
-
-    Returns:
-        image_id, label, class_id (from 0), mass (g, NaN unknown), gt_mass, area (px), resolution (px/mm, NaN
-        unknown).
-    """
+def ground_truth_table(annotations: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per annotation of a COCO ground truth; class_id counts from 0, NaN is an unknown mass or resolution."""
     table = pd.DataFrame(
         annotations, columns=["image_id", "label", "category_id", "mass", "gt_mass", "area", "resolution"]
     )
@@ -70,19 +57,12 @@ def truth_table(annotations: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def prediction_table(
     annotations: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], crowd: Sequence[dict[str, Any]] = ()
 ) -> pd.DataFrame:
-    """One row per COCO result, with the particles it is matched to.
+    """One row per COCO result, with the ground-truth annotations (by position, without ``crowd``) it is matched to.
 
-    Args:
-        annotations: of the COCO ground truth, without crowd regions; the table refers to them by position.
-        results: COCO results with segmentation and, possibly, mass.
-        crowd: the crowd regions of the ground truth.
-
-    Returns:
-        In the order of ``results``: image_id, prediction (position in its image), class_id (from 0), score,
-        mass (g, NaN unknown), area (px), nearest (particle of highest IoU if that is 0.5 or more, taken or
-        not; -1 = none) and for each threshold of :data:`IOU_THRESHOLDS`, in percent, match50 (particle, -1 =
-        none) and iou50; in_crowd (matched to no particle at the first threshold, and at least that share of it
-        lies in a crowd region: nothing can be said of it).
+    Columns: image_id, prediction (position in its image), class_id (from 0), score, mass (g, NaN unknown), area (px);
+    nearest (particle of highest IoU if that is 0.5 or more, taken or not; -1 = none); for each threshold, in percent,
+    match50 (particle, -1 = none) and iou50; in_crowd (matched to none, and half of it lies in a crowd region: nothing
+    can be said of it).
     """
     table = pd.DataFrame(results, columns=["image_id", "category_id", "score", "mass"])
     table["class_id"] = table.pop("category_id").astype(np.int64) - 1
@@ -127,40 +107,25 @@ def _in_crowd(table: pd.DataFrame, rles: Sequence[dict[str, Any]], crowd: Sequen
     return inside
 
 
-def pair_table(truth: pd.DataFrame, predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The matched pairs, by decreasing score within an image.
-
-    Args:
-        truth: :func:`truth_table`.
-        predictions: rows of :func:`prediction_table`.
-        threshold: one of :data:`IOU_THRESHOLDS`.
-
-    Returns:
-        image_id, label, prediction, iou, score, true_class, predicted_class (ids), true_mass, predicted_mass
-        (g), gt_mass, true_area, predicted_area (px), resolution (px/mm).
-    """
+def pair_table(ground_truth: pd.DataFrame, predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The pairs matched at a threshold, by decreasing score within an image; classes are ids."""
     percent = as_percent(threshold)
     paired = predictions[predictions[f"match{percent}"] >= 0]
     paired = paired.sort_values(["image_id", "score"], ascending=[True, False], kind="stable")
-    particles = truth.loc[paired[f"match{percent}"].to_numpy()].reset_index(drop=True)
+    particles = ground_truth.loc[paired[f"match{percent}"].to_numpy()].reset_index(drop=True)
     paired = paired.reset_index(drop=True)
-    return pd.DataFrame(
-        {
-            "image_id": paired["image_id"],
-            "label": particles["label"],
-            "prediction": paired["prediction"],
-            "iou": paired[f"iou{percent}"],
-            "score": paired["score"],
-            "true_class": particles["class_id"],
-            "predicted_class": paired["class_id"],
-            "true_mass": particles["mass"],
-            "predicted_mass": paired["mass"],
-            "gt_mass": particles["gt_mass"],
-            "true_area": particles["area"],
-            "predicted_area": paired["area"],
-            "resolution": particles["resolution"],
-        }
-    )
+    columns = {
+        "image_id": paired["image_id"],
+        "label": particles["label"],
+        "prediction": paired["prediction"],
+        "iou": paired[f"iou{percent}"],
+        "score": paired["score"],
+        "gt_mass": particles["gt_mass"],
+        "resolution": particles["resolution"],
+    }
+    for name, column in (("class", "class_id"), ("mass", "mass"), ("area", "area")):
+        columns |= {f"true_{name}": particles[column], f"predicted_{name}": paired[column]}
+    return pd.DataFrame(columns)
 
 
 def as_percent(threshold: float) -> int:
@@ -172,14 +137,9 @@ SCORE_THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 9))
 
 
 def particle_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Errors over matched pairs; those with an unknown mass on either side are left out.
+    """Errors over K pairs in g; those with an unknown mass on either side are left out.
 
-    Args:
-        predicted: (K,) g.
-        true: (K,) g.
-
-    Returns:
-        MAPE, MedAPE, Bias (mean, median absolute and mean signed error in percent), MAE, BiasGrams (g), R2.
+    MAPE, MedAPE and Bias are the mean and median absolute and the mean signed error, %; MAE and BiasGrams in g; R2.
     """
     known = np.isfinite(predicted) & np.isfinite(true)
     predicted, true = np.asarray(predicted)[known], np.asarray(true)[known]
@@ -199,30 +159,17 @@ def particle_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]
 
 
 def total_error(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Sums of known masses and their difference; the two sides need not correspond.
-
-    Args:
-        predicted: (P,) g.
-        true: (G,) g.
-
-    Returns:
-        predicted, true, error (g) and percent. A side is 0 g where it is empty, NaN where all is unknown.
-    """
+    """Sums of known masses (g), their difference and its percent; 0 g where empty, NaN where all is unknown."""
     predicted_sum, true_sum = _sum(predicted), _sum(true)
     error = predicted_sum - true_sum
     percent = 100 * (error / true_sum) if true_sum > 0 else float("nan")
     return {"predicted": predicted_sum, "true": true_sum, "error": error, "percent": percent}
 
 
-def in_total(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
-    """Which predictions belong in the total of all, bool (P,); see the module's docstring.
-
-    Args:
-        truth: :func:`ramses_d2.evaluation.matching.truth_table`.
-        predictions: :func:`ramses_d2.evaluation.matching.prediction_table`.
-    """
-    weighed = truth["mass"].notna()
-    unweighed_images = set(truth["image_id"]) - set(truth["image_id"][weighed])
+def in_total(ground_truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+    """Which predictions belong in the total, bool (P,); see the module's docstring."""
+    weighed = ground_truth["mass"].notna()
+    unweighed_images = set(ground_truth["image_id"]) - set(ground_truth["image_id"][weighed])
     nearest = predictions["nearest"].to_numpy()
     # The appended entry is that of nearest = -1: an extra
     on_unknown = np.append(~weighed.to_numpy(), False)[nearest]
@@ -231,53 +178,44 @@ def in_total(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
 
 
 def evaluate_masses(
-    truth: pd.DataFrame,
+    ground_truth: pd.DataFrame,
     predictions: pd.DataFrame,
     class_names: Sequence[str],
     report_thresh: float,
     power_law: PowerLaw | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """All mass figures of a data set.
+    """All mass metrics of a data set, and the pairs at IoU 0.5.
 
-    Args:
-        truth: :func:`ramses_d2.evaluation.matching.truth_table`.
-        predictions: :func:`ramses_d2.evaluation.matching.prediction_table`.
-        class_names: class order.
-        report_thresh: score from which a prediction counts as a particle.
-        power_law: baseline, applied to predicted class and area of the pairs.
-
-    Returns:
-        ``{"all": figures, "per_class": [figures], "total_by_score": [...]}``, where figures are nested dicts
-        of counts, :func:`particle_errors` and :func:`total_error`; and the pairs at IoU 0.5, as
-        :func:`ramses_d2.evaluation.matching.pair_table`, with ``power_law_mass`` (g) if there is a baseline.
+    Returns ``{"all": metrics, "per_class": [metrics], "total_by_score": [...]}`` with nested dicts of counts,
+    :func:`particle_errors` and :func:`total_error`. ``report_thresh`` is the score from which a prediction counts as a
+    particle. With a baseline, the pairs have ``power_law_mass`` (g), of their predicted class and area.
     """
-    predictions = predictions.assign(counted=in_total(truth, predictions))
+    predictions = predictions.assign(counted=in_total(ground_truth, predictions))
     reported = predictions[predictions["score"] >= report_thresh]
-    pairs = {threshold: pair_table(truth, reported, threshold) for threshold in IOU_THRESHOLDS}
+    pairs = {threshold: pair_table(ground_truth, reported, threshold) for threshold in IOU_THRESHOLDS}
     if power_law is not None:
         for table in pairs.values():
             area_mm2 = table["predicted_area"] / table["resolution"] ** 2
             table["power_law_mass"] = power_law.predict(table["predicted_class"], area_mm2)
-    whole = {"class": "all"} | _figures(truth, reported, pairs)
+    whole = {"class": "all"} | _metrics(ground_truth, reported, pairs)
     per_class = []
     for class_id, name in enumerate(class_names):
-        figures = _figures(
-            truth[truth["class_id"] == class_id],
+        metrics = _metrics(
+            ground_truth[ground_truth["class_id"] == class_id],
             reported[reported["class_id"] == class_id],
             {threshold: table[table["true_class"] == class_id] for threshold, table in pairs.items()},
         )
-        per_class.append({"class": name} | figures)
-    for figures in (whole, *per_class):
-        figures["share"] = {
-            side: _share(figures["total"][side], whole["total"][side]) for side in ("true", "predicted")
-        }
+        per_class.append({"class": name} | metrics)
+    for metrics in (whole, *per_class):
+        sides = ("true", "predicted")
+        metrics["share"] = {side: _share(metrics["total"][side], whole["total"][side]) for side in sides}
     counted = predictions[predictions["counted"]]
-    by_score = [_total_from_score(truth, counted, threshold) for threshold in SCORE_THRESHOLDS]
+    by_score = [_total_from_score(ground_truth, counted, threshold) for threshold in SCORE_THRESHOLDS]
     return {"all": whole, "per_class": per_class, "total_by_score": by_score}, pairs[IOU_THRESHOLDS[0]]
 
 
 def flatten_masses(masses: dict[str, Any]) -> dict[str, float]:
-    """The figures of :func:`evaluate_masses` as the flat floats Detectron2 logs.
+    """The metrics of :func:`evaluate_masses` as the flat floats Detectron2 logs.
 
     Errors without a suffix are over the pairs at IoU 0.5, with 75 those at 0.75; TotalError is that of all
     predictions, TotalErrorMatched that of the pairs, in percent, and in g with Grams.
@@ -297,34 +235,34 @@ def flatten_masses(masses: dict[str, Any]) -> dict[str, float]:
             flat[f"gain{suffix}"] = at["power_law"]["gain"]
     flat |= {"TotalError": whole["total"]["percent"], "TotalErrorGrams": whole["total"]["error"]}
     flat |= {name: float(whole[name]) for name in ("predictions", "ground_truth", "weighed", "excluded")}
-    for figures in masses["per_class"]:
-        name, pairs = figures["class"], figures[f"iou{as_percent(IOU_THRESHOLDS[0])}"]
+    for metrics in masses["per_class"]:
+        name, pairs = metrics["class"], metrics[f"iou{as_percent(IOU_THRESHOLDS[0])}"]
         flat[f"MAPE-{name}"] = pairs["particle"]["MAPE"]
-        flat[f"TotalError-{name}"] = figures["total"]["percent"]
+        flat[f"TotalError-{name}"] = metrics["total"]["percent"]
         flat[f"TotalErrorMatched-{name}"] = pairs["total"]["percent"]
     return flat
 
 
-def _figures(truth: pd.DataFrame, reported: pd.DataFrame, pairs: dict[float, pd.DataFrame]) -> dict[str, Any]:
+def _metrics(ground_truth: pd.DataFrame, reported: pd.DataFrame, pairs: dict[float, pd.DataFrame]) -> dict[str, Any]:
     """Counts and errors of the whole set or of one class."""
-    weighed = truth["mass"].notna()
+    weighed = ground_truth["mass"].notna()
     counted = reported[reported["counted"]]
-    figures = {
-        "ground_truth": len(truth),
+    metrics = {
+        "ground_truth": len(ground_truth),
         "weighed": int(weighed.sum()),
-        "estimated": int((weighed & ~truth["gt_mass"].astype(bool)).sum()),
+        "estimated": int((weighed & ~ground_truth["gt_mass"].astype(bool)).sum()),
         "predictions": len(reported),
         "excluded": len(reported) - len(counted),
         "without_mass": int(counted["mass"].isna().sum()),
-        "total": total_error(counted["mass"].to_numpy(), truth["mass"].to_numpy()),
+        "total": total_error(counted["mass"].to_numpy(), ground_truth["mass"].to_numpy()),
     }
-    return figures | {f"iou{as_percent(threshold)}": _pair_figures(table) for threshold, table in pairs.items()}
+    return metrics | {f"iou{as_percent(threshold)}": _pair_metrics(table) for threshold, table in pairs.items()}
 
 
-def _pair_figures(pairs: pd.DataFrame) -> dict[str, Any]:
+def _pair_metrics(pairs: pd.DataFrame) -> dict[str, Any]:
     predicted, true = pairs["predicted_mass"].to_numpy(), pairs["true_mass"].to_numpy()
     known = np.isfinite(predicted) & np.isfinite(true)
-    figures = {
+    metrics = {
         "pairs": len(pairs),
         "weighed_pairs": int(known.sum()),
         "class_accuracy": _mean(100.0 * (pairs["true_class"] == pairs["predicted_class"]).to_numpy()),
@@ -336,13 +274,13 @@ def _pair_figures(pairs: pd.DataFrame) -> dict[str, Any]:
         both = known & np.isfinite(baseline)
         law = particle_errors(baseline[both], true[both])["MAPE"]
         branch = particle_errors(predicted[both], true[both])["MAPE"]
-        figures["power_law"] = {"MAPE": law, "gain": 100 * (1 - branch / law) if law > 0 else float("nan")}
-    return figures
+        metrics["power_law"] = {"MAPE": law, "gain": 100 * (1 - branch / law) if law > 0 else float("nan")}
+    return metrics
 
 
-def _total_from_score(truth: pd.DataFrame, counted: pd.DataFrame, threshold: float) -> dict[str, float]:
+def _total_from_score(ground_truth: pd.DataFrame, counted: pd.DataFrame, threshold: float) -> dict[str, float]:
     reported = counted[counted["score"] >= threshold]
-    total = total_error(reported["mass"].to_numpy(), truth["mass"].to_numpy())
+    total = total_error(reported["mass"].to_numpy(), ground_truth["mass"].to_numpy())
     return {"score": threshold, "predictions": len(reported)} | total
 
 
@@ -369,15 +307,10 @@ SIMILAR_BODIES = 1.5
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Grams from class and area.
+    """The baseline a mass branch must beat: mass in g = scale * area in mm2 ^ exponent, by class."""
 
-    Attributes:
-        laws: class id -> (scale, exponent).
-        pooled: (scale, exponent) for classes the training truth lacks.
-    """
-
-    laws: Mapping[int, tuple[float, float]]
-    pooled: tuple[float, float]
+    laws: Mapping[int, tuple[float, float]]  # class id -> (scale, exponent)
+    pooled: tuple[float, float]  # for classes that training lacks
 
     def predict(self, class_ids: Iterable[int], areas_mm2: np.ndarray) -> np.ndarray:
         """Masses in grams, float64 (K,), of K class ids and areas in mm2; NaN where the area is."""
@@ -387,13 +320,10 @@ class PowerLaw:
 
 
 def fit_power_law(dataset_dicts: Sequence[dict[str, Any]]) -> PowerLaw:
-    """Fit the baseline on training truth.
+    """Fit the baseline on the ground truth of training; repeated dataset dicts count once.
 
-    The exponent of a class is that of least squares in log space, or the one shared by all classes where it
-    has too few particles; its scale is then the one of least MAPE.
-
-    Args:
-        dataset dicts: dataset dicts; repeats count once. Missing areas are read from the label maps.
+    The exponent of a class is that of least squares in log space, or the one shared by all classes where it has too few
+    particles; its scale is then the one of least MAPE. Missing areas are read from the label maps.
     """
     class_ids, areas, masses = training_truth(dataset_dicts)
     if len(masses) == 0:
@@ -417,12 +347,8 @@ def fit_power_law(dataset_dicts: Sequence[dict[str, Any]]) -> PowerLaw:
 
 def training_truth(dataset_dicts: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class ids, areas in mm2 and masses in g of all particles where these are known, (K,) each."""
-    images = {
-        dataset_dict["file_name"]: dataset_dict
-        for dataset_dict in dataset_dicts
-        if not math.isnan(dataset_dict["resolution"])
-    }.values()
-    weighed = [[a for a in dataset_dict["annotations"] if not math.isnan(a["mass"])] for dataset_dict in images]
+    images = {each["file_name"]: each for each in dataset_dicts if not math.isnan(each["resolution"])}.values()
+    weighed = [[a for a in each["annotations"] if not math.isnan(a["mass"])] for each in images]
     without_area = [i for i, known in enumerate(weighed) if any(math.isnan(a["area"]) for a in known)]
     decoded = set(without_area[:: max(1, math.ceil(len(without_area) / MAX_DECODED_IMAGES))])
 

@@ -1,4 +1,4 @@
-"""Annotated images for TensorBoard."""
+"""Plots and drawings of an evaluation: confusion matrix, precision over recall, ground truth beside prediction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import get_event_storage
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from ramses_d2.data.images import read_image
 from ramses_d2.draw import Color, caption_font, draw_instances
 from ramses_d2.evaluation.coco import RECALLS, Curves
-from ramses_d2.evaluation.result import Outcome
+from ramses_d2.evaluation.result import EvaluationResult
 from ramses_d2.masks import paint_segmentations
 
 MISSED, BACKGROUND = "(missed)", "(background)"
@@ -80,15 +80,13 @@ def _short(name: str) -> str:
 
 IOUS = (0.5, 0.75)
 _DASHES = ("-", "--", "-.", ":")
-_LONGEST_NAME_PRECISION_RECALL = 24
 
 
 def precision_recall_table(curves: Curves) -> pd.DataFrame:
-    """One row per class, IoU and recall.
+    """One row per class, IoU and recall: precision (interpolated as COCO does, 0 where the recall is never reached) and
+    score.
 
-    Returns:
-        class, iou, recall, precision (interpolated as COCO does; 0 where the recall is never reached) and score
-        (from which on predictions reach the recall; NaN where none does). Classes without truth have no rows.
+    From the score on predictions reach the recall, NaN where none do. Classes without ground truth have no rows.
     """
     tables = []
     for iou in IOUS:
@@ -134,16 +132,13 @@ def draw_precision_recall(curves: Curves, report_thresh: float) -> Figure:
 def _draw(axes: Axes, table: pd.DataFrame, names: list[str], column: str) -> None:
     for index, name in enumerate(names):
         rows = table[table["class"] == name]
-        label = (
-            name if len(name) <= _LONGEST_NAME_PRECISION_RECALL else name[: _LONGEST_NAME_PRECISION_RECALL - 1] + "…"
-        )
         axes.plot(
             rows["recall"],
             rows[column],
             color=_color(index, len(names)),
             linestyle=_DASHES[index % len(_DASHES)],  # told apart without colours, too
             linewidth=1.4,
-            label=label,
+            label=_short(name),
         )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel=column)
     axes.grid(color="0.9")
@@ -159,36 +154,31 @@ RIGHT, WRONG_CLASS, ALONE = range(3)
 COLORS: tuple[Color, ...] = ((86, 180, 233), (250, 220, 60), (213, 60, 0))
 # Side of the image that is drawn on, px: larger ones are reduced first
 _LONGEST = 1600
+_LONGEST_STORED = 900  # in TensorBoard, which keeps the images in its event file
 _GAP = 8
 # Wider images stand one above the other
 _WIDE = 2.5
 
 
-def compare_image(outcome: Outcome, dataset_dict: dict[str, Any], longest: int = _LONGEST) -> np.ndarray:
-    """Draw what an image shows and what the model reports in it.
+def compare_image(result: EvaluationResult, dataset_dict: dict[str, Any], longest: int = _LONGEST) -> np.ndarray:
+    """Ground truth on the left, or above where images are wide, and the reported predictions: (h, w, 3) uint8 RGB.
 
-    Args:
-        outcome: of the evaluation.
-        dataset dict: the image's dataset dict.
-        longest: side of each of the two drawings at the most, px.
-
-    Returns:
-        (h, w, 3) uint8 RGB: truth on the left, or above where images are wide, and the prediction.
+    ``longest`` is the largest side of each of the two drawings, px.
     """
-    particles = outcome.particles[outcome.particles["image_id"] == dataset_dict["image_id"]]
-    reported = outcome.reported[outcome.reported["image_id"] == dataset_dict["image_id"]]
+    particles = result.particles[result.particles["image_id"] == dataset_dict["image_id"]]
+    reported = result.reported[result.reported["image_id"] == dataset_dict["image_id"]]
     found = np.where(reported["match50"] < 0, ALONE, WRONG_CLASS)
-    classes = outcome.particles["class_id"].reindex(reported["match50"]).to_numpy()
+    classes = result.particles["class_id"].reindex(reported["match50"]).to_numpy()
     found[classes == reported["class_id"]] = RIGHT
     paired = found != ALONE
     true = pd.Series(found[paired], reported["match50"][paired]).reindex(particles.index, fill_value=ALONE).to_numpy()
 
     image = _reduced(read_image(dataset_dict), _LONGEST)
-    outlined = [annotation for annotation in outcome.truth["annotations"] if not annotation["iscrowd"]]
-    panels = []
+    objects = [annotation for annotation in result.ground_truth["annotations"] if not annotation["iscrowd"]]
+    drawings = {}
     for heading, rows, entries, states in (
-        ("truth", particles, outlined, true),
-        ("prediction", reported, outcome.results, found),
+        ("ground truth", particles, objects, true),
+        ("prediction", reported, result.results, found),
     ):
         drawing = draw_instances(
             image,
@@ -196,14 +186,18 @@ def compare_image(outcome: Outcome, dataset_dict: dict[str, Any], longest: int =
             rows["class_id"].to_numpy(),
             rows["score"].to_numpy() if "score" in rows else None,
             rows["mass"].to_numpy(),
-            class_names=outcome.class_names,
+            class_names=result.class_names,
             mode="instance",
             colors=[COLORS[state] for state in states],
             alpha=0.25,
         )
-        panels.append(
-            _with_heading(_reduced(drawing, longest), f"{heading}: {_contents(rows)}", _legend(heading, states))
-        )
+        drawings[heading] = _reduced(drawing, longest), f"{heading}: {_contents(rows)}", _legend(heading, states)
+    # Particles of another size may have been enlarged more on one side
+    size = max((drawing.shape[1::-1] for drawing, _, _ in drawings.values()), key=max)
+    panels = [
+        _with_heading(drawing if drawing.shape[1::-1] == size else cv2.resize(drawing, size), *texts)
+        for drawing, *texts in drawings.values()
+    ]
     axis = 0 if panels[0].shape[1] > _WIDE * panels[0].shape[0] else 1
     gap = np.full_like(panels[0][:_GAP] if axis == 0 else panels[0][:, :_GAP], 255)
     return np.concatenate([panels[0], gap, panels[1]], axis=axis)
@@ -214,8 +208,8 @@ def _label_map(
 ) -> np.ndarray:
     """Label map (H, W) of this shape: k = row k - 1; small masks lie on large ones."""
     order = np.argsort(-rows["area"].to_numpy(), kind="stable")
-    outlines = [entries[row]["segmentation"] for row in rows.index[order]]
-    labels = paint_segmentations(outlines, (order + 1).tolist(), (dataset_dict["height"], dataset_dict["width"]))
+    segmentations = [entries[row]["segmentation"] for row in rows.index[order]]
+    labels = paint_segmentations(segmentations, (order + 1).tolist(), (dataset_dict["height"], dataset_dict["width"]))
     if labels.shape == shape:
         return labels
     return cv2.resize(labels.astype(np.uint16), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int32)
@@ -228,7 +222,7 @@ def _contents(rows: pd.DataFrame) -> str:
 
 def _legend(heading: str, states: np.ndarray) -> list[tuple[Color, str]]:
     """Colour and meaning of each state, with its count."""
-    meanings = ("right", "other class", "missed" if heading == "truth" else "false")
+    meanings = ("right", "other class", "missed" if heading == "ground truth" else "false")
     counts = np.bincount(states, minlength=len(COLORS))
     return [(color, f"{count} {text}") for color, count, text in zip(COLORS, counts, meanings, strict=True)]
 
@@ -253,30 +247,15 @@ def _reduced(image: np.ndarray, longest: int) -> np.ndarray:
     return image if shrink >= 1 else cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
-# Side of a drawing, px: TensorBoard keeps the images in its event file
-_LONGEST_STORAGE_IMAGES = 900
-
-
-def store_images(outcome: Outcome, dataset_dicts: Sequence[dict[str, Any]], count: int) -> None:
-    """Put drawings of truth and prediction into the storage of a training, as "valid/<picture>"; nothing outside one.
-
-    Args:
-        outcome: of the evaluation.
-        dataset dicts: dataset dicts; the images are spread over them, the same ones each time.
-        count: images at the most.
-    """
-    storage = _storage()
-    if storage is None or not count:
+def store_images(result: EvaluationResult, dataset_dicts: Sequence[dict[str, Any]], count: int) -> None:
+    """Put drawings into the storage of a training, as "valid/<image>": ``count`` images spread over the data set."""
+    if not count:
+        return
+    try:
+        storage = get_event_storage()
+    except AssertionError:  # no training is going on; Detectron2 has no other way to ask
         return
     for index in np.unique(np.linspace(0, len(dataset_dicts) - 1, count).round().astype(int)):
-        drawing = compare_image(outcome, dataset_dicts[index], _LONGEST_STORAGE_IMAGES)
-        storage.put_image(
-            f"valid/{dataset_dicts[index]['image_name']}", np.ascontiguousarray(drawing.transpose(2, 0, 1))
-        )
-
-
-def _storage() -> EventStorage | None:
-    try:
-        return get_event_storage()
-    except AssertionError:  # Detectron2 has no other way to ask whether a training is going on
-        return None
+        drawing = compare_image(result, dataset_dicts[index], _LONGEST_STORED)
+        name = f"valid/{dataset_dicts[index]['image_name']}"
+        storage.put_image(name, np.ascontiguousarray(drawing.transpose(2, 0, 1)))

@@ -1,7 +1,7 @@
-"""The feature pyramid of RAMSES (reference section 2.4) and the registered builders.
+"""Backbones: ConvNeXt V2 and any other timm network, and the feature pyramid on top of them.
 
-Unlike Detectron2's FPN it enlarges bilinearly, has neither biases nor norms, and makes the extra levels from the last
-*output* without an activation in between. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
+Feature maps are named by log2 of their stride: ``res2`` (stride 4) ... ``res5`` (stride 32); pyramid levels ``p2`` ...
+Shape letters: N images, H W network input, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone import fpn as detectron2_fpn
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm, freeze_batch_norm_2d
@@ -26,15 +26,9 @@ from ramses_d2.errors import RamsesError
 
 
 class ConvNeXtV2(Backbone):
-    """The raw outputs of the stages, named ``res2`` (stride 4) ... ``res5`` (stride 32).
+    """The raw outputs of the stages of a ConvNeXt of timm; stages behind ``out_features`` are not built.
 
-    Args:
-        name: a ConvNeXt of timm, such as ``convnextv2_femto``.
-        out_features: the stages wanted; later ones are not built.
-        depths, dims: blocks and channels of the four stages instead of the named model's.
-        stem: "patch" (4x4, stride 4) or "overlap" (two 3x3 convolutions of stride 2).
-        drop_path: largest stochastic-depth rate.
-        checkpointing: recompute activations in the backward pass.
+    See ``MODEL.CONVNEXTV2`` in config.py for the other arguments.
     """
 
     def __init__(
@@ -57,7 +51,7 @@ class ConvNeXtV2(Backbone):
                 f"MODEL.FPN.IN_FEATURES: no feature {sorted(unknown)}, ConvNeXt has res2, res3, res4, res5"
             )
         overrides = {key: tuple(value) for key, value in (("depths", depths), ("dims", dims)) if value}
-        # What rebuilds the whole timm network: checkpoint/backbone.py reads its parameter names and shapes there
+        # What rebuilds the whole timm network: checkpoint/pretrained.py reads its parameter names and shapes there
         self.timm_name = name
         self.timm_arguments = {"stem_type": stem, **overrides}
         self.network = timm.create_model(
@@ -77,33 +71,22 @@ class ConvNeXtV2(Backbone):
         """(N, 3, H, W) -> feature name to (N, C, H / stride, W / stride)."""
         return dict(zip(self._out_features, self.network(x), strict=True))
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every feature, as timm's ``feature_info`` states them."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
-
 
 NORMS = ("", "FrozenBN", "SyncBN")
-# The trial image: no square, so that rows, columns and channels cannot be taken for one another
+# The trial image is not square, so that rows, columns and channels cannot be taken for one another
 _TRIAL_SIZE = (128, 192)
 
 
 class TimmBackbone(Backbone):
-    """Feature maps of a timm network, named by log2 of their stride: ``res2`` (stride 4) ... ``res5`` (stride 32).
-
-    Args:
-        name: an architecture of timm, such as ``resnet50``; without a weights tag.
-        out_indices: timm's feature maps to take, counted from the end when negative; empty = those of stride 4 or more.
-        norm: "" keeps the network's norms, "FrozenBN" makes its batch norms constants, "SyncBN" takes their statistics
-            over all GPUs.
-        out_features: names of the features wanted, among those that ``out_indices`` chooses; empty = all of them. Later
-            stages are not built.
-    """
+    """Feature maps of a timm network, which is named without a weights tag, such as ``resnet50``."""
 
     def __init__(
-        self, *, name: str, out_indices: Sequence[int] = (), norm: str = "", out_features: Sequence[str] = ()
+        self,
+        *,
+        name: str,
+        out_indices: Sequence[int] = (),  # timm's feature maps, negative from the end; empty = all of stride 4 or more
+        norm: str = "",
+        out_features: Sequence[str] = (),  # those wanted among them; empty = all. Later stages are not built
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -127,18 +110,10 @@ class TimmBackbone(Backbone):
             maps = [feature_map.permute(0, 3, 1, 2).contiguous() for feature_map in maps]
         return dict(zip(self._out_features, maps, strict=True))
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every feature."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
-
     def _try_out(self) -> bool:
-        """Run a small blank image, because some networks only take one size or give other maps than they state.
+        """Whether the network gives (N, H, W, C) instead of (N, C, H, W), found by running a small blank image.
 
-        Returns:
-            whether the network gives (N, H, W, C) instead of (N, C, H, W).
+        Some networks take one size only, or give other maps than they state.
         """
         height, width = _TRIAL_SIZE
         training = self.network.training
@@ -167,12 +142,7 @@ class TimmBackbone(Backbone):
 
 
 def whole_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The timm network a backbone is a part of, classifier and all, to look up names and shapes; it has no values.
-
-    Args:
-        name: architecture.
-        arguments: what :func:`timm.create_model` takes besides.
-    """
+    """The timm network a backbone is a part of, classifier and all, to look up names and shapes; it has no values."""
     try:
         with torch.device("meta"):
             return timm.create_model(name, **arguments)
@@ -264,13 +234,10 @@ def _freeze(module: nn.Module) -> nn.Module:
 
 
 class FPN(Backbone):
-    """Feature pyramid with levels ``p2`` ... named by log2 of their stride.
+    """The feature pyramid of RAMSES. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
 
-    Args:
-        bottom_up: backbone that gives the features.
-        in_features: its features to use.
-        out_channels: channels of every level.
-        extra_levels: stride-2 levels on top of the coarsest one.
+    Unlike Detectron2's it enlarges bilinearly, has neither biases nor norms, and makes the extra levels, of stride 2,
+    from the last *output* without an activation in between.
     """
 
     def __init__(
@@ -306,13 +273,6 @@ class FPN(Backbone):
         for conv in self.extra:
             levels.append(conv(levels[-1]))
         return dict(zip(self._out_features, levels, strict=True))
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every level."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
 
 
 def pyramid(cfg: CfgNode, bottom_up: Backbone) -> Backbone:

@@ -1,6 +1,6 @@
-"""The two heads of RAMSES (reference sections 2.5 and 2.6).
+"""The heads of RAMSES: what every grid cell predicts, and the mask features and geometry map that all cells share.
 
-Shape letters: N images, C classes, E mask channels, G cells of all levels, k kernel side, Hm Wm mask grid.
+Shape letters: N images, C classes, E mask channels, G cells of all levels, P of them, k kernel side, Hm Wm mask grid.
 """
 
 from __future__ import annotations
@@ -24,27 +24,23 @@ ACTIVATIONS = {
     for activation in (nn.GELU, nn.SiLU, nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Hardswish)
 }
 CHANNEL_NORMS = {"LN": LayerNorm2d, "RMS": RmsNorm2d}
+UPSCALE_MODES = ("", "fused", "output")
+COORDINATE_MODES = ("all", "coarsest")
 
 
 class Norm(NamedTuple):
-    """A kind of normalisation.
-
-    Attributes:
-        name: "LN", "RMS" (both over the channels of a pixel), "GN", "BN", "SyncBN", "FrozenBN", or "" for none.
-        eps: added to the variance.
-        groups: of "GN".
-    """
+    """A kind of normalisation: "LN", "RMS" (over the channels of a pixel), "GN", "BN", "SyncBN", "FrozenBN" or ""."""
 
     name: str = "LN"
     eps: float = 1e-6
-    groups: int = 32
+    groups: int = 32  # of "GN"
 
 
 DEFAULT_NORM = Norm()
 
 
 def get_norm(norm: Norm, channels: int) -> nn.Module | None:
-    """Normalisation layer over ``channels`` maps, or None."""
+    """Normalisation layer over ``channels`` maps, or None for ""."""
     if norm.name in CHANNEL_NORMS:
         return CHANNEL_NORMS[norm.name](channels, eps=norm.eps)
     if norm.name == "GN":
@@ -63,7 +59,7 @@ def get_norm(norm: Norm, channels: int) -> nn.Module | None:
 
 
 def get_activation(name: str) -> nn.Module:
-    """Activation layer by its ``torch.nn`` name, one of ``ACTIVATIONS``."""
+    """Activation layer by its ``torch.nn`` name."""
     if name not in ACTIVATIONS:
         raise RamsesError(f'unknown activation "{name}": use one of {", ".join(ACTIVATIONS)}')
     return ACTIVATIONS[name]()
@@ -92,15 +88,20 @@ def conv_block(
     )
 
 
+def _branch(in_channels: int, channels: int, convs: int, *, norm: Norm, activation: str) -> nn.Sequential:
+    widths = [in_channels] + [channels] * convs
+    return nn.Sequential(
+        *(conv_block(a, b, 3, norm=norm, activation=activation) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    )
+
+
+def enlarge(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) -> (N, C, 2 H, 2 W), bilinearly."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 def coordinates(like: torch.Tensor) -> torch.Tensor:
-    """Coordinate channels of a batch of maps.
-
-    Args:
-        like: (N, C, H, W), gives size, dtype and device.
-
-    Returns:
-        (N, 2, H, W): x, then y, each from -1 to 1 with both ends included.
-    """
+    """Coordinate channels (N, 2, H, W) for maps (N, C, H, W): x, then y, each from -1 to 1 with both ends included."""
     num, _, height, width = like.shape
     x = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
     y = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
@@ -114,15 +115,7 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
 
 
 def mask_logits(kernels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Convolve the mask features with one predicted kernel per cell.
-
-    Args:
-        kernels: (P, E * k * k), E-major.
-        features: (E, Hm, Wm).
-
-    Returns:
-        (P, Hm, Wm) logits.
-    """
+    """Convolve mask features (E, Hm, Wm) with predicted kernels (P, E * k * k), E-major: logits (P, Hm, Wm)."""
     channels = len(features)
     side = math.isqrt(kernels.shape[1] // channels)
     if side * side * channels != kernels.shape[1] or side % 2 == 0:
@@ -135,45 +128,18 @@ def mask_logits(kernels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     return F.conv2d(features[None], weight, padding=side // 2)[0]
 
 
-UPSCALE_MODES = ("", "fused", "output")
-COORDINATE_MODES = ("all", "coarsest")
-
-
-def _branch(in_channels: int, channels: int, convs: int, *, norm: Norm, activation: str) -> nn.Sequential:
-    widths = [in_channels] + [channels] * convs
-    return nn.Sequential(
-        *(conv_block(a, b, 3, norm=norm, activation=activation) for a, b in zip(widths[:-1], widths[1:], strict=True))
-    )
-
-
 class CellPredictions(NamedTuple):
-    """What the shared head says of every cell, levels one after another, row-major in each.
+    """What the shared head says of every cell, levels one after another, row-major in each."""
 
-    Attributes:
-        class_logits: (N, G, C).
-        kernels: (N, G, E * k * k).
-        factors: (N, G) class factors >= 0, or None without a mass branch.
-    """
-
-    class_logits: torch.Tensor
-    kernels: torch.Tensor
-    factors: torch.Tensor | None
+    class_logits: torch.Tensor  # (N, G, C)
+    kernels: torch.Tensor  # (N, G, E * k * k)
+    factors: torch.Tensor | None  # (N, G) class factors >= 0; None without a mass branch
 
 
 class SharedHead(nn.Module):
     """Class, kernel and class-factor branches, the same weights on every level.
 
     Only the kernel branch sees the coordinates: what a thing is does not depend on where it is.
-
-    Args:
-        in_channels: channels of every level.
-        num_classes: C.
-        kernel_channels: E * k * k.
-        channels, convs, factor_convs: width and depth of the branches.
-        with_mass: build the class-factor branch.
-        prior_prob: class probability of an untrained network.
-        norm, activation: of the convolutions.
-        mass_activation: of the class factor.
     """
 
     @configurable
@@ -182,12 +148,12 @@ class SharedHead(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        kernel_channels: int,
+        kernel_channels: int,  # E * k * k
         channels: int = 256,
         convs: int = 4,
         factor_convs: int = 2,
         with_mass: bool = True,
-        prior_prob: float = 0.01,
+        prior_prob: float = 0.01,  # class probability of an untrained network
         norm: Norm = DEFAULT_NORM,
         activation: str = "GELU",
         mass_activation: str = "ReLU",
@@ -241,29 +207,10 @@ class SharedHead(nn.Module):
         )
 
 
-class Upsample2x(nn.Module):
-    """Bilinear enlargement by two."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (N, C, 2 H, 2 W)."""
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
 class MaskHead(nn.Module):
-    """Unified mask features and geometry map from the fused pyramid levels.
+    """Unified mask features and geometry map from pyramid levels, each twice as coarse as the one before.
 
-    Args:
-        in_channels: channels of every level.
-        num_levels: pyramid levels to fuse, each twice as coarse as the one before.
-        output_level: the one they are all brought to.
-        mid_channels, out_channels: of the fused map and of the mask features.
-        geometry_convs, geometry_channels: depth and width of the geometry branch.
-        with_mass: build the geometry branch.
-        upscale: see ``MODEL.RAMSES.MASK_HEAD.UPSCALE``.
-        coordinate_levels: "all" or "coarsest", the levels that get coordinate channels.
-        disc_features: append x, y, x^2 + y^2 and 1 to the mask features.
-        norm, activation: of the convolutions.
-        mass_activation: of the geometry map.
+    All levels are brought to ``output_level`` and summed. See ``MODEL.RAMSES.MASK_HEAD`` for the other arguments.
     """
 
     @configurable
@@ -339,27 +286,24 @@ class MaskHead(nn.Module):
         widths = [in_channels] + [channels] * (abs(steps) - 1)
         if steps < 0:
             return nn.Sequential(*(conv_block(width, channels, 3, stride=2, **style) for width in widths))
-        layers = [layer for width in widths for layer in (Upsample2x(), conv_block(width, channels, 3, **style))]
+        upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        layers = [layer for width in widths for layer in (upsample, conv_block(width, channels, 3, **style))]
         return nn.Sequential(*layers)
 
     def forward(self, levels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Fuse pyramid levels (N, in_channels, h, w), fine to coarse.
-
-        Returns:
-            mask features (N, E, Hm, Wm), and the geometry map (N, Hm, Wm) >= 0, or None without a mass branch.
+        """Pyramid levels (N, in_channels, h, w), fine to coarse -> mask features (N, E, Hm, Wm), and the geometry map
+        (N, Hm, Wm) >= 0, or None without a mass branch.
         """
         fused = sum(
             pipeline(append_coordinates(level) if with_xy else level)
             for pipeline, level, with_xy in zip(self.pipelines, levels, self.with_coordinates, strict=True)
         )
         if self.upscale == "fused":
-            fused = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
+            fused = enlarge(fused)
         features = self.mask_out(fused)
         geometry = None if self.geometry is None else self.geometry(fused)
         if self.upscale == "output":
-            features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-            if geometry is not None:
-                geometry = F.interpolate(geometry, scale_factor=2, mode="bilinear", align_corners=False)
+            features, geometry = enlarge(features), None if geometry is None else enlarge(geometry)
         if self.disc_features:
             xy = coordinates(features)
             features = torch.cat((features, xy, xy.square().sum(1, keepdim=True), torch.ones_like(xy[:, :1])), dim=1)

@@ -1,7 +1,6 @@
-"""The three losses (reference section 3), as plain functions in fp32.
+"""The three losses, as plain functions in fp32. Without anything to learn from they give zeros that keep the graph.
 
-Shape letters: P positive cells, K objects, C classes, G all cells, E mask channels, Hm Wm mask grid.
-Every function returns zeros that keep the graph when there is nothing to learn from.
+Shape letters: P positive cells, K objects, C classes, G all cells, E mask channels, k kernel side, Hm Wm mask grid.
 """
 
 from __future__ import annotations
@@ -21,10 +20,6 @@ def focal_loss(logits: torch.Tensor, classes: torch.Tensor, alpha: float, gamma:
     Args:
         logits: (G, C).
         classes: (G,) int64, 0..C-1, or C for background.
-        alpha, gamma: balance and focusing.
-
-    Returns:
-        scalar.
     """
     num_classes = logits.shape[1]
     target = torch.nn.functional.one_hot(classes, num_classes + 1)[:, :num_classes]
@@ -32,15 +27,7 @@ def focal_loss(logits: torch.Tensor, classes: torch.Tensor, alpha: float, gamma:
 
 
 def dice_loss(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Dice loss with squared norms (Milletari et al., "V-Net", 3DV 2016) of each row.
-
-    Args:
-        probabilities: (P, pixels).
-        targets: (P, pixels), 0 or 1.
-
-    Returns:
-        (P,) losses in 0..1.
-    """
+    """Dice loss with squared norms (Milletari et al., "V-Net", 3DV 2016): two of (P, pixels) -> (P,) in 0..1."""
     probabilities, targets = probabilities.float(), targets.float()
     # einsum sums the products without storing them
     overlap = torch.einsum("pn,pn->p", probabilities, targets)
@@ -53,18 +40,14 @@ def mask_loss(
 ) -> torch.Tensor:
     """Sum over positive cells of the dice loss between the mask a cell draws and its object.
 
-    Works from the label map, in chunks whose masks are computed again in the backward pass, so that memory does not
-    grow with P (768 masks of the published model would be 0.3 GB a tensor).
+    It works from the label map, in chunks whose masks are computed again in the backward pass, so that memory does not
+    grow with P (768 masks of the published model would take 0.3 GB per tensor).
 
     Args:
         kernels: (P, E * k * k).
         features: (E, Hm, Wm).
         labels: (P,) label of the object of each cell.
         label_map: (Hm, Wm) int64.
-        chunk_size: cells at a time.
-
-    Returns:
-        scalar.
     """
 
     def of_chunk(kernels: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -83,16 +66,7 @@ def mask_loss(
 
 
 def relative_mass_error(predicted: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
-    """Relative error of each mass, 0 where the true mass is unknown.
-
-    Args:
-        predicted: (P,) normalised masses, >= 0.
-        target: (P,) normalised masses, NaN = unknown.
-        kind: "mape" for |m - t| / t, "log" for |ln m - ln t|.
-
-    Returns:
-        (P,) errors.
-    """
+    """(P,) errors of normalised masses, "mape" |m - t| / t or "log" |ln m - ln t|; 0 where ``target`` is NaN."""
     known = target.isfinite()
     target = torch.where(known, target, 1.0).float()
     predicted = predicted.float()
@@ -106,17 +80,13 @@ def relative_mass_error(predicted: torch.Tensor, target: torch.Tensor, kind: str
 def mass_loss(
     predicted: torch.Tensor, target: torch.Tensor, labels: torch.Tensor, kind: str = "mape"
 ) -> tuple[torch.Tensor, int]:
-    """Sum over objects of the mean relative mass error of their cells.
+    """Sum over objects of the mean relative mass error of their cells, and the number of objects in it.
 
     Averaged per object first, so that large particles, which have more cells, do not dominate.
 
     Args:
         predicted, target: (P,) normalised masses; a NaN target counts in neither sum nor number.
         labels: (P,) label of the object of each cell, > 0.
-        kind: see :func:`relative_mass_error`.
-
-    Returns:
-        scalar sum, and the number of objects in it.
     """
     known = target.isfinite()
     if not bool(known.any()):

@@ -1,6 +1,7 @@
 """Mask R-CNN as a baseline: Detectron2's network, with the inputs, settings and outputs of RAMSES.
 
-He et al., "Mask R-CNN", ICCV 2017. Shape letters: N images, K instances, H W original image.
+Masks stay a label map in training, and are pasted box by box at inference: neither is ever a stack of full-size masks.
+He et al., "Mask R-CNN", ICCV 2017. Shape letters: N images, K instances, M mask side, H W image.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torchvision.ops import nms
 
 from ramses_d2.config import follow_ramses_keys
 from ramses_d2.errors import RamsesError
-from ramses_d2.modeling.mass import ArealDensity
-from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY, ImageResolution, predict_by_size
+from ramses_d2.modeling.mass import ArealDensity, ImageResolution
+from ramses_d2.modeling.meta_arch import SIZE_DIVISIBILITY, predict_by_size
 from ramses_d2.modeling.postprocess import InferenceSettings, trim, whole_masks
 
 # Samples along each side of a bin, and the sampled values held at a time
@@ -32,15 +33,11 @@ class LabelMapMasks:
     """Masks of K objects that share one label map; takes the place of :class:`detectron2.structures.BitMasks`.
 
     Selecting objects, with repeats as Detectron2 does for proposals, copies their labels and nothing else.
-
-    Args:
-        label_map: integer (H, W), 0 = background.
-        labels: (K,) values of the objects in it.
     """
 
     def __init__(self, label_map: torch.Tensor, labels: torch.Tensor) -> None:
-        self.label_map = label_map
-        self.labels = labels
+        self.label_map = label_map  # integer (H, W), 0 = background
+        self.labels = labels  # (K,) values of the objects in it
 
     @property
     def device(self) -> torch.device:
@@ -81,17 +78,10 @@ class LabelMapMasks:
         return Boxes(boxes)
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
-        """What of each object is in its box, as training targets of a mask head.
+        """What of each object is in its box (K, 4) XYXY, as training targets bool (K, M, M) of a mask head.
 
         A bin is set where at least half of it is object, by ``_SAMPLES`` x ``_SAMPLES`` bilinear samples, as ROIAlign
         takes them.
-
-        Args:
-            boxes: (K, 4) XYXY, network-input px, one for each mask.
-            mask_size: M.
-
-        Returns:
-            bool (K, M, M).
         """
         boxes = boxes.to(self.device, torch.float32)
         at_once = max(1, _CHUNK // (mask_size * _SAMPLES) ** 2)
@@ -130,16 +120,9 @@ def _neighbours(
 def paste_roi_mask(
     mask: torch.Tensor, box: Sequence[float], size: tuple[int, int], threshold: float
 ) -> tuple[np.ndarray, int, int]:
-    """Enlarge one soft mask to its box, then threshold it; as ``detectron2.layers.paste_masks_in_image`` does.
+    """Enlarge a soft mask (M, M) on the CPU to its box XYXY, then threshold it; returns as ``postprocess.trim``.
 
-    Args:
-        mask: (M, M) probabilities, on the CPU.
-        box: XYXY in the original image, px.
-        size: (H, W) of the image.
-        threshold: a pixel belongs to the mask from this probability on.
-
-    Returns:
-        (h, w) bool array cut to the mask, and the column and row of its first pixel; (0, 0) when nothing is left.
+    As ``detectron2.layers.paste_masks_in_image`` does, but inside the box only.
     """
     height, width = size
     x0, y0 = (max(int(np.floor(value)) - 1, 0) for value in box[:2])
@@ -152,7 +135,7 @@ def paste_roi_mask(
 
 
 def _interpolation(first: int, last: int, start: float, stop: float, size: int) -> torch.Tensor:
-    """Weights (last - first, size) of the mask's pixels for each pixel of the image; beyond the mask is nothing."""
+    """Weights (last - first, size) of the mask's pixels for each pixel of the image; beyond the mask they are 0."""
     position = (torch.arange(first, last, dtype=torch.float32) + 0.5 - start) / (stop - start) * size - 0.5
     return (1 - (position[:, None] - torch.arange(size)).abs()).clamp(min=0)
 
@@ -163,12 +146,6 @@ class MaskRCNN(GeneralizedRCNN):
 
     Its masses, where it has any, are those of :class:`ArealDensity`. Of ``MODEL.RAMSES.TEST`` it uses SCORE_THRESH,
     NMS_THRESH (of boxes), NMS_CLASS_AGNOSTIC, MASK_THRESH, MIN_AREA (px of the network input) and MASK_FORMAT.
-
-    Args:
-        settings: of inference.
-        resolution: px/mm of images that state none; 0 = unknown.
-        areal_density: weighs the instances; None = nothing does.
-        others: of Detectron2's GeneralizedRCNN.
     """
 
     @configurable
@@ -176,7 +153,7 @@ class MaskRCNN(GeneralizedRCNN):
         self,
         *,
         settings: InferenceSettings,
-        resolution: float,
+        resolution: float,  # px/mm of images that state none; 0 = unknown
         areal_density: ArealDensity | None = None,
         **others: Any,
     ) -> None:
@@ -214,17 +191,7 @@ class MaskRCNN(GeneralizedRCNN):
     def inference(
         self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings | None = None
     ) -> list[dict[str, Instances]]:
-        """Predict images.
-
-        Args:
-            batched_inputs: dicts with "image" (3, h, w) in ``INPUT.FORMAT``, and, all optional, "height" and "width"
-                of the image wanted and "resolution" of it in px/mm.
-            settings: for this call instead of the network's own.
-
-        Returns:
-            a list of {"instances": Instances} with pred_boxes (XYXY, of the box head), scores, pred_classes, pred_masks
-            (bool tensor (K, H, W) or run lengths) and, where densities are known, pred_masses (grams).
-        """
+        """Predict images as ``RAMSES.inference`` does; boxes are those of the box head, masses those of the areas."""
         settings = settings or self.settings
         return predict_by_size(batched_inputs, lambda items: self._predict(items, settings))
 
@@ -238,7 +205,7 @@ class MaskRCNN(GeneralizedRCNN):
         for item, instances in zip(batched_inputs, found, strict=True):
             result = to_image(instances, item.get("height"), item.get("width"), settings)
             if self.areal_density is not None and self.areal_density.is_known:
-                self.areal_density.weigh(result, self.image_resolution(item))
+                self.areal_density.add_masses(result, self.image_resolution(item))
             results.append(result)
         return results
 
@@ -264,15 +231,9 @@ class MaskRCNN(GeneralizedRCNN):
 
 
 def to_image(found: Instances, height: int | None, width: int | None, settings: InferenceSettings) -> Instances:
-    """Bring instances of the network input to the original image.
+    """Bring instances of the network input to the original image, without those whose mask is too small.
 
-    Args:
-        found: K instances with pred_boxes, scores, pred_classes and soft pred_masks (K, 1, M, M).
-        height, width: of the original image, px; None = that of the network input.
-        settings: mask threshold, smallest area and format.
-
-    Returns:
-        Instances of size (H, W), see :meth:`MaskRCNN.inference`; without those whose mask is too small.
+    Their pred_masks are soft, (K, 1, M, M). ``height`` and ``width`` are of the original image; None = as the input.
     """
     in_height, in_width = found.image_size
     height, width = height or in_height, width or in_width
@@ -290,6 +251,6 @@ def to_image(found: Instances, height: int | None, width: int | None, settings: 
     result.pred_boxes = boxes[chosen]
     result.scores = found.scores[chosen].float()
     result.pred_classes = found.pred_classes[chosen]
-    whole = whole_masks([crops[index] for index in kept], (height, width), settings.mask_format)
-    result.pred_masks = whole.to(found.scores.device) if isinstance(whole, torch.Tensor) else whole
+    kept_crops = [crops[index] for index in kept]
+    result.pred_masks = whole_masks(kept_crops, (height, width), settings.mask_format, found.scores.device)
     return result

@@ -1,11 +1,10 @@
 """The meta-architecture: it wires backbone, heads, targets, losses and post-processing, and does no maths of its own.
 
-Shape letters: N images, H W network input (padded), Hm Wm mask grid, G cells of all levels.
+Shape letters: N images, E mask channels, H W network input (padded), Hm Wm mask grid.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,8 +25,8 @@ from ramses_d2.modeling.heads import CellPredictions, MaskHead, SharedHead
 from ramses_d2.modeling.losses import MASS_LOSSES, focal_loss, mask_loss, mass_loss
 from ramses_d2.modeling.mass import (
     ArealDensity,
+    ImageResolution,
     geometry_sums,
-    known_resolution,
     mass_in_grams,
     mass_scale,
     normalize_mass,
@@ -38,23 +37,14 @@ from ramses_d2.modeling.targets import LEVEL_RULES, assign_cells, grid_shape, ob
 # Grids are rounded from the image's aspect ratio and the mask head doubles coarse maps: both need multiples of 64
 SIZE_DIVISIBILITY = 64
 
-logger = logging.getLogger(__name__)
-
 
 def predict_by_size(
     batched_inputs: Sequence[dict[str, Any]], predict: Callable[[list[dict[str, Any]]], list[Instances]]
 ) -> list[dict[str, Instances]]:
-    """Predict images; those of one size go through together.
+    """{"instances": Instances} of each input, in the order given; ``predict`` gets those of one size together.
 
     Mixing sizes would pad some, and padding changes both RAMSES' grids and ConvNeXt's global response normalisation: an
     image's result must not depend on its neighbours in the batch.
-
-    Args:
-        batched_inputs: dicts with "image" (3, h, w).
-        predict: gives the instances of images of one size.
-
-    Returns:
-        {"instances": Instances} of each image, in the order given.
     """
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, item in enumerate(batched_inputs):
@@ -65,30 +55,6 @@ def predict_by_size(
         for index, result in zip(indices, found, strict=True):
             results[index] = {"instances": result}
     return results
-
-
-class ImageResolution:
-    """Resolution of images to be weighed.
-
-    Args:
-        default: px/mm of images that state none; 0 = unknown.
-    """
-
-    def __init__(self, default: float) -> None:
-        self.default = default
-        self._warned = False
-
-    def __call__(self, item: dict[str, Any]) -> float:
-        """px/mm of the original image of an input; NaN, and one warning, when nobody knows it."""
-        resolution = known_resolution(item.get("resolution"), self.default)
-        if resolution is not None:
-            return resolution
-        if not self._warned:
-            logger.warning(
-                "Resolution unknown, masses are NaN: give px/mm (--resolution, INPUT.RESOLUTION, resolution=)"
-            )
-            self._warned = True
-        return math.nan
 
 
 _RANGES = {
@@ -109,7 +75,7 @@ _RANGES = {
 }
 
 
-def check_settings(cfg: CfgNode) -> None:
+def _check_settings(cfg: CfgNode) -> None:
     """Check what can be wrong in ``MODEL.RAMSES`` and ``MODEL.FPN`` before anything is built."""
     check_ranges(cfg, _RANGES)
     ramses = cfg.MODEL.RAMSES
@@ -118,29 +84,20 @@ def check_settings(cfg: CfgNode) -> None:
     for key, levels in (("IN_FEATURES", ramses.IN_FEATURES), ("MASK_HEAD.IN_FEATURES", ramses.MASK_HEAD.IN_FEATURES)):
         if not levels:
             raise RamsesError(f"MODEL.RAMSES.{key} is empty, name one pyramid level or more, such as p3")
+    counts = {key: len(ramses[key]) for key in ("IN_FEATURES", "GRID_SIZES", "SCALE_RANGES")}
+    if len(set(counts.values())) > 1:
+        raise RamsesError(f"MODEL.RAMSES: the lengths are {counts}, give one of each per pyramid level")
+    for key, value, allowed in (
+        ("LOSS.MASS_TYPE", ramses.LOSS.MASS_TYPE, MASS_LOSSES),
+        ("LEVEL_RULE", ramses.LEVEL_RULE, LEVEL_RULES),
+    ):
+        if value not in allowed:
+            raise RamsesError(f'MODEL.RAMSES.{key} is "{value}", use one of {", ".join(allowed)}')
 
 
 @META_ARCH_REGISTRY.register()
 class RAMSES(nn.Module):
-    """SOLOv2 with a mass branch.
-
-    Args:
-        backbone: gives the pyramid levels.
-        shared_head, mask_head: see heads.py.
-        in_features, grid_sizes, scale_ranges: of the shared head's levels, fine to coarse.
-        square_grids, level_rule: see ``MODEL.RAMSES``.
-        mask_in_features: levels of the mask head.
-        mask_stride: network-input pixels per mask-grid pixel; must be what the network makes.
-        offset_factor: share of the box sides that is positive.
-        max_pos_per_image: positive cells used by mask and mass losses.
-        loss_weights: of "loss_cls", "loss_mask" and "loss_mass".
-        focal_alpha, focal_gamma: of the class loss.
-        mass_loss_type: "mape" or "log".
-        settings: of inference.
-        resolution: px/mm of images that state none; 0 = unknown.
-        areal_density: weighs instances where there is no mass branch; None = nothing does.
-        pixel_mean, pixel_std: per channel.
-    """
+    """SOLOv2 with a mass branch; the arguments are those of ``MODEL.RAMSES`` in config.py."""
 
     @configurable
     def __init__(
@@ -150,24 +107,24 @@ class RAMSES(nn.Module):
         # Heads
         shared_head: nn.Module,
         mask_head: nn.Module,
-        in_features: Sequence[str],
+        in_features: Sequence[str],  # with grid_sizes and scale_ranges: of the shared head's levels, fine to coarse
         grid_sizes: Sequence[int],
         square_grids: bool,
         mask_in_features: Sequence[str],
-        mask_stride: int,
+        mask_stride: int,  # network-input pixels per mask-grid pixel
         # Targets and losses
         scale_ranges: Sequence[Sequence[float]],
         level_rule: str,
         offset_factor: float,
         max_pos_per_image: int,
-        loss_weights: dict[str, float],
+        loss_weights: dict[str, float],  # of "loss_cls", "loss_mask" and "loss_mass"
         focal_alpha: float,
         focal_gamma: float,
         mass_loss_type: str,
         # Inference
         settings: InferenceSettings,
-        resolution: float,
-        areal_density: ArealDensity | None = None,
+        resolution: float,  # px/mm of images that state none; 0 = unknown
+        areal_density: ArealDensity | None = None,  # gives masses where there is no mass branch
         # Input
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -189,20 +146,24 @@ class RAMSES(nn.Module):
         self.image_resolution = ImageResolution(resolution)
         self.areal_density = areal_density
         shapes = backbone.output_shape()
-        self._check(shapes)
         self.strides = [shapes[name].stride for name in self.in_features]
+        stride = shapes[self.mask_in_features[mask_head.output_level]].stride // (2 if mask_head.upscale else 1)
+        if stride != mask_stride:
+            raise RamsesError(
+                f"MODEL.RAMSES.MASK_STRIDE is {mask_stride}, but this network's mask grid has stride {stride}"
+            )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        check_settings(cfg)
+        _check_settings(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         ramses, loss = cfg.MODEL.RAMSES, cfg.MODEL.RAMSES.LOSS
         missing = (set(ramses.IN_FEATURES) | set(ramses.MASK_HEAD.IN_FEATURES)) - set(shapes)
         if missing:
-            raise RamsesError(f"MODEL.RAMSES: no level {sorted(missing)}, the backbone gives {sorted(shapes)}")
+            raise RamsesError(f"MODEL.RAMSES...IN_FEATURES: no level {sorted(missing)}, there are {sorted(shapes)}")
         return {
             "backbone": backbone,
             # Heads
@@ -231,27 +192,6 @@ class RAMSES(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def _check(self, shapes: dict[str, Any]) -> None:
-        levels = {len(self.in_features), len(self.grid_sizes), len(self.scale_ranges)}
-        if len(levels) > 1:
-            raise RamsesError(
-                f"MODEL.RAMSES: {len(self.in_features)} IN_FEATURES, {len(self.grid_sizes)} GRID_SIZES and "
-                f"{len(self.scale_ranges)} SCALE_RANGES: give one of each per pyramid level"
-            )
-        stride = shapes[self.mask_in_features[self.mask_head.output_level]].stride // (
-            2 if self.mask_head.upscale else 1
-        )
-        if stride != self.mask_stride:
-            raise RamsesError(
-                f"MODEL.RAMSES.MASK_STRIDE is {self.mask_stride}, but this network's mask grid has stride {stride}"
-            )
-        for key, value, allowed in (
-            ("LOSS.MASS_TYPE", self.mass_loss_type, MASS_LOSSES),
-            ("LEVEL_RULE", self.level_rule, LEVEL_RULES),
-        ):
-            if value not in allowed:
-                raise RamsesError(f'MODEL.RAMSES.{key} is "{value}", use one of {", ".join(allowed)}')
-
     @property
     def used_levels(self) -> set[str]:
         return {*self.in_features, *self.mask_in_features}
@@ -261,32 +201,23 @@ class RAMSES(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
-        """Train on, or predict, a list of images.
+        """The losses in training, otherwise {"instances": Instances} of each image, see ``postprocess.to_instances``.
 
         Args:
             batched_inputs: dicts with "image" (3, h, w) in ``INPUT.FORMAT``; in training also "instances" (gt_classes,
                 gt_masses in grams), "label_map" (Hm, Wm) and "mass_scale"; at inference "height" and "width" of the
                 image wanted and "resolution" of it in px/mm, all optional.
-
-        Returns:
-            in training the losses, otherwise a list of {"instances": Instances}, see
-            :func:`~ramses_d2.modeling.postprocess.to_instances`.
         """
         return self._losses(batched_inputs) if self.training else self.inference(batched_inputs)
 
     def inference(
         self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings | None = None
     ) -> list[dict[str, Instances]]:
-        """Predict images, see :meth:`forward`.
-
-        Args:
-            batched_inputs: as for :meth:`forward`.
-            settings: for this call instead of the network's own.
-        """
+        """Predict images as :meth:`forward` does, with settings for this call instead of the network's own."""
         settings = settings or self.settings
         return predict_by_size(batched_inputs, lambda items: self._predict(items, settings))
 
-    def _network(
+    def raw_outputs(
         self, images: torch.Tensor
     ) -> tuple[CellPredictions, torch.Tensor, torch.Tensor | None, list[tuple[int, int]]]:
         """(N, 3, H, W) -> cell predictions, mask features (N, E, Hm, Wm), geometry map (N, Hm, Wm), grid shapes."""
@@ -306,22 +237,20 @@ class RAMSES(nn.Module):
 
     def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = self._batch(batched_inputs)
-        cells, features, geometry, shapes = self._network(images)
+        cells, features, geometry, shapes = self.raw_outputs(images)
         height, width = images.shape[-2:]
         with torch.autocast(device_type=self.device.type, enabled=False):
             parts = [
                 self._image_losses(item, cells, features, geometry, shapes, (height, width), index)
                 for index, item in enumerate(batched_inputs)
             ]
-            names = [name for name in parts[0] if name.startswith("loss_")]
-            counts = [name.replace("loss_", "num_") for name in names]
-            totals = torch.tensor([[float(part[count]) for part in parts] for count in counts], device=self.device).sum(
-                1
-            )
+            names = list(parts[0][0])
+            counts = torch.tensor([[float(part[name]) for _, part in parts] for name in names], device=self.device)
+            totals = counts.sum(1)
             # Every rank takes part, with or without objects
             normalizers = _mean_over_ranks(totals).clamp(min=1)
             losses = {
-                name: self.loss_weights[name] * sum(part[name] for part in parts) / normalizer
+                name: self.loss_weights[name] * sum(part[name] for part, _ in parts) / normalizer
                 for name, normalizer in zip(names, normalizers, strict=True)
             }
         get_event_storage().put_scalar("ramses/positive_cells", float(totals[0]) / len(parts))
@@ -336,14 +265,14 @@ class RAMSES(nn.Module):
         shapes: list[tuple[int, int]],
         image_size: tuple[int, int],
         index: int,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """Unnormalised losses of one image, and the numbers they are to be divided by."""
-        truth: Instances = item["instances"].to(self.device)
+        ground_truth: Instances = item["instances"].to(self.device)
         grid = features.shape[-2:]
         label_map = item["label_map"].to(self.device)
         label_map = F.pad(label_map, (0, grid[1] - label_map.shape[1], 0, grid[0] - label_map.shape[0]))
         labels = assign_cells(
-            object_geometry(label_map, len(truth)),
+            object_geometry(label_map, len(ground_truth)),
             image_size,
             shapes,
             self.strides,
@@ -353,26 +282,25 @@ class RAMSES(nn.Module):
         )
         positive = labels.nonzero()[:, 0]
         logits = cells.class_logits[index]
-        background = truth.gt_classes.new_full((1,), logits.shape[1])
-        classes = torch.cat((background, truth.gt_classes))[labels]
-        sampled = positive[sample_cells(labels[positive], max(self.max_pos_per_image, len(truth)))]
+        background = ground_truth.gt_classes.new_full((1,), logits.shape[1])
+        classes = torch.cat((background, ground_truth.gt_classes))[labels]
+        sampled = positive[sample_cells(labels[positive], max(self.max_pos_per_image, len(ground_truth)))]
         owners = labels[sampled]
-        result = {
+        losses = {
             "loss_cls": focal_loss(logits, classes, self.focal_alpha, self.focal_gamma),
-            "num_cls": len(positive),
             "loss_mask": mask_loss(cells.kernels[index][sampled].float(), features[index].float(), owners, label_map),
-            "num_mask": len(sampled),
         }
+        counts = {"loss_cls": len(positive), "loss_mask": len(sampled)}
         if geometry is not None:
-            sums = geometry_sums(geometry[index].float(), label_map, len(truth))
+            sums = geometry_sums(geometry[index].float(), label_map, len(ground_truth))
             predicted = cells.factors[index][sampled].float() * sums[owners - 1]
-            target = normalize_mass(truth.gt_masses, item["mass_scale"])[owners - 1]
-            result["loss_mass"], result["num_mass"] = mass_loss(predicted, target, owners, self.mass_loss_type)
-        return result
+            target = normalize_mass(ground_truth.gt_masses, item["mass_scale"])[owners - 1]
+            losses["loss_mass"], counts["loss_mass"] = mass_loss(predicted, target, owners, self.mass_loss_type)
+        return losses, counts
 
     def _predict(self, batched_inputs: list[dict[str, Any]], settings: InferenceSettings) -> list[Instances]:
         """Predict images of one size."""
-        cells, features, geometry, shapes = self._network(self._batch(batched_inputs))
+        cells, features, geometry, shapes = self.raw_outputs(self._batch(batched_inputs))
         # Areas and masses overflow fp16, so what follows the network is fp32 whatever the caller's autocast says
         with torch.autocast(device_type=self.device.type, enabled=False):
             probabilities = cells.class_logits.float().sigmoid()
@@ -387,18 +315,18 @@ class RAMSES(nn.Module):
                     shapes,
                     settings,
                 )
-                frame = self._frame(item)
-                grams = None
+                frame = self.grid_frame(item)
+                masses = None
                 if found.masses is not None:
-                    resolution = self.image_resolution(item) * math.sqrt(frame.step_y * frame.step_x)
-                    grams = mass_in_grams(found.masses, mass_scale(resolution))
-                instances = to_instances(found, frame, grams, settings)
+                    grid_resolution = self.image_resolution(item) * math.sqrt(frame.step_y * frame.step_x)
+                    masses = mass_in_grams(found.masses, mass_scale(grid_resolution))
+                instances = to_instances(found, frame, masses, settings)
                 if self.areal_density is not None and self.areal_density.is_known:
-                    self.areal_density.weigh(instances, self.image_resolution(item))
+                    self.areal_density.add_masses(instances, self.image_resolution(item))
                 results.append(instances)
         return results
 
-    def _frame(self, item: dict[str, Any]) -> GridFrame:
+    def grid_frame(self, item: dict[str, Any]) -> GridFrame:
         """How the mask grid lies over the original image of an input."""
         in_height, in_width = item["image"].shape[-2:]
         height, width = item.get("height", in_height), item.get("width", in_width)

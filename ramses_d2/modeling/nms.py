@@ -1,6 +1,6 @@
-"""Mask non-maximum suppression (reference section 4, with its defects mended).
+"""Mask non-maximum suppression, as plain functions that take candidates in any order.
 
-Shape letters: P candidates, Hm Wm mask grid. All functions are pure and take candidates in any order.
+Shape letters: P candidates, K of them kept, C classes, Hm Wm mask grid.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ _SPARSE_COST = 128
 
 
 def mask_iou(masks: torch.Tensor, block: int = 512) -> torch.Tensor:
-    """Pairwise IoU of binary masks.
+    """(P, P) float32 IoU of bool masks (P, Hm, Wm); empty masks have IoU 0 with everything.
 
     The cost of a sparse product of the masks is the sum over the pixels of (masks there)^2, that of a dense one P^2 for
     every pixel. Particles overlap little, and then the sparse one costs next to nothing. Where masks cover half of the
-    image (an untrained network), or many candidates pile up on one particle, they are multiplied as dense blocks.
-
-    Args:
-        masks: (P, Hm, Wm) bool.
-        block: masks turned to numbers at a time in the dense product, which bounds the memory.
-
-    Returns:
-        (P, P) float32; empty masks have IoU 0 with everything.
+    image (an untrained network), or many candidates pile up on one particle, they are multiplied as dense blocks:
+    ``block`` masks at a time, which bounds the memory.
     """
     flat = masks.flatten(1)
     area = flat.sum(1).float()
@@ -57,28 +51,15 @@ def _sparse_if_cheaper(flat: torch.Tensor, covered: int) -> torch.Tensor | None:
 
 
 def point_nms(scores: torch.Tensor) -> torch.Tensor:
-    """Zero every cell that is not the best of its 2x2 neighbourhoods above and to the left.
-
-    Args:
-        scores: (C, rows, cols) class probabilities of one level.
-
-    Returns:
-        same shape.
-    """
+    """Zero every cell of a level (C, rows, columns) that a neighbour above, to the left or above left outscores."""
     best = torch.nn.functional.max_pool2d(scores[None], 2, stride=1, padding=1)[0, :, :-1, :-1]
     return torch.where(best == scores, scores, 0.0)
 
 
 def greedy_nms(iou: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Keep a candidate unless a better kept one overlaps it by more than the threshold.
+    """Keep a candidate unless a better kept one overlaps it by strictly more than the threshold.
 
-    Args:
-        iou: (P, P).
-        scores: (P,).
-        iou_threshold: IoU above which (strictly) the lower score goes.
-
-    Returns:
-        (K,) int64 indices by descending score.
+    From (P, P) and (P,) to (K,) int64 indices by descending score.
     """
     order = scores.argsort(descending=True, stable=True)
     # One transfer, then a walk over Booleans: the walk itself is sequential by nature
@@ -97,16 +78,8 @@ def soft_nms(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gaussian soft NMS (Bodla et al., ICCV 2017) in one pass, without sorting again.
 
-    Candidates are visited by their first score; one whose decayed score is below ``min_score`` goes and decays nobody.
-
-    Args:
-        iou: (P, P).
-        scores: (P,).
-        sigma: width of the decay exp(-IoU^2 / sigma).
-        min_score: see above.
-
-    Returns:
-        (K,) indices in the order visited, and their decayed scores.
+    Candidates are visited by their first score and decay the later ones by exp(-IoU^2 / sigma); one whose decayed score
+    is below ``min_score`` goes, and decays none. From (P, P) and (P,) to (K,) indices in that order and decayed scores.
     """
     order = scores.argsort(descending=True, stable=True)
     decay = torch.exp(-iou[order][:, order].square() / sigma).cpu()
@@ -125,14 +98,7 @@ def matrix_nms(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Matrix NMS with a Gaussian kernel (Wang et al., "SOLOv2", NeurIPS 2020, section 3.3).
 
-    Args:
-        iou: (P, P).
-        scores: (P,).
-        sigma: width of the decay.
-        min_score: decayed score below which a candidate goes.
-
-    Returns:
-        (K,) indices by descending first score, and their decayed scores.
+    From (P, P) and (P,) to (K,) indices by descending first score and their decayed scores, from ``min_score`` on.
     """
     if not len(scores):
         return scores.argsort(), scores
@@ -157,19 +123,15 @@ def suppress(
     min_score: float,
     class_agnostic: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply one kind of mask NMS.
+    """Apply one of ``NMS_KINDS``: (K,) indices by descending new score, and the new scores.
 
     Args:
         masks: (P, Hm, Wm) bool.
         scores: (P,).
         classes: (P,) int64.
-        kind: one of ``NMS_KINDS``.
         iou_threshold: for "greedy".
         sigma, min_score: for "soft" and "matrix".
         class_agnostic: let objects of different classes suppress one another.
-
-    Returns:
-        (K,) indices by descending new score, and the new scores.
     """
     if kind == "none":
         keep, kept_scores = torch.arange(len(scores), device=scores.device), scores

@@ -1,14 +1,14 @@
-"""From the network's outputs for one image to ``Instances`` (reference section 4).
+"""From the network's outputs for one image to ``Instances``.
 
 The order matters for time and memory: score threshold, point-NMS and top-k come before any mask is computed; masks are
 suppressed on the mask grid; each survivor is enlarged inside its own box only, before it is thresholded.
-
-Shape letters: G cells, C classes, P candidates, K instances, E mask channels, Hm Wm mask grid, H W original image.
+Shape letters: G cells, C classes, P candidates, K instances, E channels, k kernel side, Hm Wm mask grid, H W image.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from ramses_d2.modeling.mass import instance_masses
 from ramses_d2.modeling.nms import NMS_KINDS, point_nms, suppress
 
 MASK_FORMATS = ("bitmask", "rle")
+# Masks multiplied at a time, which bounds the memory
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,29 @@ class InferenceSettings:
     max_detections: int
 
     def __post_init__(self) -> None:
-        """Check the keys that are names."""
         for key, value, allowed in (("NMS", self.nms, NMS_KINDS), ("MASK_FORMAT", self.mask_format, MASK_FORMATS)):
             if value not in allowed:
                 raise RamsesError(f'MODEL.RAMSES.TEST.{key} is "{value}", use one of {", ".join(allowed)}')
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> InferenceSettings:
+        test = cfg.MODEL.RAMSES.TEST
+        return cls(
+            score_thresh=test.SCORE_THRESH,
+            use_point_nms=test.POINT_NMS,
+            pre_nms_topk=test.PRE_NMS_TOPK,
+            mask_thresh=test.MASK_THRESH,
+            mask_scoring=test.MASK_SCORING,
+            min_area=test.MIN_AREA,
+            nms=test.NMS,
+            nms_thresh=test.NMS_THRESH,
+            nms_sigma=test.NMS_SIGMA,
+            nms_min_score=test.NMS_MIN_SCORE,
+            nms_class_agnostic=test.NMS_CLASS_AGNOSTIC,
+            binary_mass_masks=test.BINARY_MASS_MASKS,
+            mask_format=test.MASK_FORMAT,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
 
     def override(
         self,
@@ -75,16 +96,15 @@ class InferenceSettings:
             use_binary_masks: sum the geometry map over the binary mask rather than the soft one.
             min_area: masks must be larger; pixels of the mask grid.
         """
-        for name, value in (
-            ("score_threshold", score_threshold),
-            ("seg_threshold", seg_threshold),
-            ("nms_threshold", nms_threshold),
+        for name, number, high in (
+            ("score_threshold", score_threshold, 1),
+            ("seg_threshold", seg_threshold, 1),
+            ("nms_threshold", nms_threshold, 1),
+            ("max_detections", max_detections, math.inf),
+            ("min_area", min_area, math.inf),
         ):
-            if value is not None and not 0 <= value <= 1:
-                raise RamsesError(f"{name}={value}: give a number from 0 to 1")
-        for name, number in (("max_detections", max_detections), ("min_area", min_area)):
-            if number is not None and number < 0:
-                raise RamsesError(f"{name}={number}: give a number from 0 on")
+            if number is not None and not 0 <= number <= high:
+                raise RamsesError(f"{name}={number}: give a number from 0 {'to 1' if high == 1 else 'on'}")
         changes = {
             "score_thresh": score_threshold,
             "mask_thresh": seg_threshold,
@@ -96,84 +116,14 @@ class InferenceSettings:
         }
         return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> InferenceSettings:
-        """Read ``MODEL.RAMSES.TEST`` and ``TEST.DETECTIONS_PER_IMAGE``."""
-        test = cfg.MODEL.RAMSES.TEST
-        return cls(
-            score_thresh=test.SCORE_THRESH,
-            use_point_nms=test.POINT_NMS,
-            pre_nms_topk=test.PRE_NMS_TOPK,
-            mask_thresh=test.MASK_THRESH,
-            mask_scoring=test.MASK_SCORING,
-            min_area=test.MIN_AREA,
-            nms=test.NMS,
-            nms_thresh=test.NMS_THRESH,
-            nms_sigma=test.NMS_SIGMA,
-            nms_min_score=test.NMS_MIN_SCORE,
-            nms_class_agnostic=test.NMS_CLASS_AGNOSTIC,
-            binary_mass_masks=test.BINARY_MASS_MASKS,
-            mask_format=test.MASK_FORMAT,
-            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-        )
-
-
-def trim(crop: np.ndarray, x: int, y: int) -> tuple[np.ndarray, int, int]:
-    """Cut a bool (h, w) crop at column x and row y to the mask in it; (0, 0) when there is none."""
-    rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
-    if not len(rows):
-        return np.zeros((0, 0), bool), 0, 0
-    cut = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return cut, x + int(columns[0]), y + int(rows[0])
-
-
-def whole_masks(
-    crops: Sequence[tuple[np.ndarray, int, int]], size: tuple[int, int], mask_format: str
-) -> torch.Tensor | RLEMasks:
-    """Masks of the image from K crops with their column and row: bool (K, H, W), or run lengths for "rle"."""
-    height, width = size
-    if mask_format == "rle":
-        return RLEMasks(encode_in_box(crop, x, y, height, width) for crop, x, y in crops)
-    masks = torch.zeros(len(crops), height, width, dtype=torch.bool)
-    for mask, (crop, x, y) in zip(masks, crops, strict=True):
-        mask[y : y + crop.shape[0], x : x + crop.shape[1]] = torch.from_numpy(crop)
-    return masks
-
-
-# Masks multiplied at a time, which bounds the memory
-_CHUNK = 256
-
-
-class GridFrame(NamedTuple):
-    """How the mask grid lies over the original image.
-
-    Attributes:
-        height, width: original image, px.
-        step_y, step_x: mask-grid pixels per original pixel.
-        offset: see :func:`sampling_offset`.
-    """
-
-    height: int
-    width: int
-    step_y: float
-    step_x: float
-    offset: float = 0.0
-
 
 class GridInstances(NamedTuple):
-    """Instances of one image on the mask grid, by descending score.
+    """K instances of one image on the mask grid, by descending score."""
 
-    Attributes:
-        masks: (K, Hm, Wm) probabilities.
-        scores: (K,).
-        classes: (K,) int64.
-        masses: (K,) normalised masses, or None without a mass branch.
-    """
-
-    masks: torch.Tensor
-    scores: torch.Tensor
-    classes: torch.Tensor
-    masses: torch.Tensor | None
+    masks: torch.Tensor  # (K, Hm, Wm) probabilities
+    scores: torch.Tensor  # (K,)
+    classes: torch.Tensor  # (K,) int64
+    masses: torch.Tensor | None  # (K,) normalised masses; None without a mass branch
 
 
 def select_cells(
@@ -183,17 +133,13 @@ def select_cells(
     topk: int,
     use_point_nms: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Choose the cells worth a mask.
+    """Choose the cells worth a mask: (P,) cell indices by descending score, their scores and their classes.
 
     Args:
         probabilities: (G, C).
         grid_shapes: of the levels that make up G.
         score_thresh: smallest score of the best class, inclusive.
-        topk: number of cells to keep at the most, 0 = all.
-        use_point_nms: see :func:`~ramses_d2.modeling.nms.point_nms`.
-
-    Returns:
-        (P,) cell indices by descending score, their scores and their classes.
+        topk: number of cells to keep at most, 0 = all.
     """
     if use_point_nms:
         sizes = [rows * cols for rows, cols in grid_shapes]
@@ -227,7 +173,6 @@ def grid_instances(
         features: (E, Hm, Wm).
         geometry: (Hm, Wm) or None.
         grid_shapes: of the levels that make up G.
-        settings: see :class:`InferenceSettings`.
     """
     cells, scores, classes = select_cells(
         probabilities, grid_shapes, settings.score_thresh, settings.pre_nms_topk, settings.use_point_nms
@@ -235,7 +180,7 @@ def grid_instances(
     masks = mask_logits(kernels[cells], features).sigmoid_()
     binary = masks >= settings.mask_thresh
     area = binary.flatten(1).sum(1)
-    if settings.mask_scoring:
+    if settings.mask_scoring:  # the mean probability inside the mask
         parts = zip(masks.split(_CHUNK), binary.split(_CHUNK), strict=True)
         inside = torch.cat([(mask * own).flatten(1).sum(1) for mask, own in parts])
         scores = scores * inside / (area + 1e-6)
@@ -253,13 +198,23 @@ def grid_instances(
     keep, scores = big[keep][: settings.max_detections], scores[: settings.max_detections]
     masses = None
     if geometry is not None and factors is not None:
-        weighed = binary[keep] if settings.binary_mass_masks else masks[keep]
-        masses = instance_masses(weighed, geometry, factors[cells[keep]])
+        summed_over = binary[keep] if settings.binary_mass_masks else masks[keep]
+        masses = instance_masses(summed_over, geometry, factors[cells[keep]])
     return GridInstances(masks[keep], scores, classes[keep], masses)
 
 
+class GridFrame(NamedTuple):
+    """How the mask grid lies over the original image."""
+
+    height: int  # of the original image, px
+    width: int
+    step_y: float  # mask-grid pixels per original pixel
+    step_x: float
+    offset: float = 0.0  # see sampling_offset
+
+
 def sampling_offset(stride: int) -> float:
-    """Grid pixels by which masks lie up and left of the truth, because of how label maps are reduced in training.
+    """Grid pixels by which masks lie up and left of the ground truth, because of how training reduces label maps.
 
     Nearest-exact sampling takes pixel ``stride * i + stride // 2`` for grid pixel i. With an even stride that pixel
     lies half a network pixel below and right of the grid pixel's centre, and a network learns masks shifted by as much.
@@ -267,26 +222,8 @@ def sampling_offset(stride: int) -> float:
     return 0.5 / stride if stride % 2 == 0 else 0.0
 
 
-def _lerp(
-    step: float, offset: float, start: int, stop: int, size: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two neighbours on the mask grid of each original pixel start..stop-1, and the weight of the second one."""
-    position = ((torch.arange(start, stop) + 0.5) * step - 0.5 - offset).clamp(min=0)
-    low = position.long().clamp(max=size - 1)
-    return low, (low + 1).clamp(max=size - 1), position - low
-
-
 def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tuple[np.ndarray, int, int]:
-    """Enlarge one soft mask to the original image inside its box, then threshold it.
-
-    Args:
-        mask: (Hm, Wm) probabilities, on the CPU.
-        frame: how the grid lies over the image.
-        threshold: a pixel belongs to the mask from this probability on.
-
-    Returns:
-        (h, w) bool array cut to the mask, and the column and row of its first pixel; (0, 0) when nothing is left.
-    """
+    """Enlarge a soft mask (Hm, Wm) on the CPU to the image inside its box, then threshold it; returns as ``trim``."""
     seen = mask >= threshold
     bounds = []
     for other_axis, step, size in ((1, frame.step_y, frame.height), (0, frame.step_x, frame.width)):
@@ -306,21 +243,45 @@ def paste_in_box(mask: torch.Tensor, frame: GridFrame, threshold: float) -> tupl
     return trim(crop, x0, y0)
 
 
+def _lerp(
+    step: float, offset: float, start: int, stop: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two neighbours on the mask grid of each original pixel start..stop-1, and the weight of the second one."""
+    position = ((torch.arange(start, stop) + 0.5) * step - 0.5 - offset).clamp(min=0)
+    low = position.long().clamp(max=size - 1)
+    return low, (low + 1).clamp(max=size - 1), position - low
+
+
+def trim(crop: np.ndarray, x: int, y: int) -> tuple[np.ndarray, int, int]:
+    """Cut a bool (h, w) crop at column x and row y to the mask in it, and give its column and row; (0, 0) if none."""
+    rows, columns = np.flatnonzero(crop.any(axis=1)), np.flatnonzero(crop.any(axis=0))
+    if not len(rows):
+        return np.zeros((0, 0), bool), 0, 0
+    cut = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return cut, x + int(columns[0]), y + int(rows[0])
+
+
+def whole_masks(
+    crops: Sequence[tuple[np.ndarray, int, int]], size: tuple[int, int], mask_format: str, device: torch.device
+) -> torch.Tensor | RLEMasks:
+    """Masks of the image from K crops with their column and row: bool (K, H, W), or RLEs for "rle"."""
+    height, width = size
+    if mask_format == "rle":
+        return RLEMasks(encode_in_box(crop, x, y, height, width) for crop, x, y in crops)
+    masks = torch.zeros(len(crops), height, width, dtype=torch.bool)
+    for mask, (crop, x, y) in zip(masks, crops, strict=True):
+        mask[y : y + crop.shape[0], x : x + crop.shape[1]] = torch.from_numpy(crop)
+    return masks.to(device)
+
+
 def to_instances(
     found: GridInstances, frame: GridFrame, masses: torch.Tensor | None, settings: InferenceSettings
 ) -> Instances:
-    """Bring the instances of the mask grid to the original image.
+    """Bring K instances of the mask grid, with masses (K,) in grams or None, to the original image.
 
-    Args:
-        found: K instances on the mask grid.
-        frame: how the grid lies over the image.
-        masses: (K,) grams, or None.
-        settings: mask threshold and format.
-
-    Returns:
-        ``Instances`` of size (H, W) with pred_boxes (XYXY, end exclusive), scores, pred_classes, pred_masks (bool
-        tensor (K, H, W), or :class:`~ramses_d2.data.rle.RLEMasks`) and, with a mass branch, pred_masses (grams). Masks
-        that vanish on the way to a smaller image are left out.
+    Gives ``Instances`` of size (H, W) with pred_boxes (XYXY, end exclusive), scores, pred_classes, pred_masks (bool
+    tensor (K, H, W), or ``RLEMasks``) and, with a mass branch, pred_masses in grams. Masks that vanish on the way to a
+    smaller image are left out.
     """
     device = found.scores.device
     crops = [paste_in_box(mask, frame, settings.mask_thresh) for mask in found.masks.float().cpu()]
@@ -333,8 +294,7 @@ def to_instances(
     result.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4))
     result.scores = found.scores[kept].float()
     result.pred_classes = found.classes[kept]
-    masks = whole_masks(crops, (frame.height, frame.width), settings.mask_format)
-    result.pred_masks = masks.to(device) if isinstance(masks, torch.Tensor) else masks
+    result.pred_masks = whole_masks(crops, (frame.height, frame.width), settings.mask_format, device)
     if masses is not None:
         result.pred_masses = masses[kept].float()
     return result

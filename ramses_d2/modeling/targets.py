@@ -1,4 +1,4 @@
-"""Which grid cells are responsible for which object (reference section 1).
+"""Which grid cells are responsible for which object.
 
 Shape letters: K objects, L pyramid levels, G all cells of all levels, P positive cells, Hm Wm mask grid.
 An object's *label* is its value 1..K in the label map; 0 is background.
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
+LEVEL_RULES = ("ramses", "range")
+
 
 @dataclass
 class ObjectGeometry:
-    """Position and size of K objects, relative to the mask grid: 0 at the first row or column, 1 at the last.
+    """Where K objects lie on the mask grid, relative to it: 0 at the first row or column, 1 at the last.
 
     Attributes:
         centers: (K, 2) centre of mass, row and column.
@@ -29,12 +31,7 @@ class ObjectGeometry:
 
 
 def object_geometry(label_map: torch.Tensor, num_objects: int) -> ObjectGeometry:
-    """Measure every object of a label map.
-
-    Args:
-        label_map: (Hm, Wm) int64, values 0..K, each of 1..K with at least one pixel.
-        num_objects: K.
-    """
+    """Measure the objects of a label map (Hm, Wm) int64; each of 1..K must have a pixel, and there are no others."""
     rows, cols = label_map.nonzero(as_tuple=True)
     index = label_map[rows, cols] - 1
     points = torch.stack((rows, cols), dim=1).double()  # float32 sums of large objects would lose the half cells
@@ -48,9 +45,6 @@ def object_geometry(label_map: torch.Tensor, num_objects: int) -> ObjectGeometry
     high = zeros.scatter_reduce(0, owner, points, "amax", include_self=False)
     extent = torch.tensor(label_map.shape, dtype=points.dtype, device=points.device) - 1
     return ObjectGeometry(centers=total / count[:, None] / extent, sizes=(high - low + 1) / extent)
-
-
-LEVEL_RULES = ("ramses", "range")
 
 
 def grid_shape(grid_size: int, height: int, width: int, square: bool = False) -> tuple[int, int]:
@@ -71,21 +65,17 @@ def level_membership(
     scale_ranges: Sequence[Sequence[float]],
     rule: str = "ramses",
 ) -> torch.Tensor:
-    """Which pyramid levels see which object.
+    """Which pyramid levels see which object, (L, K) bool.
 
-    The rule "range" (SOLOv2) is the ranges alone. In the rule "ramses" (reference section 1.4) the first level takes
-    everything up to its upper bound, the last two everything from their lower bound on. Levels in between take their
-    range unless the object is thinner than their stride, and long objects as thin as their stride.
+    The rule "range" (SOLOv2) is the ranges alone. In the rule "ramses" the first level takes everything up to its upper
+    bound, the last two everything from their lower bound on. Levels in between take their range unless the object is
+    thinner than their stride, and long objects as thin as their stride.
 
     Args:
         sizes: (K, 2) relative box sizes.
         image_size: height and width of the network input, px.
-        strides: L strides, px.
-        scale_ranges: L pairs, px, both bounds inclusive.
-        rule: one of ``LEVEL_RULES``.
-
-    Returns:
-        (L, K) bool.
+        strides: of the L levels, px.
+        scale_ranges: of the L levels, px, both bounds inclusive.
     """
     sides = sizes * (torch.tensor(image_size, dtype=sizes.dtype, device=sizes.device) - 1)
     scale, thinnest = sides.prod(dim=1).sqrt(), sides.amin(dim=1)
@@ -109,7 +99,7 @@ def level_membership(
 def paint_grid(
     geometry: ObjectGeometry, labels: torch.Tensor, shape: tuple[int, int], offset_factor: float
 ) -> torch.Tensor:
-    """Paint the positive regions of one level; where regions overlap, the smaller box wins (reference section 1.6).
+    """Paint the positive regions of one level; where regions overlap, the smaller box wins.
 
     Cost and memory are objects x cells, about 70 MB for 800 objects on the finest published grid.
 
@@ -120,11 +110,11 @@ def paint_grid(
         offset_factor: share of the box sides that is positive.
 
     Returns:
-        (rows, cols) int64 labels, 0 = background.
+        (rows, columns) int64 labels, 0 = background.
     """
-    cells = [torch.arange(n, dtype=geometry.centers.dtype, device=labels.device) for n in shape]
     if not len(labels):
         return labels.new_zeros(shape)
+    cells = [torch.arange(n, dtype=geometry.centers.dtype, device=labels.device) for n in shape]
     order = geometry.sizes.prod(dim=1).argsort(stable=True)
     covered = []
     for axis, index in enumerate(cells):
@@ -150,17 +140,9 @@ def assign_cells(
     offset_factor: float,
     rule: str = "ramses",
 ) -> torch.Tensor:
-    """Label of the object each cell must predict.
+    """(G,) int64 label of the object each cell must predict, 0 = background; levels one after another, row-major.
 
-    Args:
-        geometry: of the K objects, in label order.
-        image_size: height and width of the network input, px.
-        grid_shapes, strides, scale_ranges: of the L levels, fine to coarse.
-        offset_factor: see :func:`paint_grid`.
-        rule: see :func:`level_membership`.
-
-    Returns:
-        (G,) int64, 0 = background; levels one after another, row-major within each.
+    ``geometry`` is of the K objects in label order; see :func:`level_membership` and :func:`paint_grid` for the others.
     """
     labels = torch.arange(1, len(geometry) + 1, device=geometry.centers.device)
     membership = level_membership(geometry.sizes, image_size, strides, scale_ranges, rule)
@@ -174,12 +156,7 @@ def assign_cells(
 def sample_cells(labels: torch.Tensor, limit: int) -> torch.Tensor:
     """Draw at most ``limit`` positive cells at random, keeping a cell of every object while there is room.
 
-    Args:
-        labels: (P,) label of each positive cell, all > 0.
-        limit: number of cells to keep.
-
-    Returns:
-        (min(P, limit),) int64 indices into ``labels``, ascending.
+    From labels (P,) > 0 to (min(P, limit),) int64 indices into them, ascending.
     """
     if len(labels) <= limit:
         return torch.arange(len(labels), device=labels.device)

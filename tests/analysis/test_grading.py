@@ -1,4 +1,4 @@
-"""Gradings against hand-computed ones; conventions at the openings; what holds for every table."""
+"""Gradings against hand-computed ones; conventions at the openings; bands; what holds for every table."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import brentq
+from scipy.stats import binom
 
-from ramses_d2.analysis.grading import grade, grade_groups
+from ramses_d2.analysis.grading import LEVELS, grade, grade_groups, passing_band, size_intervals, sizes_at
 from ramses_d2.analysis.intervals import Resampling
-from ramses_d2.analysis.sample import SIEVE_SERIES, SieveSize, sieve_series
-from ramses_d2.errors import RamsesError
+from ramses_d2.analysis.sample import SieveSize
 
 QUICK = Resampling(replicates=200)
+MANY = Resampling(replicates=20_000)
 
 
-def particles(sizes, grams, classes="Rc", **columns) -> pd.DataFrame:
+def particles(sizes, grams, classes="Rc", **columns):
     table = pd.DataFrame({"class": classes, "feret_min_mm": sizes, "mass": grams})
     return table.assign(baseimg="a.jpg", **columns)
 
 
-def sample() -> pd.DataFrame:
+def sample():
     # 20 g: 2 g of 1 mm, 4 g of 4 mm, 6 g of 6 mm, 5 g of 10 mm, 3 g of 80 mm; a coin and an unweighed one apart
-    return particles(
-        [6.0, 1.0, 80.0, 4.0, 10.0, 21.0, 5.0],
-        [6.0, 2.0, 3.0, 4.0, 5.0, 3.92, np.nan],
-        ["Rc", "Ru01", "Rc", "Rb01", "Ru01", "Coin", "Rc"],
-    )
+    sizes, grams = [6.0, 1.0, 80.0, 4.0, 10.0, 21.0, 5.0], [6.0, 2.0, 3.0, 4.0, 5.0, 3.92, np.nan]
+    return particles(sizes, grams, ["Rc", "Ru01", "Rc", "Rb01", "Ru01", "Coin", "Rc"])
+
+
+def tails_of(*args, **options):
+    return grade(*args, **options).tails.set_index("name")
 
 
 def test_passing_and_retained_by_hand():
@@ -40,18 +43,20 @@ def test_passing_and_retained_by_hand():
     assert found.sieves["retained"].tolist() == pytest.approx([0.2, 0.3, 0.25, 0, 0.15])
     assert found.sieves["retained_particles"].tolist() == [1, 1, 1, 0, 1]
     assert (found.particles, found.amount, found.unit) == (5, 20, "g")
+    assert found.left_out[["reason", "class", "particles"]].to_numpy().tolist() == [
+        ["scale object", "Coin", 1],
+        ["unknown mass", "Rc", 1],
+    ]
+    assert found.notes == ("unknown mass: 1 particle (16.7% by number) left out here",)
 
 
 def test_tails_by_hand():
-    tails = grade(sample(), [2, 4, 8], resampling=None).tails.set_index("name")
-    assert tails.loc["below smallest sieve", ["limit_mm", "fraction", "amount", "particles"]].tolist() == [2, 0.1, 2, 1]
-    # 5 g of 10 mm and 3 g of 80 mm stay on 8
-    assert tails.loc["oversize", ["limit_mm", "fraction", "amount", "particles"]].tolist() == pytest.approx(
-        [8, 0.4, 8, 2]
-    )
-    assert tails.loc["fines", ["limit_mm", "fraction", "amount", "particles"]].tolist() == [0.063, 0, 0, 0]
+    tails, columns = tails_of(sample(), [2, 4, 8], resampling=None), ["limit_mm", "fraction", "amount", "particles"]
+    assert tails.loc["below smallest sieve", columns].tolist() == [2, 0.1, 2, 1]
+    assert tails.loc["oversize", columns].tolist() == pytest.approx([8, 0.4, 8, 2])  # 5 g of 10 mm, 3 g of 80 mm
+    assert tails.loc["fines", columns].tolist() == [0.063, 0, 0, 0]
     dust = pd.concat([sample(), particles([0.063, 0.064], [3.0, 2.0])])  # 3 of 25 g pass 0.063
-    assert grade(dust, [2], resampling=None).tails.set_index("name").loc["fines", "fraction"] == pytest.approx(3 / 25)
+    assert tails_of(dust, [2], resampling=None).loc["fines", "fraction"] == pytest.approx(3 / 25)
 
 
 def test_characteristic_sizes_by_hand():
@@ -69,48 +74,22 @@ def test_characteristic_sizes_by_hand():
     assert dict(zip(sizes["name"], sizes["value"], strict=True)) == pytest.approx(expected)
     assert expected["D90"] == pytest.approx(20) and expected["D50"] == pytest.approx(5.2415, abs=1e-4)
     assert sizes["unit"].tolist() == ["mm"] * 5 + ["", ""]
-
-
-def test_level_that_the_smallest_particle_reaches_alone_is_its_size():
-    # 3 mm holds 40 %: D10 and D30 are 3 mm; D50 a sixth of the way to 12 mm
+    # From the particles, not from the sieves
+    pd.testing.assert_frame_equal(sizes, grade(sample(), [3], resampling=None).sizes)
+    # A level that the smallest reaches alone: 3 mm holds 40 %; D50 is a sixth of the way to 12 mm
     sizes = grade(particles([12.0, 3.0], [6.0, 4.0]), resampling=None).sizes["value"]
     assert sizes[:3].tolist() == pytest.approx([3, 3, 3 * 4 ** (1 / 6)])
 
 
-def test_sizes_come_from_the_particles_not_from_the_sieves():
-    one, other = (grade(sample(), sieves, resampling=None).sizes for sieves in ([3], "astm"))
-    pd.testing.assert_frame_equal(one, other)
-
-
-@pytest.mark.parametrize("opening", [0.1 * 3, 229.6 / 28.7, 6.3])
-def test_particle_as_large_as_the_opening_passes(opening):
-    table = particles([opening * (1 - 1e-15), opening * (1 + 1e-15), opening * 1.001], 1.0)
-    assert grade(table, [opening], resampling=None).sieves["passing"].tolist() == pytest.approx([2 / 3])
-
-
-def test_sizes_of_an_old_table_and_other_measures():
-    table = pd.DataFrame(
-        {
-            "class": "Rc",
-            "mass": 1.0,
-            "res": [10.0, 20.0, np.nan],
-            "min_feret_diameter": [60, 60, 60],  # 6 and 3 mm
-            "max_inscribed_radius": [25, 25, 25],  # 5 and 2.5 mm
-            "axis_minor_length": [55, 55, 55],  # 5.5 and 2.75 mm
-        }
-    )
-    np.testing.assert_allclose(SieveSize().of(table), [6, 3, np.nan])
-    np.testing.assert_allclose(SieveSize("inscribed").of(table), [5, 2.5, np.nan])
-    np.testing.assert_allclose(SieveSize("ellipse_minor", 0.8).of(table), [4.4, 2.2, np.nan])
-    found = grade(table, [4], size=SieveSize("inscribed", 0.75), resampling=None)  # 3.75 and 1.875 mm
-    assert found.sieves["passing"].tolist() == [1]
-    # Weighed but of unknown size: not in the denominator, listed apart
+def test_other_sizes_and_weights():
+    for opening in (0.1 * 3, 229.6 / 28.7, 6.3):  # a particle exactly as large passes
+        table = particles([opening * (1 - 1e-15), opening * (1 + 1e-15), opening * 1.001], 1.0)
+        assert grade(table, [opening], resampling=None).sieves["passing"].tolist() == pytest.approx([2 / 3])
+    # 3.75 and 1.875 mm; weighed but of unknown size: not in the denominator, listed apart
+    table = particles(None, 1.0, ["Rc"] * 3, max_inscribed_radius=25, res=[10.0, 20.0, np.nan])
+    found = grade(table, [3], size=SieveSize("inscribed", 0.75), resampling=None)
+    assert found.sieves["passing"].tolist() == [0.5]
     assert found.left_out[["reason", "particles", "mass_g"]].to_numpy().tolist() == [["unknown size", 1, 1.0]]
-    with pytest.raises(RamsesError, match="needs feret_min_mm, or min_feret_diameter and res"):
-        grade(table.drop(columns="res"))
-
-
-def test_weight_by_count_and_area():
     table = sample().assign(area_mm2=[30.0, 1.0, 5000.0, 9.0, 60.0, 350.0, np.nan])
     by_count = grade(table, [4, 8], weight="count", resampling=None)
     # 6 particles but the coin, the unweighed one of 5 mm among them: 2 up to 4 mm, 4 up to 8 mm
@@ -119,55 +98,35 @@ def test_weight_by_count_and_area():
     by_area = grade(table, [4, 8], weight="area", resampling=None)
     assert by_area.sieves["passing"].tolist() == pytest.approx([10 / 5100, 40 / 5100])
     assert by_area.left_out["reason"].tolist() == ["scale object", "unknown area"]
-    with pytest.raises(RamsesError, match="weight 'volume'"):
-        grade(table, weight="volume")
 
 
-def test_left_out_and_notes():
-    found = grade(sample(), resampling=None)
-    assert found.left_out[["reason", "class", "particles"]].to_numpy().tolist() == [
-        ["scale object", "Coin", 1],
-        ["unknown mass", "Rc", 1],
-    ]
-    assert found.notes == ("unknown mass: 1 particle (16.7% by number) left out here",)
-
-
-def test_per_constituent_and_per_class():
-    by_constituent = grade_groups(sample(), "constituent", [2, 8], resampling=None)
-    assert list(by_constituent) == ["Rc", "Ru", "Rb"]
+def test_per_constituent():
+    found = grade_groups(sample(), sieves=[2, 8], resampling=None)
     # Rc 6 g of 6 mm and 3 g of 80 mm; Ru 2 g of 1 mm and 5 g of 10 mm; Rb 4 g of 4 mm
-    passing = {name: grading.sieves["passing"].tolist() for name, grading in by_constituent.items()}
-    assert passing == {
-        "Rc": pytest.approx([0, 6 / 9]),
-        "Ru": pytest.approx([2 / 7, 2 / 7]),
-        "Rb": pytest.approx([0, 1]),
-    }
-    assert by_constituent["Rc"].left_out["particles"].tolist() == [1]
-    assert by_constituent["Ru"].left_out.empty and by_constituent["Ru"].notes == ()
-    assert sum(grading.amount for grading in by_constituent.values()) == 20
-    assert list(grade_groups(sample(), "class", resampling=None)) == ["Rc", "Ru01", "Rb01"]
+    assert list(found) == ["Rc", "Ru", "Rb"]
+    passing = [share for grading in found.values() for share in grading.sieves["passing"]]
+    assert passing == pytest.approx([0, 6 / 9, 2 / 7, 2 / 7, 0, 1])
+    assert found["Rc"].left_out["particles"].tolist() == [1]
+    assert found["Ru"].left_out.empty and found["Ru"].notes == ()
+    assert sum(grading.amount for grading in found.values()) == 20
     only_unknown = grade_groups(sample()[-1:], resampling=None)["Rc"]
     assert only_unknown.particles == 0 and only_unknown.sieves["passing"].isna().all()
-    with pytest.raises(RamsesError, match="constituent or class"):
-        grade_groups(sample(), "colour")
 
 
-def random_table(seed: int) -> pd.DataFrame:
+def random_table(seed):
     rng = np.random.default_rng(seed)
     sizes = np.round(rng.lognormal(2, 1, 150), 1) + 0.1  # with ties
-    return particles(sizes, rng.lognormal(0, 1, 150), rng.choice(["Rc", "Ru01", "Coin"], 150)).assign(
-        baseimg=rng.choice(["a", "b", "c"], 150)
-    )
+    table = particles(sizes, rng.lognormal(0, 1, 150), rng.choice(["Rc", "Ru01", "Coin"], 150))
+    return table.assign(baseimg=rng.choice(["a", "b", "c"], 150))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("over", ["particles", "pictures"])
 def test_what_holds_for_every_table(seed, over):
-    table = random_table(seed)
-    resampling = Resampling(over, replicates=200)
+    table, resampling = random_table(seed), Resampling(over, replicates=200)
     found = grade(table, "en-set1", resampling=resampling)
     passing, tails = found.sieves["passing"], found.tails.set_index("name")["fraction"]
-    assert (np.diff(passing) >= 0).all() and (np.diff(found.sieves["low"]) >= 0).all()
+    assert (np.diff(passing) >= 0).all()
     assert passing.iloc[-1] == pytest.approx(1 - tails["oversize"])
     assert found.sieves["retained"].sum() + tails["below smallest sieve"] == pytest.approx(1)
     assert found.sieves["retained_particles"].sum() + found.tails["particles"][0] == found.particles
@@ -178,14 +137,16 @@ def test_what_holds_for_every_table(seed, over):
     pd.testing.assert_frame_equal(found.sieves, shuffled.sieves)
     pd.testing.assert_frame_equal(found.sizes, shuffled.sizes)
     larger = grade(table.assign(feret_min_mm=table["feret_min_mm"] * 2), "en-set1", resampling=resampling)
-    np.testing.assert_allclose(larger.sizes["value"][:5], 2 * found.sizes["value"][:5])
-    np.testing.assert_allclose(larger.sizes["value"][5:], found.sizes["value"][5:])
+    np.testing.assert_allclose(larger.sizes["value"], found.sizes["value"] * ([2] * 5 + [1] * 2))
+    # The band rises and holds the curve, also where particles of unlike grams pass one after the other
+    for sizes in (table["feret_min_mm"], 50 / table["feret_min_mm"]):
+        band = grade(table.assign(feret_min_mm=sizes), np.geomspace(0.1, 500, 40), resampling=resampling).sieves
+        assert (np.diff(band["low"]) >= 0).all() and (np.diff(band["high"]) >= 0).all()
+        assert (band["low"] <= band["passing"]).all() and (band["passing"] <= band["high"]).all()
 
 
 def test_bootstrap_sizes_are_those_of_the_drawn_particles():
     """The sizes of a replicate equal the sizes of a table that holds each particle as often as it was drawn."""
-    from ramses_d2.analysis.grading import LEVELS, sizes_at
-
     rng = np.random.default_rng(2)
     sizes, grams = np.sort(rng.lognormal(1, 1, 12)), rng.random(12)
     counts = rng.multinomial(12, np.full(12, 1 / 12), size=20)
@@ -197,29 +158,24 @@ def test_bootstrap_sizes_are_those_of_the_drawn_particles():
 
 def test_band_of_equal_particles_is_binomial():
     # 30 of 100 equal particles pass 8 mm: the mid-p interval of 30 in 100 is 0.2163 to 0.3951
-    table = particles([5.0] * 30 + [12.0] * 70, 1.0)
-    found = grade(table, [8], resampling=Resampling(replicates=20_000))
+    found = grade(particles([5.0] * 30 + [12.0] * 70, 1.0), [8], resampling=MANY)
     assert found.sieves.loc[0, ["low", "high"]].tolist() == pytest.approx([0.2163, 0.3951], abs=0.003)
-    oversize = found.tails.set_index("name").loc["oversize"]
-    assert oversize[["low", "fraction", "high"]].tolist() == pytest.approx([0.6049, 0.7, 0.7837], abs=0.003)
+    oversize = found.tails.set_index("name").loc["oversize", ["low", "fraction", "high"]]
+    assert oversize.tolist() == pytest.approx([0.6049, 0.7, 0.7837], abs=0.003)
 
 
 def test_what_was_not_seen_is_not_certain_to_be_absent():
     # 10 equal particles: 1 - 0.05^(1/10) = 0.2589 may be finer, or coarser, than all of them
-    table = particles([5.0] * 4 + [12.0] * 6, 1.0)
-    many = Resampling(replicates=20_000)
-    found = grade(table, [2, 4, 8, 16, 63], resampling=many)
-    bound = pytest.approx(1 - 0.05**0.1, abs=0.01)
+    table, bound = particles([5.0] * 4 + [12.0] * 6, 1.0), pytest.approx(1 - 0.05**0.1, abs=0.01)
+    found = grade(table, [2, 4, 8, 16, 63], resampling=MANY)
+    low, high = found.sieves["low"], found.sieves["high"]
     assert found.sieves["passing"].tolist() == [0, 0, 0.4, 1, 1]
-    assert found.sieves["low"][[0, 1]].tolist() == [0, 0] and found.sieves["high"][[3, 4]].tolist() == [1, 1]
-    assert [*found.sieves["high"][[0, 1]], *(1 - found.sieves["low"][[3, 4]])] == [bound] * 4
-    tails = found.tails.set_index("name")
-    for name in ("below smallest sieve", "fines", "oversize"):
-        assert tails.loc[name, ["fraction", "low"]].tolist() == [0, 0] and tails.loc[name, "high"] == bound
-        assert tails.loc[name, "remark"] == "none seen"
+    assert low[:2].tolist() == [0, 0] and high[3:].tolist() == [1, 1]
+    assert [*high[:2], *(1 - low[3:])] == [bound] * 4
+    assert found.tails[["fraction", "low"]].eq(0).all(axis=None) and found.tails["high"].tolist() == [bound] * 3
+    assert found.tails["remark"].tolist() == ["none seen"] * 3
     # A speck of dust among them changes nothing but the remark
-    dusty = grade(pd.concat([table, particles([0.05], [1e-4])]), [2, 4, 8, 16, 63], resampling=many)
-    fines = dusty.tails.set_index("name").loc["fines"]
+    fines = tails_of(pd.concat([table, particles([0.05], [1e-4])]), [2, 63], resampling=MANY).loc["fines"]
     assert fines["fraction"] > 0 and fines["remark"] == "" and fines["high"] == bound
     # 2 images: 1 - 0.05^(1/2) = 0.776
     halves = table.assign(baseimg=["a", "b"] * 5)
@@ -230,63 +186,39 @@ def test_what_was_not_seen_is_not_certain_to_be_absent():
 def test_what_stays_on_a_sieve_may_be_as_heavy_as_the_heaviest():
     # 20 particles of 1 g pass 8 mm, one of 10 g passes 16 mm: 97.5 % of all, and 95 % of the replicates that have one
     # more on 16 mm, are below q = 10 e / (s + 10 e), with s = 20 or so + 10 e'
-    table = particles([5.0] * 20 + [12.0], [1.0] * 20 + [10.0])
-    found = grade(table, [8, 16], resampling=Resampling(replicates=20_000)).tails.set_index("name")
+    found = tails_of(particles([5.0] * 20 + [12.0], [1.0] * 20 + [10.0]), [8, 16], resampling=MANY)
     rng = np.random.default_rng(7)
     seen = rng.gamma(20, size=100_000) + 10 * rng.exponential(size=100_000)
     more = 10 * rng.exponential(size=100_000)
     assert found.loc["oversize", "high"] == pytest.approx(np.quantile(more / (seen + more), 0.95), abs=0.01)
+    # A light speck on a sieve does not show that there is little
+    table = particles(np.linspace(4, 20, 100), np.linspace(4, 20, 100) ** 3 / 1000)
+    none, speck, heavy = (
+        tails_of(pd.concat([table, more]), [31.5], resampling=MANY).loc["oversize", "high"]
+        for more in (table[:0], particles([40.0], [0.001]), particles([40.0], [30.0]))
+    )
+    assert speck == pytest.approx(none, rel=0.05) and heavy > 2 * none
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_band_rises_and_holds_the_curve(seed, mirrored):
-    """Also where images or particles of unlike grams pass one after the other."""
-    table = random_table(seed)
-    if mirrored:
-        table["feret_min_mm"] = 50 / table["feret_min_mm"]
-    found = grade(table, np.geomspace(0.1, 500, 40), resampling=Resampling("pictures", replicates=200)).sieves
-    assert (np.diff(found["low"]) >= 0).all() and (np.diff(found["high"]) >= 0).all()
-    assert (found["low"] <= found["passing"]).all() and (found["passing"] <= found["high"]).all()
-
-
-def test_one_particle_and_none():
+def test_one_particle_none_and_weightless_ones():
     alone = grade(particles([5.0], [2.0]), [4, 8])
     assert alone.sieves["passing"].tolist() == [0, 1] and alone.sieves["low"].isna().all()
     assert alone.sizes["value"].tolist() == pytest.approx([5] * 5 + [1, 1])
-    assert alone.notes == ("no intervals: the bootstrap needs 2 particles, there is 1",)
+    assert alone.notes[0].startswith("no intervals") and alone.resampling is None
     for table in (sample()[:0], sample().assign(mass=0.0), sample().assign(mass=np.nan)):
         empty = grade(table, [4, 8], resampling=QUICK)
         assert empty.sieves[["passing", "low", "high", "retained"]].isna().all(axis=None)
         assert empty.sizes["value"].isna().all() and empty.tails[["fraction", "low", "high"]].isna().all(axis=None)
         json.dumps(empty.to_json(), allow_nan=False)
+    tails = tails_of(particles([5.0, 6.0, 70.0], [1.0, 1.0, 0.0]), [4, 63], resampling=QUICK)
+    assert tails.loc["oversize", ["particles", "fraction", "remark"]].tolist() == [1, 0, ""]
+    assert tails.loc["fines", "remark"] == "none seen"
 
 
 def test_to_json():
     written = json.loads(json.dumps(grade(sample(), [4, 8], resampling=QUICK).to_json(), allow_nan=False))
     assert written["sieves"][0]["passing"] == pytest.approx(0.3)
-    assert written["size"] == {"measure": "feret_min", "factor": 1.0}
-    assert "curve" not in written
-
-
-def test_sieve_series():
-    assert sieve_series("8, 4,16") == sieve_series([16, 8, 4, 4]) == (4, 8, 16)
-    assert sieve_series("en-basic") == (1, 2, 4, 8, 16, 31.5, 63)
-    assert set(SIEVE_SERIES["en-basic"]) == set(SIEVE_SERIES["en-set1"]) & set(SIEVE_SERIES["en-set2"])
-    assert all(list(series) == sorted(set(series)) for series in SIEVE_SERIES.values())
-    # The list of the original's graphical interface
-    assert SIEVE_SERIES["ramses"] == (0.5, 1, 2, 4, 8, 10, 12.5, 16, 20, 31.5, 63, 100)
-    for wrong in ("en-set3", "", [], [0, 4], [4, np.nan], [None]):
-        with pytest.raises(RamsesError, match="give one of en-fine, en-basic"):
-            sieve_series(wrong)
-
-
-def test_wrong_measures():
-    with pytest.raises(RamsesError, match="give one of feret_min, inscribed, ellipse_minor"):
-        SieveSize("feret_max")
-    for factor in (0, -1, np.nan):
-        with pytest.raises(RamsesError, match="number above 0"):
-            SieveSize(factor=factor)
+    assert written["size"] == {"measure": "feret_min", "factor": 1.0} and "curve" not in written
 
 
 def test_quotients_of_unbounded_sizes_are_unbounded():
@@ -297,18 +229,42 @@ def test_quotients_of_unbounded_sizes_are_unbounded():
     assert np.isfinite(grade(particles(many, np.ones(200)), [8], resampling=QUICK).sizes["high"]).all()
 
 
-def test_what_weighs_nothing_was_seen_all_the_same():
-    found = grade(particles([5.0, 6.0, 70.0], [1.0, 1.0, 0.0]), [4, 63], resampling=QUICK)
-    tails = found.tails.set_index("name")
-    assert tails.loc["oversize", ["particles", "fraction", "remark"]].tolist() == [1, 0, ""]
-    assert tails.loc["fines", "remark"] == "none seen"
-    assert grade(particles([5.0], [1.0]), [4]).resampling is None  # one particle has no intervals
+def mid_p_end(seen, number, probability):
+    """The share of which ``seen`` or fewer of ``number`` (half of ``seen``) have the probability."""
+    return brentq(
+        lambda share: binom.cdf(seen - 1, number, share) + binom.pmf(seen, number, share) / 2 - probability, 0, 1
+    )
 
 
-def test_a_speck_on_a_sieve_makes_nobody_surer_of_less():
-    table = particles(np.linspace(4, 20, 100), np.linspace(4, 20, 100) ** 3 / 1000)
-    high = [
-        grade(pd.concat([table, more]), [31.5], resampling=Resampling(replicates=20_000)).tails["high"].iloc[-1]
-        for more in (table[:0], particles([40.0], [0.001]), particles([40.0], [30.0]))
-    ]
-    assert high[1] == pytest.approx(high[0], rel=0.05) and high[2] > 2 * high[0]
+def test_a_size_is_in_its_interval_if_its_level_is_in_that_of_the_share():
+    """40 particles of 1 g and 1, 2 ... 40 mm: mid-p intervals of k in 40, turned round."""
+    low, high = size_intervals([0.25, 0.5], np.ones(40), np.arange(1.0, 41), np.arange(40), MANY)
+    ends = [(mid_p_end(k, 40, 0.975), mid_p_end(k, 40, 0.025)) for k in range(1, 40)]
+    for level, smallest, largest in zip((0.25, 0.5), low, high, strict=True):
+        between = [k for k, (bottom, top) in enumerate(ends, start=1) if bottom <= level <= top]
+        # The sizes lie on straight lines in log(size) from one particle to the next
+        assert between[0] - 1 <= smallest <= between[0] + 0.1
+        assert between[-1] - 0.1 <= largest <= between[-1] + 1
+
+
+def test_where_the_sample_sets_no_bound():
+    """10 particles cannot tell which size 90 % pass: 26 % may be larger than all of them, or smaller."""
+    low, high = size_intervals([0.1, 0.5, 0.9], np.ones(10), np.linspace(4, 9, 10), np.arange(10), MANY)
+    assert low[0] == 0 and high[2] == np.inf
+    assert 4 < low[1] < 6.5 < high[1] < 9 and np.isfinite(high[0]) and low[2] > 4
+    # Particles of one size
+    low, high = size_intervals([0.1, 0.5, 0.9], np.ones(30), np.full(30, 8.0), np.arange(30), MANY)
+    assert low.tolist() == pytest.approx([8, 8, 8]) and high.tolist() == pytest.approx([8, 8, 8])
+    # The heaviest of 12 has 90 % of the weight: which size half is of cannot be told
+    sizes, weights = np.arange(1.0, 13), np.append(np.ones(11), 99)
+    low, high = size_intervals([0.5], weights, sizes, np.arange(12), MANY)
+    assert low[0] == 0 and high[0] == np.inf
+
+
+def test_band_at_every_point_of_a_long_curve_rises():
+    sizes, passing = np.sort(np.random.default_rng(3).lognormal(2, 0.5, 3000)), np.arange(0, 3001, 50)
+    low, high = passing_band(sizes**3, np.arange(3000) // 30, passing, Resampling("pictures", replicates=200))
+    shares = np.append(0, np.cumsum(sizes**3))[passing] / (sizes**3).sum()
+    assert (low <= shares + 1e-12).all() and (shares <= high + 1e-12).all()
+    assert (np.diff(low) >= 0).all() and (np.diff(high) >= 0).all()
+    assert low[0] == 0 and high[-1] == 1

@@ -17,49 +17,30 @@ from tests.checkpoint.ramses2_reference import Ramses2Reference
 
 ROOT = Path(__file__).parents[2]
 
+# fmt: off
 NODES = {f"stages.{i}": f"C{i + 2}" for i in range(4)}
 ATTO = {"C2": 40, "C3": 80, "C4": 160, "C5": 320}
 PICO = {"C2": 64, "C3": 128, "C4": 256, "C5": 512}
 TOY = {"C2": 8, "C3": 12, "C4": 16, "C5": 20}
 TOY_BACKBONE = {"backbone": "ConvNeXtV2", "backbone_params": {"depths": [1, 2, 1, 1], "dims": list(TOY.values())}}
-
 PUBLISHED: dict[str, Any] = {
-    "load_backbone": False,
-    "backbone_params": {"build_head": True},
-    "backbone": "convnextv2_femto",
-    "backbone_source": "local",
-    "backbone_feature_nodes": NODES,
-    "ncls": 15,
-    "imshape": [2048, 3072, 3],
-    "mask_stride": 8,
-    "activation": "GELU",
-    "normalization": "LayerNorm2d",
-    "normalization_kw": {"eps": 1e-06},
-    "connection_layers": {"C3": 96, "C4": 192, "C5": 384},
-    "FPN_filters": 256,
-    "extra_FPN_layers": 1,
-    "strides": [8, 16, 32, 64],
-    "head_layers": 4,
-    "head_filters": 256,
-    "kernel_size": 1,
-    "grid_sizes": [144, 72, 36, 18],
-    "point_nms": False,
-    "mask_mid_filters": 128,
-    "mask_output_filters": 256,
-    "geom_feat_convs": 4,
-    "geom_feats_filters": 128,
-    "mask_output_level": 0,
-    "FPN_output_upscaling": False,
-    "sigma_nms": 0.5,
-    "min_area": 0,
-    "use_binary_masks": True,
-    "lossweights": [1.0, 1.0, 1.0],
-    "max_pos_samples": 768,
-    "scale_ranges": [[1, 128], [64, 256], [128, 512], [256, 3072]],
-    "offset_factor": 0.75,
+    "load_backbone": False, "backbone_params": {"build_head": True}, "backbone": "convnextv2_femto",
+    "backbone_source": "local", "backbone_feature_nodes": NODES, "ncls": 15, "imshape": [2048, 3072, 3],
+    "mask_stride": 8, "activation": "GELU", "normalization": "LayerNorm2d", "normalization_kw": {"eps": 1e-06},
+    "connection_layers": {"C3": 96, "C4": 192, "C5": 384}, "FPN_filters": 256, "extra_FPN_layers": 1,
+    "strides": [8, 16, 32, 64], "head_layers": 4, "head_filters": 256, "kernel_size": 1,
+    "grid_sizes": [144, 72, 36, 18], "point_nms": False, "mask_mid_filters": 128, "mask_output_filters": 256,
+    "geom_feat_convs": 4, "geom_feats_filters": 128, "mask_output_level": 0, "FPN_output_upscaling": False,
+    "sigma_nms": 0.5, "min_area": 0, "use_binary_masks": True, "lossweights": [1.0, 1.0, 1.0],
+    "max_pos_samples": 768, "scale_ranges": [[1, 128], [64, 256], [128, 512], [256, 3072]], "offset_factor": 0.75,
 }
 # What the original's Config class adds to such a file
 ADDED = {"cls_factor_layers": 2, "use_geom": True}
+SMALL = PUBLISHED | TOY_BACKBONE | {
+    "ncls": 3, "imshape": [128, 192, 3], "FPN_filters": 16, "head_layers": 1, "head_filters": 20,
+    "mask_mid_filters": 12, "mask_output_filters": 10, "geom_feat_convs": 1, "geom_feats_filters": 14,
+}
+# fmt: on
 
 
 def some(layers: dict[str, int], names: str) -> dict[str, int]:
@@ -68,12 +49,7 @@ def some(layers: dict[str, int], names: str) -> dict[str, int]:
 
 def small(layers: dict[str, int] | None = None, **changes: Any) -> dict[str, Any]:
     """A config of few channels; ``layers`` are the connected stages."""
-    config = (
-        PUBLISHED | TOY_BACKBONE | {"ncls": 3, "connection_layers": layers or {k: TOY[k] for k in ("C3", "C4", "C5")}}
-    )
-    config |= {"FPN_filters": 16, "head_layers": 1, "head_filters": 20, "mask_mid_filters": 12}
-    config |= {"mask_output_filters": 10, "geom_feat_convs": 1, "geom_feats_filters": 14, "imshape": [128, 192, 3]}
-    config |= changes
+    config = SMALL | {"connection_layers": layers or some(TOY, "C3 C4 C5")} | changes
     levels = len(config["connection_layers"]) + config["extra_FPN_layers"]
     finest = 4 << (int(min(config["connection_layers"])[1]) - 2)
     stride = finest << config["mask_output_level"]
@@ -141,8 +117,7 @@ def write_ramses2(folder: Path, network: Ramses2Reference, config: dict[str, Any
     folder.mkdir()
     torch.save(network.state_dict(), folder / "best-val-loss.pt")
     (folder / "config.json").write_text(json.dumps(config))
-    classes = {f"stone {i + 1}": i + 1 for i in range(config["ncls"])}
-    (folder / "classes.json").write_text(json.dumps(classes))
+    (folder / "classes.json").write_text(json.dumps({f"stone {i + 1}": i + 1 for i in range(config["ncls"])}))
     return folder
 
 
@@ -155,3 +130,12 @@ def load(folder: Path) -> nn.Module:
     model = build_model(load_config(str(folder / "config.yaml"), ["MODEL.DEVICE", "cpu"]))
     load_weights(model, str(folder / "model.pth"))
     return model.eval()
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Of a converted network."""
+    return torch.load(folder / "model.pth", weights_only=True)["model"]
+
+
+def assert_same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

@@ -24,18 +24,13 @@ def batches(start: int = 0, workers: int = 0, seed: int = 3, count: int = 12) ->
     return list(islice(iterator, count))
 
 
-def test_resuming_continues_the_stream() -> None:
-    assert batches(start=5, count=7) == batches()[5:]
-
-
-def test_workers_do_not_change_the_stream() -> None:
-    assert batches(workers=2) == batches()
-
-
-def test_seed_and_draw_change_the_augmentation() -> None:
-    assert batches(seed=4) != batches()
-    noises = [item["noise"] for batch in batches() for item in batch]
-    assert len(set(noises)) == len(noises)
+def test_the_stream_follows_from_seed_and_step() -> None:
+    stream = batches()
+    assert batches(start=5, count=7) == stream[5:]
+    assert batches(workers=2) == stream
+    assert batches(seed=4) != stream
+    noises = [item["noise"] for batch in stream for item in batch]
+    assert len(set(noises)) == len(noises)  # every draw of an image is augmented anew
 
 
 def test_a_batch_has_one_orientation_and_an_epoch_every_image() -> None:
@@ -46,14 +41,11 @@ def test_a_batch_has_one_orientation_and_an_epoch_every_image() -> None:
     assert counts.min() >= 38 and counts.max() <= 42
 
 
-def test_processes_share_the_batches() -> None:
+def test_processes_share_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     portrait = [False] * 7
     alone = list(islice(BatchStream(portrait, 2, seed=1), 8))
     ranks = [list(islice(BatchStream(portrait, 2, seed=1, rank=rank, world_size=2), 4)) for rank in range(2)]
     assert [batch for pair in zip(*ranks, strict=True) for batch in pair] == alone
-
-
-def test_batch_size_must_fit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ramses_d2.data.loader.comm.get_world_size", lambda: 4)
     with pytest.raises(ValueError, match="not a multiple of 4"):
         TrainLoader(DATASET_DICTS, noisy, total_batch_size=6, num_workers=0, seed=1)

@@ -16,7 +16,7 @@ from ramses_d2.data.images import read_label_map
 from ramses_d2.data.mapper import RamsesDatasetMapper
 
 DATA = Path(__file__).parents[2] / "../shared/data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real photographs (shared/data) are not at hand")
 
 GRAVEL = ("ramses://gravel", 4, 527, 1)
 COINS = ("ramses://coins", 44, 1431, 8)
@@ -27,7 +27,6 @@ def full_uri(uri: str) -> str:
     return uri.replace("://", f"://{DATA.resolve()}/").replace("images=", f"images={DATA.resolve()}/")
 
 
-@needs_data
 @pytest.mark.parametrize(("uri", "images", "objects", "classes"), [GRAVEL, COINS, MUSHROOMS])
 def test_registration(uri: str, images: int, objects: int, classes: int) -> None:
     uri = register(full_uri(uri))
@@ -37,24 +36,12 @@ def test_registration(uri: str, images: int, objects: int, classes: int) -> None
     assert len(MetadataCatalog.get(uri).thing_classes) == classes
 
 
-@needs_data
 @pytest.mark.parametrize("uri", [GRAVEL[0], COINS[0], MUSHROOMS[0]])
 def test_mapper(uri: str) -> None:
-    mapper = RamsesDatasetMapper(
-        is_train=True,
-        image_format="RGB",
-        augmentation=build_augmentation(
-            short=512,
-            long=768,
-            flip=True,
-            rotation=10,
-            brightness=0.1,
-            contrast=0.1,
-            noise=3,
-            scale=(0.8, 1.25),
-        ),
-        mask_stride=4,
+    augmentation = build_augmentation(
+        short=512, long=768, flip=True, rotation=10, brightness=0.1, contrast=0.1, noise=3, scale=(0.8, 1.25)
     )
+    mapper = RamsesDatasetMapper(is_train=True, image_format="RGB", augmentation=augmentation, mask_stride=4)
     for dataset_dict in DatasetCatalog.get(register(full_uri(uri)))[:4]:
         output = mapper(dataset_dict)
         count = len(output["instances"])
@@ -65,34 +52,28 @@ def test_mapper(uri: str) -> None:
         assert masses.isnan().all() != (uri == COINS[0])
 
 
-@needs_data
 @pytest.mark.parametrize(("uri", "most"), [(GRAVEL[0], 190), (MUSHROOMS[0], 241)])
 def test_ground_truth_of_crowded_images(uri: str, most: int) -> None:
     uri = register(full_uri(uri))
     dataset_dicts = DatasetCatalog.get(uri)
-    truth = coco_ground_truth(dataset_dicts, MetadataCatalog.get(uri).thing_classes)
-    counts = np.bincount([annotation["image_id"] for annotation in truth["annotations"]])
+    annotations = coco_ground_truth(dataset_dicts, MetadataCatalog.get(uri).thing_classes)["annotations"]
+    counts = np.bincount([annotation["image_id"] for annotation in annotations])
     assert counts.max() == most
-    dataset_dict = dataset_dicts[
-        int(np.flatnonzero([len(dataset_dict["annotations"]) == most for dataset_dict in dataset_dicts])[0])
-    ]
-    masks = [a["segmentation"] for a in truth["annotations"] if a["image_id"] == dataset_dict["image_id"]]
+    dataset_dict = next(each for each in dataset_dicts if len(each["annotations"]) == most)
     covered = np.zeros((dataset_dict["height"], dataset_dict["width"]), dtype=bool)
-    for mask in masks:
-        covered |= mask_utils.decode(mask).astype(bool)
+    for annotation in annotations:
+        if annotation["image_id"] == dataset_dict["image_id"]:
+            covered |= mask_utils.decode(annotation["segmentation"]).astype(bool)
     painted = read_label_map(dataset_dict) > 0
-    # Outlines are rasterised in their box there, and in the whole image here
+    # Polygons are rasterised in their box there, and in the whole image here
     assert np.count_nonzero(covered ^ painted) <= 0.001 * np.count_nonzero(painted)
 
 
-@needs_data
 def test_grams_of_the_coins() -> None:
     dataset_dicts = DatasetCatalog.get(register(full_uri(COINS[0])))
     grams = sum(annotation["mass"] for dataset_dict in dataset_dicts for annotation in dataset_dict["annotations"])
     assert grams == pytest.approx(7690.5, abs=0.1)
     # Diameter from the box, px / (px/mm): 10c coins are 19.75 mm wide
-    dataset_dict = next(
-        dataset_dict for dataset_dict in dataset_dicts if dataset_dict["image_name"] == "coins/10c_IMG_4187"
-    )
+    dataset_dict = next(each for each in dataset_dicts if each["image_name"] == "coins/10c_IMG_4187")
     widths = [(a["bbox"][2] - a["bbox"][0]) / dataset_dict["resolution"] for a in dataset_dict["annotations"]]
     assert np.median(widths) == pytest.approx(19.75, rel=0.04)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from ramses_d2.engine.checkpointer import CheckpointError, TrainingCheckpointer, WeightsOnly
+from ramses_d2.engine.checkpointer import CheckpointError, TrainingCheckpointer, WeightsOnly, checkpoints_in
 from ramses_d2.errors import RamsesError
 
 
@@ -36,10 +37,11 @@ def training(folder: Path, weight: float = 0.0, **state: Any) -> TrainingCheckpo
     return TrainingCheckpointer(model, str(folder), trainer=State(**state))
 
 
-def run(folder: Path, *iterations: int) -> None:
+def run(folder: Path, *iterations: int, final: bool = False) -> None:
     """Checkpoints whose weights are the number of their iteration."""
     for iteration in iterations:
-        training(folder, iteration, iteration=iteration).save(f"model_{iteration:07d}", iteration=iteration)
+        name = "model_final" if final else f"model_{iteration:07d}"
+        training(folder, iteration, iteration=iteration).save(name, iteration=iteration)
 
 
 def resumed(folder: Path) -> float:
@@ -65,43 +67,60 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def test_the_last_checkpoint_is_resumed(tmp_path: Path) -> None:
-    run(tmp_path, 1, 3)
-    assert resumed(tmp_path) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth", "model_0000003.pth"]
+def hold_weights_alone(path: Path) -> None:
+    WeightsOnly(nn.Linear(40, 40), str(path.parent)).save(path.stem)
+    content = torch.load(path)
+    torch.save({"model": content["model"]}, path)
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty])
+def run_code(path: Path) -> None:
+    torch.save({"model": {}, "trainer": State()}, path)
+
+
+DAMAGES = [cut, flip, empty, hold_weights_alone, run_code]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path: Path, damage: Any, caplog: Any) -> None:
-    run(tmp_path, 1, 3, 5)
-    damage(tmp_path / "model_0000005.pth")
+    run(tmp_path, 1, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth", "model_0000003.pth"]
+    (tmp_path / "model_0000003.pth.unfinished").write_bytes(b"left by a kill")
+    (tmp_path / "curves.png.unfinished-17").write_bytes(b"left by a kill")
+    assert resumed(tmp_path) == 3 and not list(tmp_path.glob("*.unfinished*"))
+    damage(tmp_path / "model_0000003.pth")
     with caplog.at_level(logging.WARNING):
-        assert resumed(tmp_path) == 3
+        assert resumed(tmp_path) == 1
     (record,) = caplog.records
-    assert "model_0000005.pth" in record.message and "trying model_0000003.pth" in record.message
+    assert "model_0000003.pth" in record.message and "trying model_0000001.pth" in record.message
 
 
-def test_none_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_none_readable_is_an_error_that_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in (tmp_path, tmp_path / "nosuch"):
+        with caplog.at_level(logging.INFO, logger="ramses_d2"):
+            assert not training(folder).resume()
+        assert "starts from the beginning" in caplog.text
     run(tmp_path, 1)
     cut(tmp_path / "model_0000001.pth")
-    with pytest.raises(RamsesError, match="model_0000001.pth.*no other checkpoint"):
+    with pytest.raises(RamsesError, match=r"model_0000001.pth: .*another OUTPUT_DIR"):
         training(tmp_path).resume()
     run(tmp_path, 3)
     flip(tmp_path / "model_0000003.pth")
-    with pytest.raises(RamsesError, match="none of its 2 checkpoints"):
+    with pytest.raises(RamsesError, match=r"none of the 2 checkpoints .*model_0000003.pth, model_0000001.pth"):
         training(tmp_path).resume()
 
 
 @pytest.mark.parametrize("name", [None, "model_0000009.pth", ""])
 def test_last_checkpoint_missing_or_wrong(tmp_path: Path, name: str | None) -> None:
-    """The newest counts, by iteration; weights that are no training's state are none."""
+    """The newest counts, by iteration; weights alone do not."""
     run(tmp_path, 3, 11, 5)
-    WeightsOnly(nn.Linear(40, 40), str(tmp_path)).save("model_best", iteration=99)
-    WeightsOnly(nn.Linear(40, 40), str(tmp_path)).save("model_final_ema", iteration=99)
-    if name is None:
-        (tmp_path / "last_checkpoint").unlink()
-    else:
-        (tmp_path / "last_checkpoint").write_text(name)
+    for weights in ("model_best", "model_final_ema"):
+        WeightsOnly(nn.Linear(40, 40), str(tmp_path)).save(weights, iteration=99)
+    last = tmp_path / "last_checkpoint"
+    assert last.read_text() == "model_0000005.pth"
+    last.unlink()
+    assert len(checkpoints_in(tmp_path)) == 3
+    if name is not None:
+        last.write_text(name)
     assert resumed(tmp_path) == 11
 
 
@@ -109,88 +128,106 @@ def test_a_checkpoint_chosen_by_hand(tmp_path: Path) -> None:
     """Of a run set back to step 3, what comes after it is the last resort."""
     run(tmp_path, 1, 3, 5)
     (tmp_path / "last_checkpoint").write_text("model_0000003.pth\n")
-    assert resumed(tmp_path) == 3
-    cut(tmp_path / "model_0000003.pth")
-    assert resumed(tmp_path) == 1
-    cut(tmp_path / "model_0000001.pth")
+    for expected in (3, 1):
+        assert resumed(tmp_path) == expected
+        cut(tmp_path / f"model_{expected:07d}.pth")
+    assert resumed(tmp_path) == 5
+    (tmp_path / "model_0000005.pth").rename(tmp_path / "mine.pth")
+    (tmp_path / "last_checkpoint").write_text("mine.pth")
     assert resumed(tmp_path) == 5
 
 
 def test_a_final_checkpoint_has_the_place_of_its_iteration(tmp_path: Path) -> None:
     run(tmp_path, 1)
-    training(tmp_path, 2, iteration=2).save("model_final", iteration=2)
+    run(tmp_path, 2, final=True)
     run(tmp_path, 5)  # it was continued with a higher MAX_ITER
     (tmp_path / "last_checkpoint").unlink()
     assert resumed(tmp_path) == 5
     cut(tmp_path / "model_0000005.pth")
     assert resumed(tmp_path) == 2
-
-
-def test_nothing_to_resume(tmp_path: Path, caplog: Any) -> None:
-    with caplog.at_level(logging.INFO, logger="ramses_d2"):
-        assert not training(tmp_path).resume()
-    assert "starts from the beginning" in caplog.text
-    assert not training(tmp_path / "nosuch").resume()
-
-
-def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    run(tmp_path, 1)
-    (tmp_path / "model_0000003.pth.unfinished").write_bytes(b"half")
+    empty(tmp_path / "model_final.pth")
     assert resumed(tmp_path) == 1
-    assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, 1)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+class Full:
+    """A stream on a disk with little room."""
 
-    class Full:
-        def __init__(self, stream: Any) -> None:
-            self.stream, self.left = stream, 3000
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.left = stream, 3000
 
-        def write(self, data: bytes) -> int:
-            self.left -= len(data)
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.stream.write(data)
+    def write(self, data: bytes) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.stream.write(data)
 
-        def flush(self) -> None:
-            self.stream.flush()
+    def flush(self) -> None:
+        self.stream.flush()
 
+
+def by_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, stream: save(content, Full(stream)))
-    with pytest.raises(CheckpointError) as error:
-        run(tmp_path, 3)
-    message = str(error.value)
-    assert "\n" not in message and "model_0000003.pth" in message and "No space left on device" in message
-    assert "0.0 MB, " in message and "MB are free" in message
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    monkeypatch.undo()
-    assert resumed(tmp_path) == 1
+    run(folder, 3)
 
 
-def test_a_file_that_the_system_cuts_off(tmp_path: Path) -> None:
-    """The same with a real limit of the operating system instead of a stream that pretends."""
-    run(tmp_path, 1)
+def by_the_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
-        with pytest.raises(CheckpointError, match="model_0000003.pth: cannot be written .File too large"):
-            run(tmp_path, 3)
+        run(folder, 3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
-    assert resumed(tmp_path) == 1
 
 
-def test_an_error_that_is_not_the_disks_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def by_a_fault_of_cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(content: Any, stream: Any) -> None:
         raise RuntimeError("CUDA error")
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(RuntimeError, match="CUDA error"):
-        run(tmp_path, 1)
-    assert not list(tmp_path.iterdir())
+    run(folder, 3)
+
+
+def by_what_cannot_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training(folder, hook={"path": folder}).save("model_0000003")
+
+
+def by_weights_that_are_not_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training(folder, float("nan")).save("model_0000003")
+
+
+def by_an_average_that_is_infinite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averaged = training(folder)
+    averaged.add_checkpointable("ema", State(average={"weight": torch.tensor([1.0, float("inf")])}))
+    averaged.save("model_0000003")
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "message"),
+    [
+        (by_a_stream, CheckpointError, r"model_0000003.pth: .*No space left on device.* 0\.0 MB, \d.* MB are free"),
+        (by_the_system, CheckpointError, r"model_0000003.pth: cannot be written .File too large"),
+        (by_a_fault_of_cuda, RuntimeError, "CUDA error"),
+        (by_what_cannot_be_read_back, TypeError, r"trainer\.hook\.path: a .*Path"),
+        (
+            by_weights_that_are_not_numbers,
+            CheckpointError,
+            r"model_0000003.pth: not written, 1 weights .*model\.weight",
+        ),
+        (by_an_average_that_is_infinite, CheckpointError, r"ema\.average\.weight"),
+    ],
+)
+def test_a_save_that_fails_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: Any, fail: Callable, kind: type[Exception], message: str
+) -> None:
+    run(tmp_path, 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(kind, match=message) as error:
+        fail(tmp_path, monkeypatch)
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert resumed(tmp_path) == 1
 
 
 def test_numbers_of_numpy_are_read_back(tmp_path: Path) -> None:
@@ -204,33 +241,8 @@ def test_numbers_of_numpy_are_read_back(tmp_path: Path) -> None:
     assert type(loaded["iteration"]) is int and torch.equal(loaded["map"][1], torch.ones(2, dtype=torch.float64))
 
 
-def test_what_cannot_be_read_back_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"trainer\.hook\.path: a .*Path"):
-        training(tmp_path, hook={"path": tmp_path}).save("model_0000001")
-    assert not list(tmp_path.iterdir())
-
-
-def test_weights_that_are_no_numbers_are_never_written(tmp_path: Path) -> None:
-    run(tmp_path, 1)
-    with pytest.raises(CheckpointError, match=r"model_0000003.pth: not written, 1 weights .*model\.weight"):
-        training(tmp_path, float("nan")).save("model_0000003")
-    averaged = training(tmp_path)
-    averaged.add_checkpointable("ema", State(average={"weight": torch.tensor([1.0, float("inf")])}))
-    with pytest.raises(CheckpointError, match=r"ema\.average\.weight"):
-        averaged.save("model_0000003")
-    assert resumed(tmp_path) == 1
-
-
 def test_another_network_is_not_resumed(tmp_path: Path) -> None:
     run(tmp_path, 1)
     other = TrainingCheckpointer(nn.Linear(40, 7), str(tmp_path), trainer=State())
     with pytest.raises(RamsesError, match="does not fit this config: weight is"):
         other.resume()
-
-
-def test_a_checkpoint_that_could_run_code_is_skipped(tmp_path: Path, caplog: Any) -> None:
-    run(tmp_path, 1, 3)
-    torch.save({"model": {}, "trainer": State()}, tmp_path / "model_0000003.pth")
-    with caplog.at_level(logging.WARNING):
-        assert resumed(tmp_path) == 1
-    assert "could run code" in caplog.text

@@ -1,4 +1,4 @@
-"""Three images whose outcome is known by hand.
+"""Three images whose evaluation is known by hand.
 
 1. four particles: a brick found 50 % too heavy, a glass taken for a brick, a brick missed, a glass of unknown mass
    found; an extra glass, an extra below the threshold, and one prediction in a crowd region;
@@ -12,45 +12,38 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_utils
 
-from ramses_d2.evaluation.result import Outcome, judge
+from ramses_d2.evaluation.result import EvaluationResult, evaluate_predictions
+from ramses_d2.masks import encode_in_box, json_rle
 
 CLASSES = ("brick", "glass", "never seen")
 BRICK, GLASS = 1, 2
 SIZE = (100, 140)
 
 
-def rectangle(x: int, y: int, width: int = 12, height: int = 10) -> dict[str, Any]:
-    """COCO RLE of a rectangle in an image of SIZE."""
-    mask = np.zeros(SIZE, dtype=np.uint8, order="F")
-    mask[y : y + height, x : x + width] = 1
-    rle = mask_utils.encode(mask)
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+def shape(x: int, y: int = 4, width: int = 12, height: int = 10) -> dict[str, Any]:
+    """Box and RLE of a rectangle in an image of SIZE."""
+    rle = encode_in_box(np.ones((height, width), dtype=bool), x, y, *SIZE)
+    return {"bbox": [x, y, width, height], "segmentation": json_rle(rle)}
 
 
 def particle(image_id: int, category_id: int, x: int, mass: float | None) -> dict[str, Any]:
-    shape = {"segmentation": rectangle(x, 4), "bbox": [x, 4, 12, 10], "area": 120, "iscrowd": 0}
-    return {"image_id": image_id, "category_id": category_id, **shape, "mass": mass, "gt_mass": True} | {
-        "label": 1 + x // 20,
-        "resolution": 2.0,
-    }
+    known = {"label": 1 + x // 20, "area": 120, "iscrowd": 0, "mass": mass, "gt_mass": True, "resolution": 2.0}
+    return {"image_id": image_id, "category_id": category_id} | shape(x) | known
 
 
 def found(image_id: int, category_id: int, x: int, score: float, mass: float, y: int = 4) -> dict[str, Any]:
-    shape = {"segmentation": rectangle(x, y), "bbox": [x, y, 12, 10]}
-    return {"image_id": image_id, "category_id": category_id, "score": score, **shape, "mass": mass}
+    return {"image_id": image_id, "category_id": category_id, "score": score, "mass": mass} | shape(x, y)
 
 
-def truth() -> dict[str, Any]:
+def ground_truth() -> dict[str, Any]:
     annotations = [
         particle(1, BRICK, 0, 2.0),
         particle(1, GLASS, 20, 4.0),
         particle(1, BRICK, 40, 1.0),
         particle(1, GLASS, 60, None),
         particle(2, BRICK, 0, 1.0),
-        {"image_id": 1, "category_id": GLASS, "segmentation": rectangle(0, 50, 60, 40), "bbox": [0, 50, 60, 40]}
-        | {"area": 2400, "iscrowd": 1},
+        {"image_id": 1, "category_id": GLASS, "area": 2400, "iscrowd": 1} | shape(0, 50, 60, 40),
     ]
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2, 3)],
@@ -71,13 +64,7 @@ def results() -> list[dict[str, Any]]:
     ]
 
 
-def outcome(predictions: Sequence[dict[str, Any]] | None = None, *, weighs: bool = True) -> Outcome:
-    return judge(
-        truth(),
-        results() if predictions is None else list(predictions),
-        CLASSES,
-        tasks=("segm", "bbox"),
-        max_dets=100,
-        report_thresh=0.5,
-        weighs=weighs,
-    )
+def evaluated(predictions: Sequence[dict[str, Any]] | None = None, *, has_mass: bool = True) -> EvaluationResult:
+    predictions = results() if predictions is None else list(predictions)
+    options = {"tasks": ("segm", "bbox"), "max_dets": 100, "report_thresh": 0.5, "has_mass": has_mass}
+    return evaluate_predictions(ground_truth(), predictions, CLASSES, **options)

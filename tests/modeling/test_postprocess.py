@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ramses_d2.errors import RamsesError
 from ramses_d2.modeling.postprocess import (
     GridFrame,
     GridInstances,
     InferenceSettings,
     grid_instances,
     paste_in_box,
+    sampling_offset,
     select_cells,
     to_instances,
 )
@@ -27,6 +29,22 @@ SETTINGS = InferenceSettings(
     nms="greedy", nms_thresh=0.5, nms_sigma=0.5, nms_min_score=0.05, nms_class_agnostic=True, binary_mass_masks=True,
     mask_format="bitmask", max_detections=100,
 )  # fmt: skip
+RLE = dataclasses.replace(SETTINGS, mask_format="rle")
+
+
+def test_settings_of_a_call() -> None:
+    changed = SETTINGS.override(score_threshold=0.3, nms_threshold=0.4, max_detections=0, point_nms=True)
+    expected = {"score_thresh": 0.3, "nms_thresh": 0.4, "max_detections": 0, "use_point_nms": True}
+    assert changed == dataclasses.replace(SETTINGS, **expected)
+    changed = dataclasses.replace(SETTINGS, nms="soft").override(nms_threshold=0.0, use_binary_masks=False)
+    assert (changed.nms_thresh, changed.nms_min_score, changed.binary_mass_masks) == (0.5, 0.0, False)
+    assert SETTINGS.override(min_area=3, seg_threshold=1.0).min_area == 3 and SETTINGS.override() == SETTINGS
+    for wrong in ({"score_threshold": 1.1}, {"seg_threshold": -0.1}, {"nms_threshold": 2}, {"min_area": -1}):
+        with pytest.raises(RamsesError, match=next(iter(wrong))):
+            SETTINGS.override(**wrong)
+    for key, value in (("NMS", "fuzzy"), ("MASK_FORMAT", "polygon")):
+        with pytest.raises(RamsesError, match=f"TEST.{key} .*{value}"):
+            dataclasses.replace(SETTINGS, **{key.lower(): value})
 
 
 def blob_masks(count: int, height: int, width: int, seed: int) -> torch.Tensor:
@@ -56,49 +74,36 @@ def test_pasting_in_the_box_equals_enlarging_the_whole_mask(seed: int, stride: i
     np.testing.assert_array_equal(pasted[certain.numpy()], (whole >= 0.5).numpy()[certain.numpy()])
 
 
-def test_soft_masks_are_enlarged_before_thresholding() -> None:
+def test_soft_masks_are_enlarged_before_thresholding_and_may_vanish() -> None:
     ramp = torch.linspace(0, 1, 5).expand(4, 5)
     crop, x, _ = paste_in_box(ramp, GridFrame(40, 50, 0.1, 0.1), 0.5)
     assert (x, crop.shape[1]) == (25, 25)  # a block of whole grid pixels would start at 20
-
-
-def test_vanished_mask_is_empty() -> None:
     assert paste_in_box(torch.zeros(4, 4), GridFrame(8, 8, 0.5, 0.5), 0.5)[0].size == 0
+    assert [sampling_offset(stride) for stride in (1, 2, 3, 8)] == [0, 0.25, 0, 0.0625]
 
 
 def test_both_formats_agree_and_boxes_are_those_of_the_masks() -> None:
     masks = blob_masks(6, 16, 24, seed=3)
     found = GridInstances(masks, torch.linspace(0.9, 0.4, 6), torch.arange(6), None)
-    frame = GridFrame(96, 144, 1 / 6, 1 / 6)
-    bits = to_instances(found, frame, torch.arange(6.0), SETTINGS)
-    runs = to_instances(found, frame, torch.arange(6.0), dataclasses.replace(SETTINGS, mask_format="rle"))
-    assert bits.image_size == (96, 144) and bits.pred_masks.dtype == torch.bool and len(bits) == len(runs) == 6
-    for mask, rle, box in zip(bits.pred_masks, runs.pred_masks, bits.pred_boxes.tensor, strict=True):
+    bits, rles = (to_instances(found, GridFrame(96, 144, 1 / 6, 1 / 6), torch.arange(6.0), s) for s in (SETTINGS, RLE))
+    assert bits.image_size == (96, 144) and bits.pred_masks.dtype == torch.bool and len(bits) == len(rles) == 6
+    for mask, rle, box in zip(bits.pred_masks, rles.pred_masks, bits.pred_boxes.tensor, strict=True):
         np.testing.assert_array_equal(mask.numpy(), mask_utils.decode(rle).astype(bool))
         rows, cols = mask.nonzero(as_tuple=True)
         assert box.tolist() == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
-    assert torch.equal(runs.pred_boxes.tensor, bits.pred_boxes.tensor)
-    subset = runs[runs.scores > 0.5]
+    assert torch.equal(rles.pred_boxes.tensor, bits.pred_boxes.tensor)
+    subset = rles[rles.scores > 0.5]
     assert len(subset.pred_masks) == len(subset) == 4
 
 
-@pytest.mark.parametrize("mask_format", ["bitmask", "rle"])
-def test_nothing_found_has_the_right_fields(mask_format: str) -> None:
-    nothing = grid_instances(
-        torch.zeros(20, 3),
-        torch.zeros(20, 4),
-        torch.zeros(20),
-        torch.zeros(4, 6, 8),
-        torch.zeros(6, 8),
-        [(4, 5)],
-        SETTINGS,
-    )
-    result = to_instances(
-        nothing, GridFrame(48, 64, 1 / 8, 1 / 8), nothing.masses, dataclasses.replace(SETTINGS, mask_format=mask_format)
-    )
+@pytest.mark.parametrize("options", [SETTINGS, RLE], ids=["bitmask", "rle"])
+def test_nothing_found_has_the_right_fields(options: InferenceSettings) -> None:
+    outputs = torch.zeros(20, 3), torch.zeros(20, 4), torch.zeros(20), torch.zeros(4, 6, 8), torch.zeros(6, 8)
+    nothing = grid_instances(*outputs, [(4, 5)], options)
+    result = to_instances(nothing, GridFrame(48, 64, 1 / 8, 1 / 8), nothing.masses, options)
     assert len(result) == 0 and result.pred_boxes.tensor.shape == (0, 4)
     assert result.pred_classes.dtype == torch.int64 and result.pred_masses.dtype == torch.float32
-    assert mask_format == "rle" or result.pred_masks.shape == (0, 48, 64)
+    assert options is RLE or result.pred_masks.shape == (0, 48, 64)
 
 
 def test_cells_are_capped_by_score_before_any_mask() -> None:
@@ -107,6 +112,7 @@ def test_cells_are_capped_by_score_before_any_mask() -> None:
     cells, scores, classes = select_cells(probabilities, [(3, 4)], 0.1, 2, False)
     assert cells.tolist() == [5, 7] and classes.tolist() == [1, 0] and scores.tolist() == pytest.approx([0.9, 0.7])
     assert select_cells(probabilities, [(3, 4)], 0.9, 9, False)[0].tolist() == [5]  # the threshold is inclusive
+    assert select_cells(probabilities, [(3, 4)], 0.1, 0, False)[0].tolist() == [5, 7, 3]  # 0 = all
 
 
 def test_point_nms_works_within_each_level() -> None:
@@ -124,11 +130,8 @@ def two_blocks() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_masks_masses_and_suppression() -> None:
     features, kernels = two_blocks()
-    probabilities = torch.tensor([[0.8, 0.1], [0.2, 0.6], [0.7, 0.0]])
-    geometry = torch.full((6, 8), 0.5)
-    found = grid_instances(
-        probabilities, kernels, torch.tensor([2.0, 1.0, 9.0]), features, geometry, [(1, 3)], SETTINGS
-    )
+    probabilities, factors = torch.tensor([[0.8, 0.1], [0.2, 0.6], [0.7, 0.0]]), torch.tensor([2.0, 1.0, 9.0])
+    found = grid_instances(probabilities, kernels, factors, features, torch.full((6, 8), 0.5), [(1, 3)], SETTINGS)
     assert found.classes.tolist() == [0, 1] and found.scores.tolist() == pytest.approx([0.8, 0.6])
     assert found.masses.tolist() == pytest.approx([2 * 6 * 0.5, 12 * 0.5])
 

@@ -93,7 +93,7 @@ def test_all_files(coco_folder: Path, tmp_path: Path, task: str) -> None:
             for file in (*users, folder / "ground_truth.json"):
                 max_dets = evaluation["settings"]["max_dets"]
                 assert pycocotools_ap(file, folder / "predictions.json", kind, max_dets) == pytest.approx(own, abs=1e-6)
-    _masses_as_they_are(predictions, weighs=task == "mask_rcnn")
+    _masses_as_they_are(predictions, has_mass=task == "mask_rcnn")
 
 
 def _masses_as_they_are(predictions: list[dict[str, Any]], *, weighs: bool) -> None:

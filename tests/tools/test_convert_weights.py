@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,27 +14,31 @@ import pytest
 import torch
 
 from ramses_d2.config import load_config
-from tests.checkpoint.ramses2_networks import ADDED, ATTO, NODES, randomise, small, write_ramses2
+from tests.checkpoint.ramses2_networks import (
+    ADDED,
+    ATTO,
+    NODES,
+    assert_same_tensors,
+    randomise,
+    reference_network,
+    small,
+    some,
+    tensors,
+    write_ramses2,
+)
 from tests.checkpoint.ramses2_reference import Ramses2Reference
 from tests.tools.command_line import ROOT, error_of, run_process
 
 TOOL = "convert_weights.py"
 CONFIG = small()
-# Classifier of an official ConvNeXt V2 file
-HEAD = [
-    ("norm", "weight", (320,)),
-    ("norm", "bias", (320,)),
-    ("head", "weight", (1000, 320)),
-    ("head", "bias", (1000,)),
-]
+CONVERT = ["ramses2", "--weights", "ramses2/best-val-loss.pt", "--output", "ours"]
+NAMES = ["stone 1", "stone 2", "stone 3"]
 
 
 @pytest.fixture
 def ramses2(tmp_path: Path) -> Path:
     """Folder of a RAMSES2 network."""
-    network = Ramses2Reference(ADDED | CONFIG)
-    randomise(network)
-    return write_ramses2(tmp_path / "ramses2", network, CONFIG)
+    return write_ramses2(tmp_path / "ramses2", reference_network(CONFIG), CONFIG)
 
 
 @pytest.fixture
@@ -58,58 +61,51 @@ def run_here(*arguments: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     runpy.run_path(str(ROOT / "tools" / TOOL), run_name="__main__")
 
 
-def test_there_and_back(ramses2: Path, tmp_path: Path) -> None:
+def test_there_and_back(ramses2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_process(TOOL, "ramses2", "--weights", "ramses2/best-val-loss.pt", "--output", "a/ours", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "wrote 112 tensors and 3 classes to a/ours" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == sorted(
-        ["ours", "classes.json", "config.yaml", "model.pth"]
-    )
+    assert "112 tensors and 3 classes to a/ours" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "a/ours").iterdir()) == ["classes.json", "config.yaml", "model.pth"]
     first, base = (tmp_path / "a/ours/config.yaml").read_text().splitlines()[:2]
     assert first == "# Converted from RAMSES2's best-val-loss.pt and config.json by tools/convert_weights.py"
     assert base.startswith("_BASE_: ../") and (tmp_path / "a/ours" / base.split()[1]).is_file()
-    assert load_config(str(tmp_path / "a/ours/config.yaml")).MODEL.RAMSES.CLASS_NAMES == [
-        "stone 1",
-        "stone 2",
-        "stone 3",
-    ]
+    cfg = load_config(str(tmp_path / "a/ours/config.yaml"))
+    assert cfg.MODEL.RAMSES.CLASS_NAMES == NAMES and os.listdir(tmp_path / "a") == ["ours"]
 
     back = ["--config", "a/ours/config.yaml", "--weights", "a/ours/model.pth", "--output", "back"]
-    result = run_process(TOOL, "export-ramses2", *back, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    before, after = (torch.load(f / "best-val-loss.pt", weights_only=True) for f in (ramses2, tmp_path / "back"))
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-    assert json.loads((tmp_path / "back/classes.json").read_text()) == {f"stone {i}": i for i in (1, 2, 3)}
+    run_here("export-ramses2", *back, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert_same_tensors(
+        *(torch.load(folder / "best-val-loss.pt", weights_only=True) for folder in (ramses2, tmp_path / "back"))
+    )
+    assert json.loads((tmp_path / "back/classes.json").read_text()) == {name: i + 1 for i, name in enumerate(NAMES)}
 
 
 def test_config_alone(ramses2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["config", "--config", "ramses2/config.json", "--output", "configs/mine.yaml"]
+    arguments, output = ["config", "--config", "ramses2/config.json", "--output", "new/mine.yaml"], tmp_path / "new"
     # A backbone file of the machine where it was trained must not be needed here
     (ramses2 / "config.json").write_text(json.dumps(CONFIG | {"load_backbone": "weights/atto.pt"}))
-    result = run_process(TOOL, *arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    cfg = load_config(str(tmp_path / "configs/mine.yaml"))
+    run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    cfg = load_config(str(output / "mine.yaml"))
     assert cfg.MODEL.RAMSES.HEAD.CHANNELS == 20 and cfg.MODEL.CONVNEXTV2.WEIGHTS == "weights/atto.pt"
-    assert cfg.MODEL.RAMSES.CLASS_NAMES == ["stone 1", "stone 2", "stone 3"]  # found beside config.json
+    assert cfg.MODEL.RAMSES.CLASS_NAMES == NAMES  # found beside config.json
     message = error_of(TOOL, *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
-    assert "configs/mine.yaml exists" in message and "--force" in message
+    assert "new/mine.yaml" in message and "--force" in message
     (ramses2 / "classes.json").unlink()
     run_here(*arguments, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
-    assert load_config(str(tmp_path / "configs/mine.yaml")).MODEL.RAMSES.CLASS_NAMES == []
-    assert [path.name for path in (tmp_path / "configs").iterdir()] == ["mine.yaml"]
+    assert load_config(str(output / "mine.yaml")).MODEL.RAMSES.CLASS_NAMES == []
+    assert os.listdir(output) == ["mine.yaml"]
 
 
-def test_convnextv2(tmp_path: Path) -> None:
-    pytest.importorskip("ramses_d2.checkpoint.pretrained")
-    layers = {name: ATTO[name] for name in ("C3", "C4", "C5")}
+def test_convnextv2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = some(ATTO, "C3 C4 C5")
     config = small(layers, backbone="convnextv2_atto", backbone_params={}, backbone_feature_nodes=NODES)
     backbone = Ramses2Reference(ADDED | config).backbone
     randomise(backbone)
-    head = {f"{name}.{leaf}": torch.randn(size) for name, leaf, size in HEAD}
-    torch.save({"model": backbone.state_dict() | head}, tmp_path / "convnextv2_atto_1k_224_ema.pt")
+    head = {"norm.weight": (320,), "norm.bias": (320,), "head.weight": (1000, 320), "head.bias": (1000,)}
+    state = backbone.state_dict() | {name: torch.randn(size) for name, size in head.items()}
+    torch.save({"model": state}, tmp_path / "convnextv2_atto_1k_224_ema.pt")
     arguments = ["--weights", "convnextv2_atto_1k_224_ema.pt", "--output", "atto.pth"]
-    result = run_process(TOOL, "convnextv2", *arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    run_here("convnextv2", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     converted = torch.load(tmp_path / "atto.pth", weights_only=True)["model"]
     name = "backbone.bottom_up.network.stages_1.blocks.0.mlp.grn.weight"
     assert torch.equal(converted[name], backbone.state_dict()["stages.1.0.grn.gamma"].flatten())
@@ -125,65 +121,49 @@ class RunsCode:
         return os.mkdir, (self.path,)
 
 
-CONVERT = ["ramses2", "--weights", "ramses2/best-val-loss.pt", "--output", "ours"]
-
-
-def test_weights_of_another_network(ramses2: Path, refused: Callable[..., str]) -> None:
-    torch.save({"model": {"roi_heads.mask_head.mask_fcn1.weight": torch.ones(3)}}, ramses2 / "best-val-loss.pt")
+def test_wrong_weights(ramses2: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    path, proof = ramses2 / "best-val-loss.pt", tmp_path / "code_ran"
+    content = path.read_bytes()
+    torch.save({"model": {"roi_heads.mask_head.mask_fcn1.weight": torch.ones(3)}}, path)
     line = refused(*CONVERT)
-    assert "ramses2/best-val-loss.pt: not the weights of this config's network" in line
-    assert "112 missing: " in line and "1 unknown: roi_heads.mask_head.mask_fcn1.weight" in line
-
-
-def test_truncated_weights(ramses2: Path, refused: Callable[..., str]) -> None:
-    content = (ramses2 / "best-val-loss.pt").read_bytes()
-    (ramses2 / "best-val-loss.pt").write_bytes(content[: len(content) // 2])
+    assert "ramses2/best-val-loss.pt: " in line and "112 tensors" in line
+    path.write_bytes(content[: len(content) // 2])
     assert "ramses2/best-val-loss.pt: not a readable checkpoint" in refused(*CONVERT[:-1], "new/folders/ours")
-
-
-def test_code_in_a_pickle_is_not_run(ramses2: Path, refused: Callable[..., str], tmp_path: Path) -> None:
-    proof = tmp_path / "code_ran"
-    torch.save({"state_dict": {"weight": torch.ones(1)}, "extra": RunsCode(proof)}, ramses2 / "best-val-loss.pt")
-    assert "could run code, and is not loaded" in refused(*CONVERT)
-    assert not proof.exists()
-    torch.load(ramses2 / "best-val-loss.pt", weights_only=False)  # the file does what it threatens
+    torch.save({"state_dict": {"weight": torch.ones(1)}, "extra": RunsCode(proof)}, path)
+    assert "could run code" in refused(*CONVERT) and not proof.exists()
+    torch.load(path, weights_only=False)  # the file does what it threatens
     assert proof.exists()
 
 
-def test_config_of_another_width(ramses2: Path, refused: Callable[..., str]) -> None:
-    (ramses2 / "config.json").write_text(json.dumps(CONFIG | {"head_filters": 24}))
-    line = refused(*CONVERT)
-    assert "of another shape: shared_heads." in line and "instead of (24, 16, 3, 3)" in line
+# Content of a file, None = there is none, and what the message must hold besides the file
+FILES: list[tuple[str, bytes | None, str]] = [
+    *((name, None, "no such") for name in ("best-val-loss.pt", "config.json", "classes.json")),
+    ("config.json", b"{'ncls': 3}", "not a JSON file"),
+    ("config.json", b"\xff\xfe\x00", "not a JSON file"),
+    ("config.json", json.dumps(CONFIG | {"normalization": "GroupNorm"}).encode(), '"normalization"'),
+    ("classes.json", b'{"Ra": 0, "Rb": 1, "Rc": 2}', ""),
+    ("classes.json", b'{"Ra": 1, "Rb": 1, "Rc": 2}', ""),
+    ("classes.json", b"{}", ""),
+    ("classes.json", b'["Ra", "Rb", "Rc"]', ""),
+]
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ({"Ra": 1, "Rb": 2}, '"ncls" is 3, but 2 classes have names'),
-        ({"Ra": 0, "Rb": 1, "Rc": 2}, "ramses2/classes.json: .*each id from 1"),
-        ({"Ra": 1, "Rb": 1, "Rc": 2}, "ramses2/classes.json: .*each id from 1"),
-        (["Ra", "Rb", "Rc"], "ramses2/classes.json: holds no JSON object"),
-    ],
-)
-def test_wrong_classes(ramses2: Path, refused: Callable[..., str], classes: object, message: str) -> None:
-    (ramses2 / "classes.json").write_text(json.dumps(classes))
-    assert re.search(message, refused(*CONVERT))
-
-
-def test_wrong_config(ramses2: Path, refused: Callable[..., str]) -> None:
-    (ramses2 / "config.json").write_text("{'ncls': 3}")
-    assert "ramses2/config.json: not a readable JSON file" in refused(*CONVERT)
-    (ramses2 / "config.json").write_bytes(b"\xff\xfe\x00")
-    line = refused("config", "--config", "ramses2/config.json", "--output", "a.yaml")
-    assert "ramses2/config.json: not a readable JSON file" in line
-    (ramses2 / "config.json").write_text(json.dumps(CONFIG | {"normalization": "GroupNorm"}))
-    assert "ramses2/config.json: \"normalization\" is 'GroupNorm'" in refused(*CONVERT)
-
-
-@pytest.mark.parametrize("name", ["best-val-loss.pt", "config.json", "classes.json"])
-def test_missing_files(ramses2: Path, refused: Callable[..., str], name: str) -> None:
-    (ramses2 / name).unlink()
-    assert f"ramses2/{name}: no such" in refused(*CONVERT)
+def test_wrong_files(ramses2: Path, refused: Callable[..., str]) -> None:
+    for name, content, named in FILES:
+        whole = (ramses2 / name).read_bytes()
+        (ramses2 / name).unlink()
+        if content is not None:
+            (ramses2 / name).write_bytes(content)
+        line = refused(*CONVERT)
+        assert f"ramses2/{name}: " in line and named in line
+        (ramses2 / name).write_bytes(whole)
+    (ramses2 / "classes.json").write_text('{"Ra": 1, "Rb": 2}')
+    assert '"ncls" is 3, but 2' in refused(*CONVERT)
+    (ramses2 / "config.json").write_text(json.dumps(CONFIG | {"head_filters": 24, "ncls": 2}))
+    assert "instead of (24, 16, 3, 3)" in refused(*CONVERT)
+    tiny = str(ROOT / "tests/ramses_tiny.yaml")  # what RAMSES2 cannot express is not exported
+    line = refused("export-ramses2", "--config", tiny, "--weights", "none.pth", "--output", "back")
+    assert "MODEL.RAMSES.MASS.ACTIVATION 'Softplus'" in line
 
 
 def test_an_existing_output_is_not_replaced_unasked(
@@ -197,13 +177,7 @@ def test_an_existing_output_is_not_replaced_unasked(
     assert "--force" in refused(*CONVERT)
     run_here(*CONVERT, "--force", cwd=tmp_path, monkeypatch=monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "ramses2"]
-    assert len(torch.load(tmp_path / "ours/model.pth", weights_only=True)["model"]) == 112
-
-
-def test_what_ramses2_cannot_express_is_not_exported(refused: Callable[..., str], tmp_path: Path) -> None:
-    tiny = str(ROOT / "tests/ramses_tiny.yaml")
-    line = refused("export-ramses2", "--config", tiny, "--weights", "none.pth", "--output", "back")
-    assert "RAMSES2 cannot express MODEL.RAMSES.MASS.ACTIVATION 'Softplus'" in line
+    assert len(tensors(tmp_path / "ours")) == 112
 
 
 def test_a_wrong_file_as_a_process(ramses2: Path, tmp_path: Path) -> None:

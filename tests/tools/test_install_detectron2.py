@@ -42,12 +42,6 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def pack(source: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(source, source.name)
-    return archive
-
-
 # ---- the edit table
 
 
@@ -64,22 +58,19 @@ def test_edits_change_exactly_their_lines(source: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["import torch\n", "from detectron2 import _C\n" * 2, "from detectron2 import _C  # new\n"]
 )
-def test_changed_source_line_stops(source: Path, text: str) -> None:
+def test_a_changed_source_line_stops(source: Path, text: str) -> None:
     (source / "detectron2/layers/ops.py").write_text(text)
     with pytest.raises(tool.InstallError, match=r"detectron2/layers/ops\.py: .*'from detectron2 import _C' 1"):
         tool.apply_edits(source / "detectron2", EDITS)
 
 
-def test_missing_file_stops(source: Path) -> None:
-    (source / "detectron2/data/build.py").unlink()
-    with pytest.raises(tool.InstallError, match=r"detectron2/data/build\.py is not in the archive"):
-        tool.apply_edits(source / "detectron2", EDITS)
-
-
-def test_applying_twice_stops(source: Path) -> None:
+def test_a_missing_file_and_a_second_time_stop(source: Path) -> None:
     tool.apply_edits(source / "detectron2", EDITS)
     with pytest.raises(tool.InstallError, match="found 0"):
         tool.apply_edits(source / "detectron2", EDITS)
+    (source / "detectron2/data/build.py").unlink()
+    with pytest.raises(tool.InstallError, match=r"detectron2/data/build\.py is not in the archive"):
+        tool.apply_edits(source / "detectron2", EDITS[1:])
 
 
 @pytest.mark.parametrize("edit", tool.EDITS, ids=lambda edit: f"{edit.file}:{edit.old.strip()}")
@@ -103,31 +94,32 @@ def test_hash_mismatch_stops(tmp_path: Path) -> None:
 
 
 def test_unpack(source: Path, tmp_path: Path) -> None:
-    top = tool.unpack(pack(source, tmp_path / "release.tar.gz"), tmp_path / "out")
+    archive = tmp_path / "release.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(source, source.name)
+    top = tool.unpack(archive, tmp_path / "out")
     assert top == tmp_path / "out" / source.name
     assert list(contents(top).values()) == list(contents(source).values())
 
 
-@pytest.mark.parametrize("name", ["../evil.py", "release/../../evil.py", "/evil.py"])
-def test_path_outside_the_folder_stops(tmp_path: Path, name: str) -> None:
-    archive = tmp_path / "release.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("release/good.py"), io.BytesIO())
-        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(tool.InstallError, match=r"unsafe .*evil\.py"):
-        tool.unpack(archive, tmp_path / "deep" / "out")
-    assert not list(tmp_path.rglob("*.py"))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_link_or_device_stops(tmp_path: Path, kind: bytes) -> None:
-    member = tarfile.TarInfo("release/link")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, tarfile.REGTYPE) for name in ("../evil.py", "release/../../evil.py", "/evil.py")),
+        *(("release/evil.py", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)),
+    ],
+)
+def test_an_unsafe_member_stops(tmp_path: Path, name: str, kind: bytes) -> None:
+    """A path outside of the folder, a link or a device."""
+    member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, "/etc/passwd"
     archive = tmp_path / "release.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.addfile(member)
-    with pytest.raises(tool.InstallError, match="unsafe 'release/link'"):
-        tool.unpack(archive, tmp_path / "out")
+        tar.addfile(tarfile.TarInfo("release/good.py"), io.BytesIO())
+        tar.addfile(member, io.BytesIO())
+    with pytest.raises(tool.InstallError, match=r"unsafe .*evil\.py"):
+        tool.unpack(archive, tmp_path / "deep" / "out")
+    assert not list(tmp_path.rglob("*.py"))
 
 
 # ---- wheel
@@ -201,17 +193,20 @@ def test_no_index_gives_one_line_and_no_wheel(tmp_path: Path) -> None:
     assert not list((tmp_path / "wheels").iterdir())
 
 
-@pytest.mark.parametrize("version", ["26.0", "27.1.2"])
-def test_too_new_pip_stops(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "found", "words"),
+    [
+        ("26.0", True, r"pip 26.0 refuses .* install \"pip<26\""),
+        ("27.1.2", True, r"pip 27.1.2 refuses .* install \"pip<26\""),
+        ("25.3", None, "torch is not installed"),
+    ],
+)
+def test_too_new_a_pip_and_missing_torch_stop(
+    monkeypatch: pytest.MonkeyPatch, version: str, found: bool | None, words: str
+) -> None:
     monkeypatch.setattr(tool.importlib.metadata, "version", lambda name: version)
-    with pytest.raises(tool.InstallError, match=rf"pip {version} refuses .* install \"pip<26\""):
-        tool.check_pip()
-
-
-def test_missing_torch_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool.importlib.metadata, "version", lambda name: "25.3")
-    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(tool.InstallError, match="torch is not installed"):
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(tool.InstallError, match=words):
         tool.check_pip()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,34 +10,23 @@ import pytest
 from PIL import Image
 from prepare_data import main
 
+from ramses_d2.data.convert import FORMATS
 from tests.tools.command_line import error_of, run_process
 
 
 def test_there_and_back_as_a_subprocess(tiny_folder, tmp_path):
     folder = tiny_folder()
-    done = run_process(
-        "prepare_data.py", *f"convert ramses --input {folder} --to coco --output coco".split(), cwd=tmp_path
-    )
+    arguments = f"convert ramses --input {folder} --to coco --output coco".split()
+    done = run_process("prepare_data.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "wrote 2 images, 12 objects (brick 4, concrete 4, glass 4) to coco",
         "  use coco://coco/annotations.json?images=coco/images",
     ]
-    main(f"convert coco --input {tmp_path}/coco/annotations.json --output {tmp_path}/back".split())
+    main(f"convert coco --input {tmp_path}/coco/annotations.json --output {tmp_path}/back --images link".split())
     before, after = (pd.read_csv(each / "annotations.csv") for each in (folder, tmp_path / "back"))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
-
-
-@pytest.mark.parametrize("name", ["coco", "solov2", "voc"])
-def test_every_target_can_be_read_again(tiny_folder, tmp_path, name):
-    folder = tiny_folder()
-    main(f"convert ramses --input {folder} --to {name} --output {tmp_path}/out --images link".split())
-    source = f"{tmp_path}/out" + ("/annotations.json" if name == "coco" else "")
-    main(f"convert {name} --input {source} --output {tmp_path}/back".split())
-    for label in ("img0.png", "img1.png"):
-        np.testing.assert_array_equal(
-            *(np.array(Image.open(each / "labels" / label)) for each in (folder, tmp_path / "back"))
-        )
+    assert (tmp_path / "back/images/img0.png").is_symlink()
 
 
 def test_label_images(tiny_folder, tmp_path, capsys):
@@ -55,25 +43,30 @@ def test_label_images(tiny_folder, tmp_path, capsys):
 
 def test_open_images_with_its_findings(tmp_path, capsys):
     (tmp_path / "images").mkdir()
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "images/0a.jpg")
+    rows = []
+    for index in range(7):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f"images/{index}a.jpg")
+        rows.append(f"m.png,{index}a,/m/01\n")
     Image.fromarray(np.ones((20, 30), bool)).save(tmp_path / "m.png")
-    (tmp_path / "seg.csv").write_text("MaskPath,ImageID,LabelName\nm.png,0a,/m/01\n")
+    (tmp_path / "seg.csv").write_text("MaskPath,ImageID,LabelName\n" + "".join(rows))
     (tmp_path / "names.csv").write_text("/m/01,Person\n")
-    (tmp_path / "boxes.csv").write_text("ImageID,LabelName,IsGroupOf\n" + "0a,/m/01,0\n" * 30)
+    boxes = "".join(f"{index}a,/m/01,0\n" * 30 for index in range(7))
+    (tmp_path / "boxes.csv").write_text(f"ImageID,LabelName,IsGroupOf\n{boxes}")
     main(
         f"convert open-images --input {tmp_path}/seg.csv --class-names {tmp_path}/names.csv --masks {tmp_path} "
-        f"--image-folder {tmp_path}/images --boxes {tmp_path}/boxes.csv --classes Person --images-per-class 1 "
+        f"--image-folder {tmp_path}/images --boxes {tmp_path}/boxes.csv --classes Person --images-per-class 6 "
         f"--resolution 1 --output {tmp_path}/out".split()
     )
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "  1 images whose masks miss objects that have boxes",
+        "  6 images whose masks miss objects that have boxes",
         f"  use ramses://{tmp_path}/out",
-        "  image 0a, class Person, masks 1, boxes 30, group_boxes 0",
+        *(f"  image {index}a, class Person, masks 1, boxes 30, group_boxes 0" for index in range(5)),
+        "  ... 1 more",
     ]
 
 
-@pytest.mark.parametrize("source", ["ramses", "coco", "solov2", "open-images", "voc", "labels"])
-def test_help_shows_an_example_that_parses(source, capsys, monkeypatch):
+@pytest.mark.parametrize("source", FORMATS)
+def test_help_shows_an_example_that_parses(source, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["convert", source, "--help"])
     assert stop.value.code == 0
@@ -84,17 +77,13 @@ def test_help_shows_an_example_that_parses(source, capsys, monkeypatch):
 
 
 def test_wrong_arguments_are_one_line(tiny_folder, tmp_path, monkeypatch, capsys):
-    folder = tiny_folder()
-    arguments = ["convert", "ramses", "--input", str(folder), "--output", "out", "--to"]
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "yolo"])
-    assert stop.value.code == 2
-    with pytest.raises(SystemExit):
-        main(arguments[:-1])
-    assert [line[:6] for line in capsys.readouterr().err.splitlines()] == ["error:", "error:"]
-    tool = "prepare_data.py"
-    message = error_of(tool, *arguments, "coco", "--resolution", "0", cwd=tmp_path, monkeypatch=monkeypatch)
-    assert "--resolution 0: it is px per mm, above 0" in message
+    arguments = ["convert", "ramses", "--input", str(tiny_folder()), "--output", "out", "--to"]
+    for wrong in ([*arguments, "voc"], arguments[:-1]):  # no writer of that format; no format
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("error:")
+    options = {"cwd": tmp_path, "monkeypatch": monkeypatch}
+    assert "--resolution" in error_of("prepare_data.py", *arguments, "coco", "--resolution", "0", **options)
     main([*arguments, "coco"])
-    assert "--force" in error_of(tool, *arguments, "coco", cwd=tmp_path, monkeypatch=monkeypatch)
-    assert not (Path(tmp_path) / "out.unfinished").exists()
+    assert "--force" in error_of("prepare_data.py", *arguments, "coco", **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 from prepare_data import main
 
+from tests.conftest import write_json
 from tests.tools.command_line import error_of, run_process
 
 
@@ -18,7 +18,7 @@ def folder(tiny_folder: Callable[..., Path]) -> Path:
     """Two images weighed together; concrete was not weighed, glass is not in the batch."""
     folder = tiny_folder(nan_masses=True)
     batches = [{"image_names": ["img0.png", "img1.png"], "mass": {"brick": 30, "concrete": None}}]
-    (folder / "metadata.json").write_text(json.dumps({"batches": batches}))
+    write_json(folder / "metadata.json", {"batches": batches})
     return folder
 
 
@@ -46,23 +46,12 @@ def test_default_name_coins_and_force(folder: Path, capsys: pytest.CaptureFixtur
     main([*command, "--force"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    for arguments, words in (
         (["nowhere"], "nowhere: no such folder"),
         (["demo", "--output", "demo/annotations.csv", "--force"], "not replaced"),
         (["demo", "--coin-mass", "0"], "coin mass 0 g"),
-    ],
-)
-def test_errors(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
-) -> None:
-    before = sorted(path.name for path in folder.iterdir())
-    assert message in error_of("prepare_data.py", "masses", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    ):
+        assert words in error_of("prepare_data.py", "masses", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     assert sorted(path.name for path in folder.iterdir()) == before
-
-
-def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["masses", "--help"])
-    assert "example: python tools/prepare_data.py masses" in capsys.readouterr().out

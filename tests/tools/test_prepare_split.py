@@ -10,6 +10,7 @@ import pytest
 from prepare_data import main
 
 from ramses_d2.data.splits import load_split
+from tests.conftest import write_json
 from tests.tools.command_line import error_of, run_process
 
 Folder = Callable[..., Path]
@@ -19,10 +20,13 @@ Folder = Callable[..., Path]
 def folder(tiny_folder: Folder) -> Path:
     """Ten images, the last without particles; five batches of two; only the first has glass."""
     folder = tiny_folder(sizes=((48, 72),) * 10, count=[3, *[2] * 8, 0])
-    metadata = json.loads((folder / "metadata.json").read_text())
-    names = [image["file_name"] for image in metadata["images"]]
-    metadata["batches"] = [{"image_names": names[index : index + 2], "mass": {}} for index in range(0, 10, 2)]
-    (folder / "metadata.json").write_text(json.dumps(metadata))
+    names = [f"img{index}.png" for index in range(10)]
+    return write_batches(folder, *(names[index : index + 2] for index in range(0, 10, 2)))
+
+
+def write_batches(folder: Path, *batches: list[str]) -> Path:
+    content = {"images": [{"file_name": "img9.png", "res": 2}]}
+    write_json(folder / "metadata.json", content | {"batches": [{"image_names": b, "mass": {}} for b in batches]})
     return folder
 
 
@@ -43,8 +47,8 @@ def test_as_a_process_with_defaults(folder: Path) -> None:
     assert "train: 8 images, 8 different, 4 groups by batch" in result.stdout
     assert "glass" in next(line for line in result.stdout.splitlines() if line.startswith("warning: valid"))
     assert "wrote demo/split.json: use ramses://demo/split.json#train, ramses://demo/split.json#valid" in result.stdout
-    records, class_names = load_split(folder / "split.json", "train")
-    assert [record["image_name"] for record in records] == split["train"]
+    dataset_dicts, class_names = load_split(folder / "split.json", "train")
+    assert [each["image_name"] for each in dataset_dicts] == split["train"]
     assert class_names == ["brick", "concrete", "glass"]
 
 
@@ -59,12 +63,8 @@ def test_choices(folder: Path, tiny_folder: Folder, capsys: pytest.CaptureFixtur
     assert sorted(folds["fold0-valid"] + folds["fold1-valid"]) == sorted(folds["fold0-train"] + folds["fold0-valid"])
 
     main([*common, "--min-instances", "3", "--min-resolution", "1.5", "--valid", "0.25", "--no-stratify"])
-    assert sorted(name for names in subsets(output).values() for name in names) == [
-        "demo/img0",
-        "other/img0",
-        "other/img1",
-        "other/img3",
-    ]
+    listed = [name for names in subsets(output).values() for name in names]
+    assert sorted(listed) == ["demo/img0", "other/img0", "other/img1", "other/img3"]
     out = capsys.readouterr().out
     assert "left out: 1 images (resolution below 1.5 px/mm)" in out
     assert "left out: 8 images (fewer than 3 particles)" in out
@@ -80,25 +80,14 @@ def test_choices(folder: Path, tiny_folder: Folder, capsys: pytest.CaptureFixtur
     assert int(trained[-2]) <= 9
 
 
-def test_the_originals_format(folder: Path) -> None:
-    main(["split", str(folder), "--output", str(folder / "SPLIT"), "--format", "ramses2", "--input-shape", "64", "96"])
-    split = json.loads((folder / "SPLIT.json").read_text())
-    assert len(split["train"]) + len(split["valid"]) == 9 and split["input_shape"] == [64, 96]
-    assert (folder / "SPLIT.csv").is_file() and len(load_split(folder / "SPLIT.json", "valid")[0]) == len(
-        split["valid"]
-    )
-
-
 def test_one_batch_alone_is_no_reason_to_stop(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = [f"img{index}.png" for index in range(10)]
-    metadata = {"images": [{"file_name": "img9.png", "res": 2}], "batches": [{"image_names": names, "mass": {}}]}
-    (folder / "metadata.json").write_text(json.dumps(metadata))
+    write_batches(folder, [f"img{index}.png" for index in range(10)])
     main(["split", str(folder), "--output", str(folder / "split.json")])
     assert "fewer than 2 batches" in caplog.text and len(subsets(folder / "split.json")["valid"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
         (["nowhere"], "nowhere: no such folder"),
         (["demo", "demo"], "name each of them once"),
@@ -109,17 +98,16 @@ def test_one_batch_alone_is_no_reason_to_stop(folder: Path, caplog: pytest.LogCa
         (["demo", "--group-by", "colour"], "group by colour"),
         (["demo", "--exclude", "galss"], "excluded class galss is not in the annotations"),
         (["demo", "--min-resolution", "99"], "none of 10 images can be used"),
-        (["demo", "--folds", "2", "--format", "ramses2"], "train and valid only"),
         (["demo", "--seed", "-1"], "seed -1"),
         (["demo", "--input-shape", "0", "9"], "input shape (0, 9)"),
         (["demo", "--max-per-class", "0", "--min-instances", "1"], "0 particles per class: each of"),
     ],
 )
 def test_errors(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     command = ["split", *arguments, "--output", "split.json"]
-    assert message in error_of("prepare_data.py", *command, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert words in error_of("prepare_data.py", *command, cwd=tmp_path, monkeypatch=monkeypatch)
     assert not (tmp_path / "split.json").exists()
 
 
@@ -130,9 +118,3 @@ def test_an_existing_file_needs_force(folder: Path, tmp_path: Path, monkeypatch:
     command.append("--force")
     assert "not a split file" in error_of("prepare_data.py", *command, cwd=tmp_path, monkeypatch=monkeypatch)
     assert (tmp_path / "split.json").read_text() == '{"mine": 1}'
-
-
-def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["split", "--help"])
-    assert "example: python tools/prepare_data.py split datasets/mine" in capsys.readouterr().out

@@ -38,6 +38,10 @@ def runs(pid: str) -> bool:
         return False
 
 
+def steps(out: Path) -> list[int]:
+    return [json.loads(line)["iteration"] for line in (out / "metrics.json").read_text().splitlines()]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,20 +58,11 @@ def test_two_processes_then_two_machines(tiny_folder: Callable[..., Path], tmp_p
     assert len(list(out.glob("events.out.*"))) == 1
     assert json.loads((out / "evaluation.json").read_text())["results"]
     assert torch.load(out / "model_final.pth")["iteration"] == 3
-    lines = [json.loads(line)["iteration"] for line in (out / "metrics.json").read_text().splitlines()]
-    assert lines == sorted(set(lines))
+    assert steps(out) == sorted(set(steps(out)))
 
-    address = f"tcp://127.0.0.1:{free_port()}"
+    together = ("--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--resume", "--machine-rank")
     machines = [
-        start(
-            tmp_path / where,
-            *arguments(
-                folder,
-                *("--num-machines", "2", "--machine-rank", str(rank), "--dist-url", address, "--resume"),
-                processes=1,
-            ),
-            *("SOLVER.MAX_ITER", "6"),
-        )
+        start(tmp_path / where, *arguments(folder, *together, str(rank), processes=1), "SOLVER.MAX_ITER", "6")
         for rank, where in enumerate((".", "elsewhere"))
     ]
     statuses = [machine.wait(timeout=600) for machine in machines]
@@ -78,8 +73,7 @@ def test_two_processes_then_two_machines(tiny_folder: Callable[..., Path], tmp_p
     elsewhere = tmp_path / "elsewhere/out"
     assert "Continuing from out/model_final.pth" in (elsewhere / "log.txt.rank1").read_text()
     assert not list(elsewhere.glob("*.pth")) and not (elsewhere / "metrics.json").exists()
-    lines = [json.loads(line)["iteration"] for line in (out / "metrics.json").read_text().splitlines()]
-    assert lines == sorted(set(lines))
+    assert steps(out) == sorted(set(steps(out)))
 
 
 def test_a_broken_image_on_one_process_is_the_one_line_of_all(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,51 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from ramses_d2.analysis.particles import particle_row, table_of
+from ramses_d2.analysis.particles import handle_fragments, particle_row, table_of
 from ramses_d2.analysis.run import ImageFile, RunFolder
-from ramses_d2.analysis.stream.cleaning import cleaned
-from ramses_d2.analysis.stream.frames import Frame, NumberedParticle, OpenFrames, label_of
-from ramses_d2.analysis.stream.geometry import BeltOrientation
-from ramses_d2.analysis.stream.instances import FrameInstances
-from ramses_d2.analysis.stream.order import find_gaps, frame_numbers
-from ramses_d2.analysis.stream.particle_stream import ParticleStream, Predict, StreamParticle
-from ramses_d2.analysis.stream.window_store import WindowStore
+from ramses_d2.analysis.stream.belt import ParticleStream, Predict, StreamParticle, find_gaps, frame_numbers
+from ramses_d2.analysis.stream.stitch import FrameInstances
 from ramses_d2.draw import draw_instances
 from ramses_d2.errors import RamsesError
+from ramses_d2.files import atomic_file
 
-Read = Callable[[ImageFile], np.ndarray]
 WINDOWS = "windows"
 BELT_COLUMNS = ("particle", "belt_x0", "belt_x1", "belt_y0", "belt_y1")
+SEEN_COLUMNS = ("label", "class", "score", "mass", "area", "x0", "x1", "y0", "y1", "particle")
+# A label image holds numbers up to 65535; a belt may hold more particles, a frame never does
+LARGEST_LABEL = np.iinfo(np.uint16).max
 
 
-@dataclass(frozen=True)
-class StreamSettings:
-    """How the frames lie on the belt, and what counts.
+class WindowStore:
+    """A ``predict`` that answers from files where it can, so that a killed run looks at no window of the belt twice.
 
-    Attributes:
-        overlap, axis, direction, window, keep_cut: see :class:`~ramses_d2.analysis.stream.ParticleStream`.
-        fragments, min_area_px, min_area_mm2: see :func:`~ramses_d2.analysis.particles.handle_fragments`.
-        overlays: draw the outlines on every frame.
+    The windows of a belt follow from its frames and from what was found in the windows before: a run that begins again
+    asks for the same ones in the same order. Where their pixels have changed, or ``resumed`` is False, it looks again.
     """
 
-    overlap: int = 0
-    axis: str = "rows"
-    direction: str = "forward"
-    window: int | None = None
-    keep_cut: bool = True
-    fragments: str = "drop"
-    min_area_px: float = 0
-    min_area_mm2: float | None = None
-    overlays: bool = True
+    def __init__(self, folder: Path, predict: Predict, resumed: bool = True) -> None:
+        self._folder, self._predict, self._resumed = folder, predict, resumed
+        self._count = 0
+
+    def __call__(self, image: np.ndarray) -> FrameInstances:
+        path = self._folder / f"{self._count:06d}.npz"
+        self._count += 1
+        digest = hashlib.blake2b(image.tobytes(), person=str(image.shape)[:16].encode()).hexdigest()
+        found = _stored(path, digest) if self._resumed and path.is_file() else None
+        if found is None:
+            found = self._predict(image)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            bits = np.packbits(np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in found.masks)]))
+            numbers = {name: getattr(found, name) for name in ("boxes", "classes", "scores", "masses")}
+            with atomic_file(path, "wb") as stream:
+                np.savez_compressed(stream, digest=np.array(digest), bits=bits, **numbers)
+        return found
+
+
+def _stored(path: Path, digest: str) -> FrameInstances | None:
+    """The stored window; None if it cannot be read or is one of other images."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["digest"]) != digest:
+                return None
+            sizes = stored["boxes"][:, [3, 2]] - stored["boxes"][:, [1, 0]]
+            bits = np.unpackbits(stored["bits"], count=int(sizes.prod(axis=1).sum())).astype(bool)
+            flat = np.split(bits, np.cumsum(sizes.prod(axis=1)))[:-1]
+            masks = [mask.reshape(size) for mask, size in zip(flat, sizes, strict=True)]
+            return FrameInstances(masks, *(stored[name] for name in ("boxes", "classes", "scores", "masses")))
+    except (OSError, ValueError, LookupError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+class Frame(NamedTuple):
+    """An image of the belt and its belt rows, with the particles that it shows, by their number on the belt."""
+
+    index: int
+    image: ImageFile
+    size: tuple[int, int]
+    rows: tuple[int, int]
+    particles: dict[int, StreamParticle]
+
+
+def label_of(number: int) -> int:
+    """Value in the label images of particle ``number`` of the belt, from 1 on: the same in every frame."""
+    return (number - 1) % LARGEST_LABEL + 1
 
 
 def remove_windows(run: RunFolder) -> None:
@@ -55,40 +92,38 @@ def remove_windows(run: RunFolder) -> None:
 
 
 class StreamRun:
-    """Predicts a belt into a run folder, see docs/streams.md for what is in it.
+    """Predicts a belt into a run folder (docs/streams.md): ``read`` gives (H, W, 3) RGB, ``warn`` tells the user.
 
-    Args:
-        run: the folder.
-        predict: image -> its particles, see :class:`~ramses_d2.analysis.stream.ParticleStream`.
-        read: image -> (H, W, 3) uint8 RGB.
-        resolution: px/mm of all frames, NaN = unknown.
-        settings: of the belt.
-        warn: takes sentences for the user.
+    Fragments and smallest areas are those of ``handle_fragments``, and ``stream`` the settings of ``ParticleStream``.
     """
 
     def __init__(
         self,
         run: RunFolder,
         predict: Predict,
-        read: Read,
+        read: Callable[[ImageFile], np.ndarray],
         resolution: float,
-        settings: StreamSettings,
         warn: Callable[[str], None],
+        *,
+        fragments: str = "drop",
+        min_area_px: float = 0,
+        min_area_mm2: float | None = None,
+        overlays: bool = True,
+        **stream: Any,
     ) -> None:
-        self._run, self._read, self._resolution = run, read, resolution
-        self._predict, self._settings, self._warn = predict, settings, warn
-        self._orientation = BeltOrientation(settings.axis, settings.direction)
-        self._stream = ParticleStream(
-            WindowStore(run.output / WINDOWS, self._begin, run.resumed),
-            overlap=settings.overlap,
-            axis=settings.axis,
-            direction=settings.direction,
-            window=settings.window,
-        )
-        self._open = OpenFrames()
+        self._run, self._read, self._resolution, self._warn, self._overlays = run, read, resolution, warn, overlays
+        areas = {"min_area_px": min_area_px, "min_area_mm2": min_area_mm2, "resolution": resolution}
+
+        def begin(image: np.ndarray) -> FrameInstances:
+            run.start()  # makes the folder when the first window is due, and the frames are known to fit
+            return predict(image)
+
+        store = WindowStore(run.output / WINDOWS, begin, run.resumed)
+        self._stream = ParticleStream(store, clean=partial(handle_fragments, mode=fragments, **areas), **stream)
+        self._frames: list[Frame] = []  # those that a particle to come may touch
         self._count = 0
-        self.failed: list[tuple[str, str]] = []
         self._notes: list[str] = []
+        self.failed: list[tuple[str, str]] = []
 
     def frames(self, images: Sequence[ImageFile]) -> Iterator[int]:
         """Predict the frames in their order; yields the number of particles known after each one.
@@ -102,24 +137,24 @@ class StreamRun:
         for index, image_file in enumerate(images):
             if index in gaps:
                 self._note(f"{gaps[index]}: the belt is cut there")
-                self._settle(self._stream.cut(), None)
+                self._settle(self._stream.cut())
             try:
                 image = self._read(image_file)
             except RamsesError as error:
                 self.failed.append((str(image_file.path), str(error)))
                 self._warn(f"skipped: {error}; the belt is cut there")
-                self._settle(self._stream.cut(), None)
+                self._settle(self._stream.cut())
             else:
                 try:
                     particles = self._stream.push(image)
                 except RamsesError as error:
                     raise RamsesError(f"{image_file.path}: {error}") from error
-                frame = len(self._stream.frame_rows) - 1
-                self._open.open(Frame(frame, image_file, image.shape[:2], self._stream.frame_rows[frame]))
+                rows = self._stream.frame_rows
+                self._frames.append(Frame(len(rows) - 1, image_file, image.shape[:2], rows[-1], {}))
                 del image  # what settles now reads the images that it draws on
                 self._settle(particles, self._stream.settled_row)
             yield self._count
-        self._settle(self._stream.cut(), None)
+        self._settle(self._stream.cut())
         yield self._count
 
     def finish(self) -> pd.DataFrame:
@@ -133,86 +168,54 @@ class StreamRun:
         self._notes.append(sentence)
         self._warn(sentence)
 
-    def _begin(self, image: np.ndarray) -> FrameInstances:
-        """Predict a window; the folder is made when the first one is due, and the frames are known to fit."""
-        self._run.start()
-        return self._predict(image)
-
-    def _settle(self, particles: Sequence[StreamParticle], row: int | None) -> None:
-        """Take particles that are finished, and write the frames above a belt row."""
-        numbered = []
+    def _settle(self, particles: Sequence[StreamParticle], row: int | None = None) -> None:
+        """Give finished particles to the frames that show them, and write the frames above a belt row (None: all)."""
         for particle in particles:
-            parts = cleaned(
-                particle,
-                self._orientation,
-                self._stream.frame_rows,
-                mode=self._settings.fragments,
-                min_area_px=self._settings.min_area_px,
-                min_area_mm2=self._settings.min_area_mm2,
-                resolution=self._resolution,
-            )
-            for part in parts:
-                if part.cut and not self._settings.keep_cut:  # only now: a stray part may be all that was cut
-                    continue
-                self._count += 1
-                numbered.append(NumberedParticle(self._count, part))
-        self._open.add(numbered)
-        for frame in self._open.settled(row):
-            self._write(frame)
+            self._count += 1
+            first, last = particle.belt_rows
+            for frame in self._frames:
+                if frame.rows[0] < last and first < frame.rows[1]:
+                    frame.particles[self._count] = particle
+        while self._frames and (row is None or self._frames[0].rows[1] <= row):
+            self._write(self._frames.pop(0))
 
     def _write(self, frame: Frame) -> None:
-        labels = frame.paint(self._orientation)
-        names = self._run.class_names
-        table = table_of([self._row(frame.image, one, names) for one in frame.starting], BELT_COLUMNS)
-        seen = _visible(frame, labels, names)
-        overlay = self._overlay(frame, labels, seen) if self._settings.overlays else None
-        self._run.add(frame.image, frame.size, self._resolution, labels, table, overlay, seen)
+        """Write a frame's label image, the rows of the particles that start in it, and what it shows of any."""
+        labels, names, starting, seen = self._painted(frame), self._run.class_names, [], []
+        boxes = ndimage.find_objects(labels, max_label=LARGEST_LABEL)
+        for number, particle in frame.particles.items():
+            label, name = label_of(number), names[particle.class_id]
+            about = {"mass": particle.mass, "score": particle.score, "label": label, "class_name": name}
+            if particle.frame == frame.index:  # it is counted here and nowhere else
+                about |= {"baseimg": frame.image.path.name, "resolution": self._resolution, "edges": particle.edges}
+                row = particle_row(particle.mask, origin=(particle.box[1], particle.box[0]), **about)
+                place = (number, *particle.belt_rows, *particle.belt_columns)
+                starting.append(row | dict(zip(BELT_COLUMNS, place, strict=True)))
+            if box := boxes[label - 1]:  # else another particle covers it here
+                area = np.count_nonzero(labels[box] == label)
+                mass = particle.mass * area / np.count_nonzero(particle.mask)
+                edges = (box[0].start, box[0].stop, box[1].start, box[1].stop)
+                seen.append((label, name, particle.score, mass, area, *edges, number))
+        overlay = self._overlay(frame, labels, [row[-1] for row in seen]) if self._overlays else None
+        table, shown = table_of(starting, BELT_COLUMNS), pd.DataFrame(seen, columns=SEEN_COLUMNS)
+        self._run.add(frame.image, frame.size, self._resolution, labels, table, overlay, shown)
 
-    def _row(self, image: ImageFile, one: NumberedParticle, names: Sequence[str]) -> dict[str, Any]:
-        particle = one.particle
-        row = particle_row(
-            particle.mask,
-            baseimg=image.path.name,
-            label=label_of(one.number),
-            class_name=names[particle.class_id],
-            mass=particle.mass,
-            score=particle.score,
-            resolution=self._resolution,
-            origin=(particle.box[1], particle.box[0]),
-            edges=particle.edges,
-        )
-        belt = (one.number, *particle.belt_rows, *particle.belt_columns)
-        return row | dict(zip(BELT_COLUMNS, belt, strict=True))
+    def _painted(self, frame: Frame) -> np.ndarray:
+        """Label image (H, W) uint16; of two particles that claim a pixel the surer one has it."""
+        labels, to_belt = np.zeros(frame.size, np.uint16), self._stream.orientation.to_belt
+        start, end = frame.rows
+        for number, particle in sorted(frame.particles.items(), key=lambda one: one[1].score):
+            (first, last), columns = particle.belt_rows, slice(*particle.belt_columns)
+            mask = to_belt(particle.mask)[max(start - first, 0) : end - first]
+            to_belt(labels)[max(first - start, 0) : last - start, columns][mask] = label_of(number)  # through a view
+        return labels
 
-    def _overlay(self, frame: Frame, labels: np.ndarray, seen: pd.DataFrame) -> np.ndarray:
-        """Outlines of what a frame shows of its particles, with the mass of the whole particle."""
-        names = self._run.class_names
-        numbers = np.zeros(int(labels.max(initial=0)) + 1, np.uint16)
-        numbers[seen["label"]] = np.arange(1, len(seen) + 1)
-        whole = {label_of(one.number): one.particle for one in frame.particles}
-        shown = [whole[label] for label in seen["label"]]
-        return draw_instances(
-            self._read(frame.image),
-            numbers[labels],
-            np.array([particle.class_id for particle in shown], np.int64),
-            np.array([particle.score for particle in shown], float),
-            np.array([particle.mass for particle in shown], float),
-            class_names=names,
-            alpha=0,
-        )
-
-
-def _visible(frame: Frame, labels: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
-    """The part of each particle that a frame shows, for its COCO annotations; the mass is shared by area."""
-    boxes = ndimage.find_objects(labels.astype(np.int32))
-    columns, rows = ["label", "class", "score", "mass", "area", "x0", "x1", "y0", "y1", "particle"], []
-    for one in frame.particles:
-        label, particle = label_of(one.number), one.particle
-        box = boxes[label - 1] if label <= len(boxes) else None
-        if box is None:  # another particle covers it here
-            continue
-        area = np.count_nonzero(labels[box] == label)
-        mass = particle.mass * area / np.count_nonzero(particle.mask)
-        edges = (box[0].start, box[0].stop, box[1].start, box[1].stop)
-        rows.append((label, names[particle.class_id], particle.score, mass, area, *edges, one.number))
-    return pd.DataFrame(rows, columns=columns)
+    def _overlay(self, frame: Frame, labels: np.ndarray, seen: list[int]) -> np.ndarray:
+        """Outlines of what a frame shows of the particles ``seen`` in it, with the mass of the whole particle."""
+        renumbered = np.zeros(LARGEST_LABEL + 1, np.uint16)
+        renumbered[[label_of(number) for number in seen]] = np.arange(1, len(seen) + 1)
+        shown = [frame.particles[number] for number in seen]
+        classes = np.array([particle.class_id for particle in shown], np.int64)
+        scores, masses = np.array([(particle.score, particle.mass) for particle in shown], float).reshape(-1, 2).T
+        image, names = self._read(frame.image), self._run.class_names
+        return draw_instances(image, renumbered[labels], classes, scores, masses, class_names=names, alpha=0)

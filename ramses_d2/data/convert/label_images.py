@@ -1,4 +1,4 @@
-"""Label images with a class table, as Cellpose, StarDist, ImageJ and others write them."""
+"""Read label images with a class table, as Cellpose, StarDist, ImageJ and others write them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ramses_d2.data.convert.source import Source, SourceImage, index_files, label_values, read_index_image
+from ramses_d2.data.convert.common import Source, SourceImage, index_files, read_index_image
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import read_json
-
-_LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-_IMAGE_COLUMNS = ("image", "baseimg", "file_name", "filename")
 
 
 def read_label_images(
@@ -25,74 +21,54 @@ def read_label_images(
     class_name: str | None = None,
     label_suffix: str = "",
 ) -> Source:
-    """Read images with one label image each: 0 = background, every object a value of its own.
+    """Read images with one label image each: whole numbers or a palette, 0 = background, each object its own value.
 
-    Args:
-        label_folder: PNG, TIF or BMP of 1 to 32-bit whole numbers, or with a palette.
-        image_folder: the images; ``a.jpg`` belongs to the label image ``a<label_suffix>.png``.
-        class_table: CSV with the columns ``image`` (or ``baseimg``, ``file_name``; with or without extension),
-            ``label`` and ``class``, or JSON ``{"a": {"1": "brick", "2": "glass"}}``.
-        class_name: the class of every object that the table does not name; without a table, of all.
-        label_suffix: what the label image's base name has in addition, for example "_cp_masks".
-
-    Returns:
-        the images that have a label image; the table's classes sorted by name.
-
-    Raises:
-        RamsesError: a file missing or unreadable; an object without a class.
+    `a.jpg` belongs to `a<label_suffix>.png`. The class table is a CSV with the columns `image` (or `baseimg`,
+    `file_name`; with or without extension), `label` and `class`, or JSON `{"a": {"1": "brick", "2": "glass"}}`; its
+    classes are sorted by name. `class_name` is the class of every object that it does not name.
     """
     label_folder = Path(label_folder)
     if class_table is None and class_name is None:
         raise RamsesError(f"{label_folder}: label images do not say classes; give a class table, or one class for all")
     images = index_files(Path(image_folder))
-    labels = index_files(label_folder, _LABEL_SUFFIXES)
+    labels = index_files(label_folder, (".png", ".tif", ".tiff", ".bmp"))
     labels = {name.removesuffix(label_suffix): labels[name] for name in labels if name.endswith(label_suffix)}
     lonely = sorted(set(labels) - set(images))
     if lonely or not labels:
         hint = f"{lonely[0]}.* is missing in {image_folder}" if lonely else f"none ends in {label_suffix!r}"
-        raise RamsesError(
-            f"{label_folder}: every label image needs the image of its name, but {hint}; "
-            f"say by a label suffix what the name of a label image has in addition"
-        )
-    table = _class_table(Path(class_table), set(images), images) if class_table is not None else {}
+        raise RamsesError(f"{label_folder}: {hint}; a label image has the name of its image, plus a label suffix")
+    table = _read_table(Path(class_table), images) if class_table is not None else {}
     classes = sorted({name for rows in table.values() for name in rows.values()} | ({class_name} - {None}))
     notes: Counter[str] = Counter()
     notes["images without a label image left out"] = len(set(images) - set(labels))
 
-    def image_files() -> Iterator[SourceImage]:
+    def read_images() -> Iterator[SourceImage]:
         for name, path in labels.items():
             label_map = read_index_image(path)
-            rows = _classes_of(label_map, table.get(name, {}), class_name, path)
-            yield SourceImage(name, images[name], label_map, rows)
+            named = table.get(name, {})
+            present = [label for label in sorted(pd.unique(label_map.ravel()).tolist()) if label > 0]
+            unnamed = [label for label in present if label not in named]
+            if unnamed and class_name is None:
+                count = f"{len(unnamed)} of {len(present)}"
+                raise RamsesError(f"{path}: label {unnamed[0]} ({count}) has no class; add it, or give one for all")
+            rows = dict.fromkeys(present, class_name) | named  # a row of the table without a pixel is left out later
+            objects = pd.DataFrame({"label": list(rows), "class": list(rows.values())})
+            yield SourceImage(name, images[name], label_map, objects)
 
-    return Source(str(label_folder), classes, image_files(), len(labels), notes=notes)
-
-
-def _classes_of(label_map: np.ndarray, table: dict[int, str], class_name: str | None, path: Path) -> pd.DataFrame:
-    """One row per value of the label image, and per row of the table without a pixel."""
-    present = label_values(label_map).tolist()
-    unnamed = [label for label in present if label not in table]
-    if unnamed and class_name is None:
-        raise RamsesError(
-            f"{path}: label {unnamed[0]} ({len(unnamed)} of {len(present)}) has no class; add it to the class table, "
-            f"or give a class for all that it does not name"
-        )
-    classes = dict.fromkeys(present, class_name) | table
-    return pd.DataFrame({"label": list(classes), "class": list(classes.values())}).astype({"label": np.int64})
+    return Source(str(label_folder), classes, read_images(), len(labels), notes=notes)
 
 
-def _class_table(path: Path, names: set[str], images: dict[str, Path]) -> dict[str, dict[int, str]]:
+def _read_table(path: Path, images: dict[str, Path]) -> dict[str, dict[int, str]]:
     """Base name -> label -> class."""
-    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
     by_file_name = {image.name: name for name, image in images.items()}
     table: dict[str, dict[int, str]] = {}
-    for where, image, label, class_name in rows:
+    for where, image, label, class_name in _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path):
         if not label.isdecimal() or int(label) == 0:
             raise RamsesError(f"{where}: label is {label!r}; it is a whole number from 1")
         if not class_name:
             raise RamsesError(f"{where}: label {label} has no class; give the class name")
-        name = image if image in names else by_file_name.get(image, Path(image).stem)
-        if name not in names:
+        name = image if image in images else by_file_name.get(image, Path(image).stem)
+        if name not in images:
             raise RamsesError(f"{where}: there is no image {image!r}; correct the name or remove the row")
         if int(label) in table.setdefault(name, {}):
             raise RamsesError(f"{where}: label {label} of {image} appears a second time; one class per object")
@@ -104,7 +80,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
     content = read_json(path)
     for image, classes in content.items() if isinstance(content, dict) else [("", None)]:
         if not isinstance(classes, dict):
-            raise RamsesError(f'{path}: write {{"picture": {{"1": "class of label 1"}}}}')
+            raise RamsesError(f'{path}: write {{"image": {{"1": "class of label 1"}}}}')
         for label, class_name in classes.items():
             yield str(path), image, label, str(class_name)
 
@@ -117,7 +93,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise RamsesError(f"{path}: not a comma-separated table ({' '.join(str(error).split())})") from None
     table = table.rename(columns=str.strip).fillna("")
-    image_columns = [name for name in _IMAGE_COLUMNS if name in table]
+    image_columns = [name for name in ("image", "baseimg", "file_name", "filename") if name in table]
     if not image_columns or not {"label", "class"} <= set(table):
         raise RamsesError(f"{path}: columns image, label and class are needed (found: {', '.join(table)})")
     for row, cells in enumerate(table[[image_columns[0], "label", "class"]].itertuples(index=False), start=2):

@@ -1,4 +1,4 @@
-"""Open Images V5 to V7: instance masks of their own size, one PNG an object, into label maps.
+"""Read Open Images V5 to V7: instance masks of their own size, one PNG an object, into label maps.
 
 The tables have millions of rows and are read in pieces; only rows of wanted classes and present images are kept.
 """
@@ -7,120 +7,92 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from ramses_d2.data.convert.source import Source, SourceImage, decode, stored_size
+from ramses_d2.data.convert.common import Source, SourceImage
 from ramses_d2.data.folder import MAX_LABEL
+from ramses_d2.data.images import decode, image_size
 from ramses_d2.errors import RamsesError
 from ramses_d2.files import IMAGE_SUFFIXES
 
-_MASK_COLUMNS = ("MaskPath", "ImageID", "LabelName")
-_BOX_COLUMNS = ("ImageID", "LabelName", "IsGroupOf")
-_ROWS_AT_ONCE = 200_000
-_WIDTH_TOLERANCE = 0.02  # and one pixel: mask and image are rounded from a larger original
-
-
-@dataclass
-class OpenImagesFiles:
-    """Where the parts of Open Images are.
-
-    Attributes:
-        masks_csv: ``train-annotations-object-segmentation.csv``.
-        class_names_csv: ``class-descriptions-boxable.csv``: class id (MID) and display name.
-        mask_folder: the mask PNGs, all in it or in folders by the first character of the image's id.
-        image_folder: the images, ``<ImageID>.jpg``, also in sub-folders.
-        boxes_csv: ``train-annotations-bbox.csv``; without it nobody knows whether an image's masks are complete.
-    """
-
-    masks_csv: Path
-    class_names_csv: Path
-    mask_folder: Path
-    image_folder: Path
-    boxes_csv: Path | None = None
+ROWS_AT_ONCE = 200_000
+WIDTH_TOLERANCE = 0.02  # and one pixel: mask and image are rounded from a larger original
 
 
 def read_open_images(
-    files: OpenImagesFiles,
-    classes: Sequence[str] = (),
+    masks_csv: str | Path,
     *,
+    class_names: str | Path,
+    masks: str | Path,
+    image_folder: str | Path,
+    boxes: str | Path | None = None,
+    classes: Sequence[str] = (),
     images_per_class: int | None = None,
     complete_only: bool = False,
 ) -> Source:
-    """Read a part of Open Images: the images present in the image folder that have masks of the classes.
+    """Read the images present in the image folder that have masks of the classes (names or ids; default: all).
 
-    Masks are resized to their image; where two overlap, the smaller object is in front. Group boxes ("more than
-    five instances") have no mask by design, and many single objects have none either: images with fewer masks than
-    boxes are findings, because a network learns that the objects without mask are background.
-
-    Args:
-        files: where everything is.
-        classes: display names or MIDs; default: all with masks.
-        images_per_class: images are taken in the order of their ids as long as one of their classes is in fewer
-            than this many.
-        complete_only: leave out images with boxes that have no mask; needs ``boxes_csv``.
-
-    Returns:
-        the images, named by their ids; their resolution is unknown.
-
-    Raises:
-        RamsesError: a file or column missing, an unknown class, no image left.
+    Masks are resized to their image; where two overlap, the smaller object is in front. Group boxes ("more than five
+    instances") have no mask by design, and many single objects have none either: images with fewer masks than boxes are
+    findings, because a network learns that the objects without mask are background. Images are taken in the order of
+    their ids as long as one of their classes is in fewer than `images_per_class`.
     """
-    if complete_only and files.boxes_csv is None:
+    if complete_only and boxes is None:
         raise RamsesError("complete images cannot be told without the table of boxes (train-annotations-bbox.csv)")
     if images_per_class is not None and images_per_class < 1:
         raise RamsesError(f"images per class is {images_per_class}; give at least 1")
-    names = _class_names(files.class_names_csv)
-    wanted = _wanted(classes, names, files.class_names_csv)
-    images = _find_images(files.image_folder)
+    masks_csv, names_csv, mask_folder, image_folder = map(Path, (masks_csv, class_names, masks, image_folder))
+    names = _class_names(names_csv)
+    wanted = _wanted(classes, names, names_csv)
+    if not image_folder.is_dir():
+        raise RamsesError(f"{image_folder}: no such folder")
+    images = {path.stem: path for path in sorted(image_folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
     notes: Counter[str] = Counter()
-    masks = _read_in_pieces(files.masks_csv, _MASK_COLUMNS, wanted, images)
-    if masks.empty:
-        raise RamsesError(f"{files.masks_csv}: no mask of the wanted classes for an image in {files.image_folder}")
+    table = _read_in_pieces(masks_csv, ("MaskPath", "ImageID", "LabelName"), wanted, images)
+    if table.empty:
+        raise RamsesError(f"{masks_csv}: no mask of the wanted classes for an image in {image_folder}")
     if not wanted:
-        wanted = [mid for mid in names if mid in set(masks["LabelName"])]
-        unknown = sorted(set(masks["LabelName"]) - set(names))
+        wanted = [mid for mid in names if mid in set(table["LabelName"])]
+        unknown = sorted(set(table["LabelName"]) - set(names))
         if unknown:
-            raise RamsesError(f"{files.class_names_csv}: class {unknown[0]} of {files.masks_csv} is missing; add it")
-    paths = masks["MaskPath"].map(lambda name: _find_mask(files.mask_folder, name))
-    notes["masks left out because their PNG is missing"] = int(paths.isna().sum())
-    masks = masks.assign(path=paths).dropna(subset="path")
-    findings = []
-    if files.boxes_csv is not None:
-        boxes = _read_in_pieces(files.boxes_csv, _BOX_COLUMNS, wanted, set(masks["ImageID"]))
-        findings = _incomplete(masks, boxes, names)
+            raise RamsesError(f"{names_csv}: class {unknown[0]} of {masks_csv} is missing; add it")
+    table["path"] = table["MaskPath"].map(lambda name: _find_mask(mask_folder, name))
+    notes["masks left out because their PNG is missing"] = int(table["path"].isna().sum())
+    table = table.dropna(subset="path")
+    findings: list[dict[str, Any]] = []
+    if boxes is not None:
+        columns = ("ImageID", "LabelName", "IsGroupOf")
+        findings = _incomplete(table, _read_in_pieces(Path(boxes), columns, wanted, set(table["ImageID"])), names)
         if complete_only:
             incomplete = {finding["image"] for finding in findings}
-            masks = masks[~masks["ImageID"].isin(incomplete)]
+            table = table[~table["ImageID"].isin(incomplete)]
             notes["images left out because objects have no mask"], findings = len(incomplete), []
-    masks = _take(masks, images_per_class)
-    if masks.empty:
-        raise RamsesError(f"{files.mask_folder}: no image is left; see the classes, and whether the masks are there")
-    taken = masks["ImageID"].unique()
-    findings = [finding for finding in findings if finding["image"] in set(taken)]
+    if images_per_class is not None:
+        table = _take(table, images_per_class)
+    if table.empty:
+        raise RamsesError(f"{mask_folder}: no image is left; see the classes, and whether the masks are there")
+    taken = set(table["ImageID"])
+    findings = [finding for finding in findings if finding["image"] in taken]
     notes["images whose masks miss objects that have boxes"] = len({finding["image"] for finding in findings})
 
-    def image_files() -> Iterator[SourceImage]:
-        for image_id, rows in masks.groupby("ImageID"):
+    def read_images() -> Iterator[SourceImage]:
+        for image_id, rows in table.groupby("ImageID"):
             label_map, kept = _paint(rows["path"].tolist(), images[image_id], notes)
-            objects = pd.DataFrame(
-                {
-                    "label": np.arange(1, len(kept) + 1),
-                    "class": rows["LabelName"].iloc[kept].map(names).to_numpy(dtype=object),
-                }
-            )
+            objects = rows.iloc[kept]["LabelName"].map(names).to_frame("class").assign(label=range(1, len(kept) + 1))
             yield SourceImage(image_id, images[image_id], label_map, objects)
 
-    class_names = [names[mid] for mid in wanted]
-    return Source(str(files.masks_csv), class_names, image_files(), len(taken), notes=notes, findings=findings)
+    return Source(
+        str(masks_csv), [names[mid] for mid in wanted], read_images(), len(taken), notes=notes, findings=findings
+    )
 
 
 def _class_names(path: Path) -> dict[str, str]:
-    """MID -> display name; V7's table has a header, the older ones none."""
+    """Class id (MID) -> display name; V7's table has a header, the older ones none."""
     if not path.is_file():
         raise RamsesError(f"{path}: no such file")
     table = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
@@ -143,20 +115,11 @@ def _wanted(classes: Sequence[str], names: dict[str, str], path: Path) -> list[s
     return list(dict.fromkeys(mids))
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise RamsesError(f"{folder}: no such folder")
-    return {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
-
-
 def _find_mask(folder: Path, name: str) -> Path | None:
     """A mask PNG: in the folder, or where the archives and FiftyOne put it."""
     first = name[:1]
-    for part in ("", first, first.upper(), f"train-masks-{first}"):
-        path = folder / part / name
-        if path.is_file():
-            return path
-    return None
+    places = (folder / part / name for part in ("", first, first.upper(), f"train-masks-{first}"))
+    return next((path for path in places if path.is_file()), None)
 
 
 def _read_in_pieces(
@@ -172,26 +135,20 @@ def _read_in_pieces(
     missing = [name for name in columns if name not in header]
     if missing:
         raise RamsesError(f"{path}: column {', '.join(missing)} is missing (found: {', '.join(header)})")
-    kept = []
-    with pd.read_csv(path, usecols=list(columns), dtype=str, keep_default_na=False, chunksize=_ROWS_AT_ONCE) as pieces:
+    kept = [pd.DataFrame(columns=list(columns), dtype=str)]
+    with pd.read_csv(path, usecols=list(columns), dtype=str, keep_default_na=False, chunksize=ROWS_AT_ONCE) as pieces:
         for piece in pieces:
             is_wanted = piece["ImageID"].isin(image_ids)
-            if mids:
-                is_wanted &= piece["LabelName"].isin(mids)
-            kept.append(piece[is_wanted])
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(columns))
+            kept.append(piece[is_wanted & piece["LabelName"].isin(mids)] if mids else piece[is_wanted])
+    return pd.concat(kept, ignore_index=True)
 
 
-def _incomplete(masks: pd.DataFrame, boxes: pd.DataFrame, names: dict[str, str]) -> list[dict[str, object]]:
+def _incomplete(masks: pd.DataFrame, boxes: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]]:
     """Images and classes with more boxes than masks, or with a group box."""
-    counts = pd.DataFrame(
-        {
-            "masks": masks.groupby(["ImageID", "LabelName"]).size(),
-            "boxes": boxes[boxes["IsGroupOf"] != "1"].groupby(["ImageID", "LabelName"]).size(),
-            "group_boxes": boxes[boxes["IsGroupOf"] == "1"].groupby(["ImageID", "LabelName"]).size(),
-        }
-    )
-    counts = counts.fillna(0).astype(int)
+    is_group = boxes["IsGroupOf"] == "1"
+    tables = {"masks": masks, "boxes": boxes[~is_group], "group_boxes": boxes[is_group]}
+    counts = {name: table.groupby(["ImageID", "LabelName"]).size() for name, table in tables.items()}
+    counts = pd.DataFrame(counts).fillna(0).astype(int)
     counts = counts[(counts["boxes"] > counts["masks"]) | (counts["group_boxes"] > 0)]
     return [
         {"image": image_id, "class": names[mid], **row}
@@ -199,10 +156,8 @@ def _incomplete(masks: pd.DataFrame, boxes: pd.DataFrame, names: dict[str, str])
     ]
 
 
-def _take(masks: pd.DataFrame, images_per_class: int | None) -> pd.DataFrame:
+def _take(masks: pd.DataFrame, images_per_class: int) -> pd.DataFrame:
     """Rows of the first images, in the order of their ids, until every class is in enough of them."""
-    if images_per_class is None:
-        return masks
     taken, counts = set(), Counter()
     for image_id, mids in masks.groupby("ImageID")["LabelName"]:
         present = set(mids)
@@ -217,36 +172,36 @@ def _paint(paths: Sequence[Path], image: Path, notes: Counter[str]) -> tuple[np.
 
     Masks are kept inside their boxes, so that a crowded image needs no stack of full-size masks.
     """
-    (height, width), orientation = stored_size(image)
-    if orientation >= 5:
-        height, width = width, height
-    cropped = []
+    height, width = image_size(image)
+    kept, cropped = [], []
     for index, path in enumerate(paths):
         mask = _fitted(path, height, width)
         if mask is None:
-            notes["masks left out because they have another shape than their picture"] += 1
+            notes["masks left out because they have another shape than their image"] += 1
         elif not mask.any():
             notes["masks left out because they are empty"] += 1
         else:
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            cropped.append((index, box, mask[box].copy()))
+            kept.append(index)
+            cropped.append((box, mask[box].copy()))
     if len(cropped) > MAX_LABEL:
         raise RamsesError(f"{image}: {len(cropped)} objects; a 16-bit label image holds at most {MAX_LABEL}")
     label_map = np.zeros((height, width), dtype=np.int32)
-    by_area = sorted(enumerate(cropped, start=1), key=lambda entry: -np.count_nonzero(entry[1][2]))
-    for label, (_, box, mask) in by_area:
-        label_map[box][mask] = label
-    claimed = sum(int(np.count_nonzero(mask)) for _, _, mask in cropped)
-    notes["pixels of overlapping objects given to the smaller one"] += claimed - int(np.count_nonzero(label_map))
-    return label_map, [index for index, _, _ in cropped]
+    areas = np.array([np.count_nonzero(mask) for _, mask in cropped], int)
+    for index in np.argsort(-areas, kind="stable"):
+        box, mask = cropped[index]
+        label_map[box][mask] = index + 1
+    overlap = int(areas.sum()) - int(np.count_nonzero(label_map))
+    notes["pixels of overlapping objects given to the smaller one"] += overlap
+    return label_map, kept
 
 
 def _fitted(path: Path, height: int, width: int) -> np.ndarray | None:
     """A mask at its image's size, bool (H, W); None if it has another aspect ratio."""
     values = np.asarray(decode(path).convert("L"))
     h, w = values.shape
-    if abs(w - h * width / height) > 1 + _WIDTH_TOLERANCE * w:
+    if abs(w - h * width / height) > 1 + WIDTH_TOLERANCE * w:
         return None
     mask = (values > 127).astype(np.uint8) * 255
     if (h, w) != (height, width):

@@ -8,36 +8,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ramses_d2.analysis.report.build import ReportOptions, build_report
 from ramses_d2.analysis.report.data import find_batches, read_run
 from ramses_d2.errors import RamsesError
-from tests.analysis.report.hand_made_run import make_run
+from tests.analysis.report.hand_made import make_run
+
+HEAD = "baseimg,label,class,mass\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("files", "images", "named"),
     [
-        (None, r"no such file; give the --output folder"),
-        ("label,class\n1,Rc\n", r"no column baseimg"),
-        ("baseimg,label,class,mass\na.jpg,1,Rc,1.0\na.jpg,2,Rc,heavy\n", r"row 3: mass is 'heavy'"),
+        ({}, None, "annotations.csv: no such file"),
+        ({"annotations.csv": "label,class\n1,Rc\n"}, None, "annotations.csv: no column baseimg"),
+        ({"annotations.csv": f"{HEAD}a.jpg,1,Rc,1.0\na.jpg,2,Rc,heavy\n"}, None, "row 3: mass is 'heavy'"),
+        ({"annotations.csv": HEAD, "run.json": "[]"}, None, "run.json"),
+        ({"annotations.csv": HEAD}, "nowhere", "nowhere"),
+        ({"images/a.jpg": ""}, None, "is a data set, not a run"),
     ],
 )
-def test_broken_annotations(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "annotations.csv").write_text(content)
-    with pytest.raises(RamsesError, match=message):
-        read_run(tmp_path)
+def test_faults(tmp_path: Path, files: dict[str, str], images: str | None, named: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(RamsesError, match=named):
+        read_run(tmp_path, images)
 
 
-def test_text_columns_stay_text(tmp_path: Path) -> None:
+def test_text_stays_text_and_numbers_are_numbers(tmp_path: Path) -> None:
     """pandas would read the class NA and the image 007 as something else."""
     (tmp_path / "annotations.csv").write_text(
-        "baseimg,label,class,edge,mass\n007,1,NA,,nan\n007,2,None,left,2\nb,1,X,nan,\n"
+        "baseimg,label,class,edge,mass,operator,moisture\n"
+        "007,1,NA,,nan,Anna,3.5\n007,2,None,left,2,,\nb,1,X,nan,,Bo,nan\n"
     )
     table = read_run(tmp_path).table
     assert table["class"].tolist() == ["NA", "None", "X"] and table["baseimg"].tolist() == ["007", "007", "b"]
-    assert table["edge"].tolist() == ["", "left", ""]
-    assert table["mass"].isna().tolist() == [True, False, True] and table["mass"][1] == 2
+    assert table["edge"].tolist() == ["", "left", ""] and table["operator"].tolist() == ["Anna", "", "Bo"]
+    np.testing.assert_equal(table["mass"].tolist(), [np.nan, 2, np.nan])
+    np.testing.assert_equal(table["moisture"].tolist(), [3.5, np.nan, np.nan])
+    assert table[["res", "area", "score"]].isna().all(axis=None) and table.index.tolist() == [0, 1, 2]
 
 
 def test_images_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
@@ -45,24 +53,25 @@ def test_images_are_found_where_they_have_been_moved(tmp_path: Path) -> None:
     (tmp_path / "data/images").rename(tmp_path / "elsewhere")
     assert not any(image.path for image in read_run(run).images)
     assert all(image.path for image in read_run(run, tmp_path / "elsewhere").images)
-    with pytest.raises(RamsesError, match="no such folder of pictures"):
-        read_run(run, tmp_path / "nowhere")
 
 
-def test_further_columns_may_hold_text(tmp_path: Path) -> None:
-    text = "baseimg,label,class,operator,moisture\na.jpg,1,Rc,Anna,3.5\na.jpg,2,Rc,,\n"
-    (tmp_path / "annotations.csv").write_text(text)
-    table = read_run(tmp_path).table
-    assert table["operator"].tolist() == ["Anna", ""]
-    assert table["moisture"][0] == 3.5 and np.isnan(table["moisture"][1])
+def test_images_that_only_files_tell_of(tmp_path: Path) -> None:
+    images = read_run(make_run(tmp_path, run_json=False)).images
+    assert [image.file_name for image in images] == [f"belt_{i:03d}.png" for i in range(3)] + ["belt_003"]
+    assert [image.name for image in images] == [f"belt_{i:03d}" for i in range(4)]
+    np.testing.assert_equal([image.resolution for image in images], [2, 2, 2, np.nan])
 
 
-def test_a_listed_resolution_that_is_none(tmp_path: Path) -> None:
+def test_metadata_beside_the_images(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    images = [{"file_name": "belt_000.png", "res": 0}, {"file_name": "belt_001.png", "res": 2.5}]
-    (tmp_path / "data/metadata.json").write_text(json.dumps({"images": images}))
-    listed = [image.listed_resolution for image in read_run(run).images]
-    assert np.isnan(listed[0]) and listed[1] == 2.5
+    listed = [{"file_name": f"belt_00{i}.png", "res": res} for i, res in enumerate((0, 2.5, "x"))]
+    (tmp_path / "data/metadata.json").write_text(
+        json.dumps({"images": [*listed, {"file_name": "c", "camera": "line"}]})
+    )
+    found = [image.listed_resolution for image in read_run(run).images]
+    np.testing.assert_equal(found, [np.nan, 2.5, np.nan, np.nan])
+    assert find_batches(read_run(run)).source == tmp_path / "data/metadata.json"
+    assert find_batches(read_run(run)).batches == []
 
 
 def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
@@ -74,9 +83,6 @@ def test_several_files_of_batches_are_not_guessed_from(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(record))
     for folder in ("data", "other"):
         (tmp_path / folder / "metadata.json").write_text('{"batches": []}')
-    found = read_run(run)
-    assert find_batches(found).several
-    report = build_report(found, ReportOptions(), find_batches(found))
-    assert report.no_comparison == (
-        "several metadata.json lie beside the images: name the one that is meant with --batch"
-    )
+    assert find_batches(read_run(run)).several
+    with pytest.raises(RamsesError, match="no batches"):
+        find_batches(read_run(run), tmp_path / "other")

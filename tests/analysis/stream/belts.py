@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from ramses_d2.analysis.stream.instances import FrameInstances, instances_from_labels
+from ramses_d2.analysis.stream.stitch import FrameInstances, instances_from_labels
 
 
 class Belt(NamedTuple):
@@ -34,15 +34,7 @@ class Belt(NamedTuple):
 
 @cache
 def make_belt(count: int, length: int, width: int, long: int = 0, lone: bool = False, seed: int = 0) -> Belt:
-    """Discs that flatten where they touch their neighbours, and ``long`` rods of a sixth of the belt.
-
-    Args:
-        count: particles, rods included.
-        length, width: of the belt, px.
-        long: number of rods.
-        lone: leave a gap between neighbours.
-        seed: of the random numbers.
-    """
+    """Discs that flatten where they touch (``lone``: leave a gap), ``long`` of them rods of a sixth of the belt."""
     rng = np.random.default_rng(seed)
     seeds = np.full((length, width), 255, np.uint8)
     for _ in range(long):
@@ -62,32 +54,24 @@ def make_belt(count: int, length: int, width: int, long: int = 0, lone: bool = F
     labels[(distance > reach[labels]) | (labels > count)] = 0
     if lone:
         image = labels.astype(np.float32)
-        foreign = cv2.dilate(image, np.ones((3, 3))) != image
-        labels[foreign] = 0
+        labels[cv2.dilate(image, np.ones((3, 3))) != image] = 0
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    return Belt(
-        labels,
-        areas,
-        rng.lognormal(0, 1, count + 1) * (np.arange(count + 1) > 0),
-        rng.integers(0, 5, count + 1),
-        rng.uniform(0.2, 1, count + 1),
-    )
+    masses = rng.lognormal(0, 1, count + 1) * (np.arange(count + 1) > 0)
+    return Belt(labels, areas, masses, rng.integers(0, 5, count + 1), rng.uniform(0.2, 1, count + 1))
 
 
 def paint(shape: tuple[int, int], *corners: tuple[int, int, int, int]) -> Belt:
-    """Belt of rectangles of 1 g per px."""
+    """Belt of rectangles (first row, last + 1, first column, last + 1) of 1 g per px."""
     labels = np.zeros(shape, np.int32)
     for label, (r0, r1, c0, c1) in enumerate(corners, start=1):
         labels[r0:r1, c0:c1] = label
     areas = np.bincount(labels.ravel())
-    count = len(areas)
-    masses = areas * (np.arange(count) > 0.0)
-    return Belt(labels, areas, masses, np.arange(count), np.ones(count))
+    return Belt(labels, areas, areas * (np.arange(len(areas)) > 0.0), np.arange(len(areas)), np.ones(len(areas)))
 
 
-def cut(length: int, heights: tuple[int, int], overlap: int, seed: int = 3) -> list[slice]:
+def cut(length: int, heights: tuple[int, int], overlap: int) -> list[slice]:
     """Rows of frames of arbitrary heights that cover a belt."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(3)
     frames, start = [], 0
     while not frames or frames[-1].stop < length:
         frames.append(slice(start, min(start + int(rng.integers(*heights)), length)))
@@ -99,34 +83,23 @@ def frames_of(belt: Belt, height: int) -> Iterator[np.ndarray]:
     return (belt.labels[row : row + height].copy() for row in range(0, len(belt.labels), height))
 
 
-def find_boxes(labels: np.ndarray) -> list[tuple[slice, slice]]:
-    return [box for box in ndimage.find_objects(labels) if box is not None]
-
-
-def no_instances() -> FrameInstances:
-    return FrameInstances([], np.empty((0, 4)), [], [], [])
-
-
-def blocks(*corners: tuple[int, int, int, int], classes: list[int] | None = None) -> FrameInstances:
-    """Filled rectangles (first row, last row + 1, first column, last column + 1) of 1 g per px."""
-    masks = [np.ones((r1 - r0, c1 - c0), bool) for r0, r1, c0, c1 in corners]
-    boxes = np.array([[c0, r0, c1, r1] for r0, r1, c0, c1 in corners])
-    masses = [float(mask.size) for mask in masks]
-    return FrameInstances(masks, boxes, classes or [0] * len(masks), [1.0] * len(masks), masses)
+def instances(boxes: list[list[int]], masks: list[np.ndarray] | None = None) -> FrameInstances:
+    """Of masks in boxes XYXY, filled by default, of 1 g per px."""
+    masks = masks or [np.ones((y1 - y0, x1 - x0), bool) for x0, y0, x1, y1 in boxes]
+    masses = [np.count_nonzero(mask) for mask in masks]
+    return FrameInstances(masks, boxes, [0] * len(masks), [1.0] * len(masks), masses)
 
 
 def seen_differently(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Label image of a window as another look shows it: borders moved by a few px, and tips given to neighbours."""
-    height, width = labels.shape
+    (height, width), places = labels.shape, []
     shifts = [
         ndimage.zoom(rng.normal(0, 1.3, (height // 8 + 2, width // 8 + 2)), 8, order=1)[:height, :width].round()
         for _ in range(2)
     ]
-    rows, columns = (
-        np.clip(index + shift.astype(int), 0, size - 1)
-        for index, shift, size in zip(np.indices(labels.shape), shifts, labels.shape, strict=True)
-    )
-    seen = labels[rows, columns]
+    for index, shift, size in zip(np.indices(labels.shape), shifts, labels.shape, strict=True):
+        places.append(np.clip(index + shift.astype(int), 0, size - 1))
+    seen = labels[tuple(places)]
     for end in (seen[:6], seen[-6:]):
         for label in np.unique(end[end > 0]):
             tip = seen == label

@@ -1,4 +1,4 @@
-"""The mended copy: free of what can be mended, the rest as it was, every change in the log, the original untouched."""
+"""The repaired copy: free of what can be repaired, the rest as it was, every change in the log."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from ramses_d2.data.checking.check import check_folders
-from ramses_d2.data.checking.findings import Kind
-from ramses_d2.data.checking.repair import repair_folder
-from ramses_d2.data.checking.repair_images import Change
+from ramses_d2.data.checking.check import KINDS, check_folders, convention
+from ramses_d2.data.checking.repair import Change, repair_folder
 from ramses_d2.data.folder import load_folder
 from ramses_d2.data.images import read_image
 from ramses_d2.data.splits import load_split
 from ramses_d2.errors import RamsesError
-from tests.data.checking import (
-    damages_of_files,  # noqa: F401  they register themselves
-    damages_of_rows,  # noqa: F401  they register themselves
-)
-from tests.data.checking.data_set import DAMAGES, A, DataSet
+from tests.data.checking.damages import BOX, CSV, DAMAGES, LABEL, SWAPPED, A, DataSet, inflict
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -30,33 +24,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def repair(data: DataSet) -> tuple[DataSet, list[Change]]:
-    """Write a mended copy beside a data set."""
-    output = data.folder.parent / "mended"
+def repair(data: DataSet, name: str = "repaired") -> tuple[DataSet, list[Change]]:
+    """Write a repaired copy beside a data set."""
+    output = data.folder.parent / name
     changes = repair_folder(check_folders([data.folder]).folders[0], output)
     return DataSet(output), changes
 
 
-MENDABLE = [name for name, (kind, _) in DAMAGES.items() if kind.repairable]
-OTHERS = ["image_missing", "label_image_truncated", "label_image_of_another_size", "row_with_decimal_comma", "mass_0"]
+REPAIRABLE = [name for name, (kind, *_) in DAMAGES.items() if KINDS[kind].repairable]
+OTHERS = ["image missing", "label cut", "label size", "decimal comma", "mass 0"]
 
 
-@pytest.mark.parametrize("name", [*MENDABLE, *OTHERS])
+@pytest.mark.parametrize("name", [*REPAIRABLE, *OTHERS])
 def test_what_can_be_repaired_is(data: DataSet, name: str) -> None:
-    kind, inflict = DAMAGES[name]
-    inflict(data)
-    before, found = contents(data.folder), check_folders([data.folder])
-    output = data.folder.parent / "mended"
-    changes = repair_folder(found.folders[0], output)
+    kind, _ = inflict(data, name)
+    before, found = contents(data.folder), check_folders([data.folder]).findings
+    repaired, changes = repair(data)
     assert contents(data.folder) == before
-    left = [each.kind for each in check_folders([output]).findings]
-    assert left == ([] if kind.repairable else [each.kind for each in found.findings])
-    assert bool(changes) or not kind.repairable
-    log = pd.read_csv(output / "fixes.csv", keep_default_na=False)
+    left = [each.kind for each in check_folders([repaired.folder]).findings]
+    assert left == ([] if name in REPAIRABLE else [each.kind for each in found])
+    assert bool(changes) or name in OTHERS
+    log = pd.read_csv(repaired.folder / "fixes.csv", keep_default_na=False)
     assert len(log) == len(changes) and log.columns.tolist() == ["file", "row", "label", "what", "from", "to"]
-    if kind.repairable:
-        load_folder(output)
-        load_split(output / "split.json", "train")
+    if name in REPAIRABLE:
+        load_folder(repaired.folder)
+        load_split(repaired.folder / "split.json", "train")
 
 
 def test_a_good_set_is_copied_byte_for_byte(data: DataSet) -> None:
@@ -65,7 +57,7 @@ def test_a_good_set_is_copied_byte_for_byte(data: DataSet) -> None:
     repaired, changes = repair(data)
     after = contents(repaired.folder)
     assert changes == [] and after.pop("fixes.csv") == b"file,row,label,what,from,to\n"
-    assert json.loads(after.pop("fixes.json"))["contents"].keys() == {"fixes.csv", *after}
+    assert json.loads(after.pop("fixes.json"))["format"] == "ramses-mended-copy"
     assert after == contents(data.folder)
 
 
@@ -76,13 +68,12 @@ def test_only_the_wrong_cells_change(data: DataSet) -> None:
     true = table.loc[row]
     data.set(row, y1=3, area=7, width=9)
     repaired, changes = repair(data)
-    expected = table.assign(remark="sch\u00f6n, rund")
-    pd.testing.assert_frame_equal(repaired.table, expected)
+    pd.testing.assert_frame_equal(repaired.table, table.assign(remark="sch\u00f6n, rund"))
     box = ", ".join(true[["x0", "y0", "x1"]])
     assert changes == [
-        Change("annotations.csv", "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}", row, 2),
-        Change("annotations.csv", "area (area)", "7", true["area"], row, 2),
-        Change("annotations.csv", "size (height, width)", "96, 9", "96, 144", row, 2),
+        Change(CSV, row, 2, "box (x0, y0, x1, y1)", f"{box}, 3", f"{box}, {true['y1']}"),
+        Change(CSV, row, 2, "area (area)", "7", true["area"]),
+        Change(CSV, row, 2, "size (height, width)", "96, 9", "96, 144"),
     ]
 
 
@@ -90,45 +81,36 @@ def test_columns_first_becomes_rows_first(data: DataSet) -> None:
     table = data.table
     table.loc[data.row(A, 2), "y1"] = "1234567"
     swapped = table.copy()
-    swapped[["x0", "y0", "x1", "y1"]] = table[["y0", "x0", "y1", "x1"]].to_numpy()
+    swapped[BOX] = table[SWAPPED].to_numpy()
     data.write(swapped)
     data.label(A).unlink()  # its boxes cannot be compared, and must not stay the other way round
     report = check_folders([data.folder])
-    assert [each.kind for each in report.findings] == [Kind.LABEL_IMAGE_MISSING]
-    assert report.folders[0].row_check.convention == "x0, x1 are columns, y0, y1 are rows"
+    assert [each.kind for each in report.findings] == ["label-image-missing"]
+    assert convention(report.folders[0]) == "x0, x1 are columns, y0, y1 are rows"
     repaired, changes = repair(data)
     pd.testing.assert_frame_equal(repaired.table, table)
-    assert (
-        len(changes)
-        == (table["x0"] != table["y0"]).sum() + ((table["x0"] == table["y0"]) & (table["x1"] != table["y1"])).sum()
-    )
+    assert len(changes) == ((table["x0"] != table["y0"]) | (table["x1"] != table["y1"])).sum()
 
 
 def test_columns_that_are_missing_are_added(data: DataSet) -> None:
     table = data.table
-    data.write(table.drop(columns=["x0", "y0", "x1", "y1", "area", "height"]))
+    data.write(table.drop(columns=[*BOX, "area", "height"]))
     repaired, changes = repair(data)
     pd.testing.assert_frame_equal(repaired.table[table.columns], table)
-    assert [change.what for change in changes] == [
-        "column x0, y0, x1, y1 added",
-        "column area added",
-        "column height added",
-    ]
+    added = [change.what.removeprefix("column ").removesuffix(" added") for change in changes]
+    assert added == ["x0, y0, x1, y1", "area", "height"]
 
 
 def test_stray_pixels_and_nameless_particles_become_background(data: DataSet) -> None:
     label_map = data.labels(A)
-    dirty = label_map.copy()
-    dirty[data.background(A, 1, 2)] = 3
-    data.save_labels(A, dirty)
-    dirty[data.background(A, 4, 5)] = 77
-    data.save_labels(A, dirty)
+    data.paint(3, 1, 2)
+    data.paint(77, 4, 5)
     repaired, changes = repair(data)
     np.testing.assert_array_equal(repaired.labels(A), label_map)
     assert Image.open(repaired.label(A)).mode == "I;16"
-    assert [(change.what, change.label, change.old, change.new) for change in changes] == [
-        ("pixels without row", 77, "20 px", "background"),
-        ("specks", 3, "2 px", "background"),
+    assert [(change.file, change.label, change.old, change.new) for change in changes] == [
+        (LABEL, 77, "20 px", "background"),
+        (LABEL, 3, "2 px", "background"),
     ]
 
 
@@ -144,27 +126,24 @@ def test_no_pixels_are_lost_to_another_form_of_the_name(data: DataSet, form: str
 def test_no_pixels_are_lost_to_a_mistyped_name(data: DataSet, share: float) -> None:
     """All or a part of the rows: which image they are of is for the user to say."""
     own = data.table.index[data.table["baseimg"] == A]
-    for row in own[: int(share * len(own))]:
-        data.set(row, baseimg=A.upper())
-    report = check_folders([data.folder])
-    assert {each.kind for each in report.findings} >= {Kind.IMAGE_MISSING, Kind.PIXELS_WITHOUT_ROW}
-    (message,) = [each.message for each in report.findings if each.kind is Kind.PIXELS_WITHOUT_ROW]
-    assert message.endswith(f"perhaps those of {A.upper()!r}, which is no image: correct baseimg")
+    table = data.table
+    table.loc[own[: int(share * len(own))], "baseimg"] = A.upper()
+    data.write(table)
+    messages = {each.kind: each.message for each in check_folders([data.folder]).findings}
+    assert "image-missing" in messages and repr(A.upper()) in messages["pixels-without-row"]
     repaired, _ = repair(data)
     assert repaired.label(A).read_bytes() == data.label(A).read_bytes()
     # Pixels that are not theirs go as before
-    other = "scene_00001"
-    label_map = data.labels(other)
-    label_map[data.background(other, 4, 5)] = 777
-    data.save_labels(other, label_map)
-    changes = repair_folder(check_folders([data.folder]).folders[0], data.folder.parent / "again")
+    label_map = data.labels("scene_00001")
+    label_map[data.background("scene_00001", 4, 5)] = 777
+    data.save_labels("scene_00001", label_map)
+    _, changes = repair(data, "again")
     assert [change.label for change in changes if change.what == "pixels without row"] == [777]
 
 
 def test_a_label_image_of_another_size_is_left_alone(data: DataSet) -> None:
-    label_map = data.labels(A)
-    label_map[data.background(A, 1, 2)] = 3
-    data.save_labels(A, label_map[:, :-9])
+    data.paint(3, 1, 2)
+    data.save_labels(A, data.labels(A)[:, :-9])
     data.write(data.table.drop(index=data.row(A, 2)))
     repaired, changes = repair(data)
     assert changes == [] and repaired.label(A).read_bytes() == data.label(A).read_bytes()
@@ -172,15 +151,14 @@ def test_a_label_image_of_another_size_is_left_alone(data: DataSet) -> None:
 
 @pytest.mark.parametrize(("suffix", "orientation"), [(".jpg", tag) for tag in range(2, 9)] + [(".png", 6), (".tif", 8)])
 def test_turned_images_are_saved_upright(data: DataSet, suffix: str, orientation: int) -> None:
+    path = data.image(A).with_suffix(suffix)
     with Image.open(data.image(A)) as image:
         image.getexif()[0x0112] = orientation
         image.getexif()[0x0110] = "camera"
-        image.save(data.image(A).with_suffix(suffix), exif=image.getexif(), quality=95)
+        image.save(path, exif=image.getexif(), quality=95)
     if suffix != ".jpg":
         data.image(A).unlink()
-    path = data.image(A).with_suffix(suffix)
-    stored = data.labels(A)
-    shown = read_image(path)
+    stored, shown = data.labels(A), read_image(path)
     repaired, _ = repair(data)
     after = Image.open(repaired.image(A).with_suffix(suffix))
     assert after.getexif().get(0x0112, 1) == 1
@@ -206,47 +184,39 @@ def test_a_stereo_photograph_keeps_the_quality_of_a_photograph(data: DataSet) ->
         assert after.format == "JPEG" and max(after.quantization[0]) <= 12  # 121 at Pillow's own quality of 75
 
 
-def test_a_folder_that_is_named_like_a_image_is_reported_and_not_copied(data: DataSet) -> None:
+def test_a_folder_that_is_named_like_an_image_is_reported_and_not_copied(data: DataSet) -> None:
     for kind in ("images", "labels"):
         (data.folder / kind / "x.png").mkdir()
     repaired, changes = repair(data)
     assert changes == [] and not list(repaired.folder.glob("*/x.png"))
     found = [(each.kind, each.file) for each in check_folders([data.folder]).findings]
-    assert (Kind.IMAGE_UNREADABLE, "images/x.png") in found
+    assert ("image-unreadable", "images/x.png") in found
 
 
 def test_a_label_image_to_be_turned_is_compared_with_the_rows_but_not_with_their_boxes(data: DataSet) -> None:
-    with Image.open(data.image(A)) as image:
-        image.getexif()[0x0112] = 6
-        image.save(data.image(A), exif=image.getexif())
+    data.tag(6)
     data.set(data.row(A, 3), x0=70)  # where it will be is not where it is
     data.write(data.table.drop(index=data.row(A, 2)))
     kinds = [each.kind for each in check_folders([data.folder]).findings]
-    assert kinds == [Kind.LABEL_NOT_UPRIGHT, Kind.PIXELS_WITHOUT_ROW]
-    repaired, _ = repair(data)
-    assert check_folders([repaired.folder]).findings == []
+    assert kinds == ["label-not-upright", "pixels-without-row"]
+    assert check_folders([repair(data)[0].folder]).findings == []
 
 
 def test_rows_that_cannot_be_read_stay_in_their_place(data: DataSet) -> None:
     row = data.row(A, 2)
     data.set(row, label="two")
-    lines = (data.folder / "annotations.csv").read_text().splitlines()
+    lines = (data.folder / CSV).read_text().splitlines()
     lines[row] += ",surplus"
-    (data.folder / "annotations.csv").write_text("\n".join(lines) + "\n")
+    (data.folder / CSV).write_text("\n".join(lines) + "\n")
     repaired, changes = repair(data)
-    assert changes == []
-    assert (repaired.folder / "annotations.csv").read_text() == (data.folder / "annotations.csv").read_text()
+    assert changes == [] and (repaired.folder / CSV).read_text() == (data.folder / CSV).read_text()
 
 
-def test_a_split_over_several_folders_still_finds_them(data: DataSet, tmp_path: Path) -> None:
-    split = json.loads((data.folder / "split.json").read_text())
-    split["folders"] = {"data": "../data", "other": "../other"}
-    (data.folder / "split.json").write_text(json.dumps(split))
-    output = tmp_path / "below/mended"
-    repair_folder(check_folders([data.folder]).folders[0], output)
-    written = json.loads((output / "split.json").read_text())
-    assert written["folders"] == {"data": ".", "other": "../../other"}
-    assert written["subsets"] == split["subsets"]
+def test_a_split_over_several_folders_still_finds_them(data: DataSet) -> None:
+    data.set_split(folders={"data": "../data", "other": "../other"})
+    repaired, _ = repair(data, "below/repaired")
+    before, after = (json.loads((each.folder / "split.json").read_text()) for each in (data, repaired))
+    assert after == before | {"folders": {"data": ".", "other": "../../other"}}
 
 
 def test_nothing_is_overwritten(data: DataSet, tmp_path: Path) -> None:
@@ -254,23 +224,13 @@ def test_nothing_is_overwritten(data: DataSet, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     repair_folder(checked, output)  # an empty folder may be filled
-    with pytest.raises(RamsesError, match="already exists.*--force"):
+    with pytest.raises(RamsesError, match="--force"):
         repair_folder(checked, output)
     repair_folder(checked, output, overwrite=True)
-    for name, what in (("images/other.jpg", "added"), ("weighing.xlsx", "added"), ("annotations.csv", "changed")):
-        before = (output / name).read_bytes() if (output / name).exists() else None
-        (output / name).write_bytes(b"by hand")
-        with pytest.raises(RamsesError, match=f"{name} was {what} after the mending: refusing to replace"):
-            repair_folder(checked, output, overwrite=True)
-        assert (output / name).read_bytes() == b"by hand"
-        (output / name).unlink() if before is None else (output / name).write_bytes(before)
-    repair_folder(checked, output, overwrite=True)
     (output / "fixes.json").unlink()
-    with pytest.raises(RamsesError, match="no mended copy"):
-        repair_folder(checked, output, overwrite=True)
-    for inside in (data.folder, data.folder / "mended", tmp_path):
-        with pytest.raises(RamsesError, match="outside"):
-            repair_folder(checked, inside, overwrite=True)
+    for place in (output, data.folder, data.folder / "repaired", tmp_path):
+        with pytest.raises(RamsesError, match=str(place)):
+            repair_folder(checked, place, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(RamsesError, match="is a file"):
         repair_folder(checked, tmp_path / "file")
