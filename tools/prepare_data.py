@@ -262,7 +262,7 @@ def run_preview(args: argparse.Namespace) -> None:
     if has_grids:
         assignments["config"] = preview.assignment_of(cfg)
         items = preview.mapped_items(cfg, names, args.sample, args.seed)
-        images = [preview.mapped_image(item) for item in tqdm(items, unit="picture", disable=None)]
+        images = [preview.mapped_image(item) for item in tqdm(items, unit="image", disable=None)]
     if args.suggest:
         assignments["suggested"] = preview.suggest_assignment(images, assignments["config"])
 

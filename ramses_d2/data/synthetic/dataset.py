@@ -51,7 +51,7 @@ def write_dataset(
         write = partial(_render, folder, config, seed)
         with _pool_map(workers) as pool_map:
             images = pool_map(write, range(total))
-            annotations = pd.concat(tqdm(images, total=total, desc="rendering", unit="picture", disable=not progress))
+            annotations = pd.concat(tqdm(images, total=total, desc="rendering", unit="image", disable=not progress))
         _write_csv(folder / "annotations.csv", annotations, digits=6)
         images, batches = [], []
         for name, stones in annotations.groupby("baseimg", sort=False):
