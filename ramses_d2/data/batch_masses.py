@@ -354,7 +354,7 @@ def _measure_rows(folder: Path, rows: pd.DataFrame, csv_path: Path, progress: bo
 
     with ThreadPoolExecutor(_THREADS) as pool:
         measured = pool.map(measure, groups)
-        bar = tqdm(measured, "measuring", len(groups), unit="picture", disable=None if progress else True)
+        bar = tqdm(measured, "measuring", len(groups), unit="image", disable=None if progress else True)
         return pd.concat(list(bar))
 
 
