@@ -15,7 +15,7 @@ SMALL = "--train 2 --valid 1 --size 96 128 --stones 3 6 --diameter 6 9 --workers
 def test_synth_as_a_process(tmp_path: Path) -> None:
     done = run_process("prepare_data.py", "synth", "--output", "demo", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "wrote 2 + 1 pictures" in done.stdout and "rendering" in done.stderr
+    assert "wrote 2 + 1 images" in done.stdout and "rendering" in done.stderr
     names = sorted(path.name for path in (tmp_path / "demo").iterdir())
     assert names == [
         *("annotations.csv", "classes.json", "images", "labels"),
@@ -25,22 +25,22 @@ def test_synth_as_a_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "status", "words"),
     [
-        (["--classes", "Ra", "gold"], "error: unknown material 'gold'"),
-        (["--resolution", "0", "2"], "error: resolution 0.0 2.0"),
-        (["--train", "many"], "invalid int value: 'many'"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--classes", "Ra", "gold"], 1, "unknown material 'gold'"),
+        (["--resolution", "0", "2"], 1, "resolution 0.0 2.0"),
+        (["--train", "many"], 2, "invalid int value: 'many'"),
+        (["--colour"], 2, "unrecognized arguments: --colour"),
     ],
 )
 def test_bad_arguments_get_one_line_and_leave_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["synth", "--output", str(tmp_path / "demo"), *arguments])
-    message = capsys.readouterr().err if stop.value.code == 2 else stop.value.code
-    assert words in message and len(message.strip().splitlines()) == 1
-    assert words.startswith("error: ") == message.startswith("error: ")
+    message = capsys.readouterr().err if status == 2 else stop.value.code
+    assert (stop.value.code == 2) == (status == 2)
+    assert message.startswith("error: ") and words in message and len(message.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
