@@ -252,8 +252,9 @@ def test_only_what_changes_is_written_anew(weighed: Path) -> None:
 
 
 def test_given_sizes_are_used_unless_told_to_measure(weighed: Path) -> None:
-    assign(weighed, radius=2.0, area=100)
+    assign(weighed, radius=2.0, area=100, gt_mass=True)  # without a mass, so it was not weighed
     table = write_and_read(weighed)
+    assert not table["gt_mass"].any()
     assert (table["radius"] == 2).all() and (table["area"] == 100).all()
     assert table.loc[table["class"] == "brick", "mass"].to_numpy() == pytest.approx([7.5] * 4)
     measured = write_and_read(weighed, measure=True)

@@ -108,7 +108,7 @@ def test_relative_paths(tiny_folder: Folder, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        *((uri, "ramses://FOLDER") for uri in ("http://demo", "demo", "ramses://", "nobody registered this")),
+        *((uri, "ramses://FOLDER") for uri in ("http://demo", "demo", "ramses://", "not registered")),
         ("ramses://gone", "gone is not found in"),
         ("ramses://demo#train", "no subsets"),
         ("ramses://demo/split.json", "#train, #valid"),
