@@ -15,47 +15,11 @@ FILES = ["annotations.csv", "classes.json", "images", "labels", "metadata.json",
 
 def test_synth_as_a_process_and_again_with_force(tmp_path: Path) -> None:
     done = run_process("prepare_data.py", "synth", "--output", "demo", *SMALL, cwd=tmp_path)
-<<<<<<< HEAD
     assert done.returncode == 0 and "wrote 2 + 1 images" in done.stdout and "rendering" in done.stderr, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == FILES
     assert len(list((tmp_path / "demo/images").iterdir())) == 3
     arguments = ["synth", "--output", str(tmp_path / "demo"), *SMALL, "--seed", "2"]
     before = (tmp_path / "demo/annotations.csv").read_bytes()
-=======
-    assert done.returncode == 0, done.stderr
-    assert "wrote 2 + 1 images" in done.stdout and "rendering" in done.stderr
-    names = sorted(path.name for path in (tmp_path / "demo").iterdir())
-    assert names == [
-        *("annotations.csv", "classes.json", "images", "labels"),
-        *("metadata.json", "split.json", "synthetic.json"),
-    ]
-    assert len(list((tmp_path / "demo/images").iterdir())) == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        (["--classes", "Ra", "gold"], 1, "unknown material 'gold'"),
-        (["--resolution", "0", "2"], 1, "resolution 0.0 2.0"),
-        (["--train", "many"], 2, "invalid int value: 'many'"),
-        (["--colour"], 2, "unrecognized arguments: --colour"),
-    ],
-)
-def test_bad_arguments_get_one_line_and_leave_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["synth", "--output", str(tmp_path / "demo"), *arguments])
-    message = capsys.readouterr().err if status == 2 else stop.value.code
-    assert (stop.value.code == 2) == (status == 2)
-    assert message.startswith("error: ") and words in message and len(message.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_existing_data_set_needs_force(tmp_path: Path) -> None:
-    arguments = ["synth", "--output", str(tmp_path / "demo"), *SMALL]
-    main(arguments)
->>>>>>> mytests
     with pytest.raises(SystemExit, match="--force"):
         main(arguments)
     main([*arguments, "--force"])
@@ -91,7 +55,14 @@ def test_bad_arguments_get_one_line_and_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"), [(["synth", "--help"], 0, "example: python tools/"), ([], 2, "")]
+    ("arguments", "status", "words"),
+    [
+        *(
+            ([name, "--help"], 0, f"example: python tools/prepare_data.py {name}")
+            for name in ("synth", "split", "masses")
+        ),
+        ([], 2, ""),
+    ],
 )
 def test_help_and_a_missing_command(
     capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str
