@@ -55,7 +55,14 @@ def test_bad_arguments_get_one_line_and_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"), [(["synth", "--help"], 0, "example: python tools/"), ([], 2, "")]
+    ("arguments", "status", "words"),
+    [
+        *(
+            ([name, "--help"], 0, f"example: python tools/prepare_data.py {name}")
+            for name in ("synth", "split", "masses")
+        ),
+        ([], 2, ""),
+    ],
 )
 def test_help_and_a_missing_command(
     capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: str
