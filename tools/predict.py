@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     area = parser.add_mutually_exclusive_group()
     area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the image")
     area.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same in mm2; needs the resolution")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that the network takes at once; default: 1")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images predicted together; default: 1")
     parser.add_argument("--no-overlays", action="store_true", help="write no images with contours and captions")
     parser.add_argument("--force", action="store_true", help="replace a finished run, or one with other settings")
     belt = parser.add_argument_group("conveyor belts")

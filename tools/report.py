@@ -47,7 +47,8 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     add("--pictures", metavar="DIR", help="where the images are, if they have been moved")
     add("--factors", metavar="FILE", help="correction factors, written by the calibrate command")
     coin = (COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G)
-    add("--coin", nargs=3, metavar=("CLASS", "MM", "G"), default=coin, help="coin that checks the resolution; default: Coin 21.25 3.92")
+    what = f"coin that checks the resolution; default: {' '.join(map(str, coin))}"
+    add("--coin", nargs=3, metavar=("CLASS", "MM", "G"), default=coin, help=what)
 
     add = parser.add_argument_group("values").add_argument
     add("--map", metavar="FILE", help="YAML file of class: constituent lines; other classes count as usual")
@@ -57,8 +58,9 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     add("--size", default=SieveSize.measure, help="feret_min (default), inscribed or ellipse_minor")
     add("--size-factor", type=float, default=1.0, help="sieve size = factor * measure; default: 1")
     add("--weight", choices=tuple(WEIGHTS), default="mass", help="of the grading; default: mass")
-    add("--gallery", type=int, default=8, metavar="N", help="particles in each part of the gallery; default: 8; 0 = no gallery")
-    add("--bootstrap", choices=(PARTICLES, IMAGES, "none"), default=PARTICLES, help="what intervals are drawn over; default: particles")
+    add("--gallery", type=int, default=8, metavar="N", help="particles in each part; default: 8; 0 = no gallery")
+    what = f"what intervals are drawn over; default: {PARTICLES}"
+    add("--bootstrap", choices=(PARTICLES, IMAGES, "none"), default=PARTICLES, help=what)
     return parser.parse_args(arguments)
 
 
