@@ -47,7 +47,7 @@ demo: $(READY)
 	$(PY) tools/predict.py --config-file $(DEMO_OUTPUT)/config.yaml --weights $(DEMO_OUTPUT)/model_final.pth \
 		--input 'ramses://$(DEMO_DATA)/split.json#valid' --output $(DEMO_OUTPUT)/predictions --force
 	@echo && cat $(DEMO_OUTPUT)/evaluation.txt && echo
-	@echo "Every stone outlined, named and weighed:  $(DEMO_OUTPUT)/predictions/overlays"
+	@echo "Every stone with mask, class and mass:    $(DEMO_OUTPUT)/predictions/overlays"
 	@echo "One row per stone:                        $(DEMO_OUTPUT)/predictions/annotations.csv"
 	@echo "The table above:                          $(DEMO_OUTPUT)/evaluation.txt"
 

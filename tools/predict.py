@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-r"""Outline, name, measure and weigh every particle in images.
+r"""Find every particle in images: mask, class, size and mass.
 
 Examples:
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
         --input belt.jpg --resolution 28.7 --output predictions
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
-        --input pictures/ "more/*.png" --recursive --resolution metadata.json --output predictions
+        --input jpg/ "more/*.png" --recursive --resolution metadata.json --output predictions
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
         --input "ramses://datasets/demo/split.json#valid" --output predictions
     python tools/predict.py --config-file output/demo/config.yaml --weights output/demo/model_final.pth \
         --input belt/ --resolution 28.7 --output belt_run --stream --overlap 20
 
-A run that was stopped goes on where it was when the same command is given again. With --stream the images are
+The same command continues a run that was stopped. With --stream the images are
 consecutive frames of a conveyor belt, and what their borders cut is counted once, whole (docs/streams.md).
 """
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help="checkpoint, such as model_final.pth")
     sources = 'images, folders, patterns ("belt/*.png"), dataset URIs (ramses://...)'
     parser.add_argument("--input", required=True, nargs="+", help=sources)
-    parser.add_argument("--recursive", action="store_true", help="look into the folders of folders too")
+    parser.add_argument("--recursive", action="store_true", help="also look into subfolders")
     parser.add_argument("--output", required=True, help="folder of the run, made or continued")
     own = "a file with those of each: metadata.json, or a CSV with file_name and res; default: the data set's, or"
     parser.add_argument("--resolution", help=f"px/mm of all images, or {own} INPUT.RESOLUTION")
@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     area = parser.add_mutually_exclusive_group()
     area.add_argument("--min-area", type=int, default=0, metavar="PX", help="drop smaller particles, px of the image")
     area.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same in mm2; needs the resolution")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images that go through together")
-    parser.add_argument("--no-overlays", action="store_true", help="write no images with outlines")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images predicted together; default: 1")
+    parser.add_argument("--no-overlays", action="store_true", help="write no images with contours and captions")
     parser.add_argument("--force", action="store_true", help="replace a finished run, or one with other settings")
     belt = parser.add_argument_group("conveyor belts")
     belt.add_argument("--stream", action="store_true", help="the images are consecutive frames, in natural order")
@@ -132,5 +132,5 @@ def _summary(table: pd.DataFrame, weighs: bool) -> str:
 
 
 if __name__ == "__main__":
-    with exit_on_error(), end_on_signal("the same command goes on where it was"):
+    with exit_on_error(), end_on_signal("the same command continues where it was"):
         sys.exit(main(parse_args()))

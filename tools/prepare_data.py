@@ -46,6 +46,16 @@ from ramses_d2.files import check_resolution, read_json
 # ---- check
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help where there are any, and the example in one line, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class _ShowKinds(argparse.Action):
     """Print the kinds of findings and stop."""
 
@@ -61,6 +71,7 @@ def add_check(subparsers: argparse._SubParsersAction) -> None:
         help="say what is wrong with data sets, with file and row, and repair a copy",
         description="Check RAMSES folders, which are never changed. Exit status 1 if there are errors, else 0.",
         epilog="example: python tools/prepare_data.py check mine --json check.json --fix mine-repaired",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="RAMSES folder")
@@ -69,7 +80,7 @@ def add_check(subparsers: argparse._SubParsersAction) -> None:
     add("--classes", type=Path, metavar="FILE", help=classes)
     add("--json", type=Path, metavar="FILE", help="write all findings to this file")
     add("--fix", type=Path, metavar="OUT", help="write a repaired copy of the folder, with a log: fixes.csv")
-    add("--show", type=int, default=10, metavar="N", help="findings printed per kind (10)")
+    add("--show", type=int, default=10, metavar="N", help="findings printed per kind")
     add("--workers", type=int, metavar="N", help="images decoded at once; default: one per core")
     add("--force", action="store_true", help="replace an earlier report and an earlier repaired copy")
     add("--kinds", action=_ShowKinds, nargs=0, help="list what is looked for, and what --fix repairs")
@@ -111,7 +122,7 @@ def add_convert(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "convert",
         help="RAMSES folder <-> COCO; SOLOv2, Pascal VOC, Open Images and label images -> RAMSES folder",
-        description="Convert a data set. First say what it is, then where it is and what it shall become.",
+        description="Convert a data set. First say what it is, then where it is and what it should become.",
         epilog=f"{EXAMPLE}ramses --input datasets/mine --to coco --output mine-coco"
         "\n\nevery source has its own options and example: convert SOURCE --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -168,7 +179,7 @@ def add_masses(subparsers: argparse._SubParsersAction) -> None:
         "proportion to area * 2 * radius / res^3. Particles weighed one by one (gt_mass True) keep their mass, "
         "which is taken off their batch. annotations.csv stays as it is: a new CSV is written.",
         epilog="example: python tools/prepare_data.py masses datasets/mine --output datasets/mine/weighed.csv",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     quiet = argparse.SUPPRESS
     parser.add_argument("folder", metavar="FOLDER", default=quiet, help="RAMSES folder with a metadata.json")
@@ -226,11 +237,11 @@ def add_preview(subparsers: argparse._SubParsersAction) -> None:
         "grids, the contact sheet alone.",
         epilog="example: python tools/prepare_data.py preview --config-file configs/ramses_demo.yaml "
         "--output preview --suggest",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     quiet, add = argparse.SUPPRESS, parser.add_argument
     add("--config-file", required=True, metavar="YAML", default=quiet, help="config of the network")
-    add("--data", metavar="URI", default=None, help="data set; None = the config's DATASETS.TRAIN")
+    add("--data", metavar="URI", default=None, help="data set; default: the config's DATASETS.TRAIN")
     add("--output", required=True, metavar="DIR", default=quiet, help="folder to create")
     add("--pictures", type=int, default=9, metavar="N", help="images on the contact sheet")
     add("--sample", type=int, default=100, metavar="N", help="images for the statistics, 0 = all")
@@ -299,7 +310,7 @@ def add_split(subparsers: argparse._SubParsersAction) -> None:
         description="Write a split file: a share of the images, and of each class, for validation. Images of one "
         "batch stay on one side. Folds are the subsets fold0-train, fold0-valid, fold1-train ... of one file.",
         epilog="example: python tools/prepare_data.py split datasets/mine --output datasets/mine/split.json",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     quiet = argparse.SUPPRESS
     parser.add_argument("folders", nargs="+", metavar="FOLDER", default=quiet, help="RAMSES folders")
@@ -404,7 +415,7 @@ def add_synth(subparsers: argparse._SubParsersAction) -> None:
         description="Render a synthetic data set in the RAMSES folder format, with split.json; or, with --belt, "
         "consecutive frames of one belt, with belt.csv.",
         epilog="example: python tools/prepare_data.py synth --output datasets/demo --train 360 --valid 40",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--output", required=True, metavar="FOLDER", default=argparse.SUPPRESS, help="folder to create")
@@ -414,7 +425,7 @@ def add_synth(subparsers: argparse._SubParsersAction) -> None:
     add("--size", type=int, nargs=2, default=size, metavar=("H", "W"), help="image size, px")
     add("--classes", nargs="+", default=default.classes, metavar="NAME", help="Ra Rb Rc Ru Rg X")
     for name, kind, limits, what in (
-        ("--stones", int, default.stones, "stones an image"),
+        ("--stones", int, default.stones, "stones per image"),
         ("--resolution", float, default.resolution, "px/mm, one per image"),
         ("--diameter", float, default.diameter_mm, "sieve sizes, mm"),
         ("--thickness", float, default.thickness, "height / half sieve size"),

@@ -37,28 +37,30 @@ CALIBRATE = "calibrate"
 def parse_args(arguments: list[str]) -> argparse.Namespace:
     """The options of a report; see :func:`parse_calibrate_args` for the other command."""
     parser = _parser("FILE.html", description=__doc__)
-    add = parser.add_argument_group("head of the report").add_argument
+    add = parser.add_argument_group("header of the report").add_argument
     add("--title", default=ReportOptions.title)
     add("--sample", default="", help="name of the sample")
     add("--operator", default="", help="who made it")
     add("--date", default="", help="default: today")
 
-    add = parser.add_argument_group("what it is compared and corrected with").add_argument
+    add = parser.add_argument_group("comparison and correction").add_argument
     add("--pictures", metavar="DIR", help="where the images are, if they have been moved")
     add("--factors", metavar="FILE", help="correction factors, written by the calibrate command")
     coin = (COIN_CLASS, COIN_DIAMETER_MM, COIN_MASS_G)
-    add("--coin", nargs=3, metavar=("CLASS", "MM", "G"), default=coin, help="that tells the resolution; %(default)s")
+    what = f"coin that checks the resolution; default: {' '.join(map(str, coin))}"
+    add("--coin", nargs=3, metavar=("CLASS", "MM", "G"), default=coin, help=what)
 
     add = parser.add_argument_group("values").add_argument
-    add("--map", metavar="FILE", help="YAML file, class: constituent; classes it does not name count as usual")
+    add("--map", metavar="FILE", help="YAML file of class: constituent lines; other classes count as usual")
     add("--foreign", choices=("error", *CONSTITUENTS), default="error", help="what classes outside the map count as")
     add("--range", nargs=2, type=float, metavar="MM", help="composition of these sizes only; EN 933-11: 4 63")
     add("--sieves", default=ReportOptions.sieves, help=f"{', '.join(SIEVE_SERIES)}, or openings in mm such as 4,8,16")
     add("--size", default=SieveSize.measure, help="feret_min (default), inscribed or ellipse_minor")
     add("--size-factor", type=float, default=1.0, help="sieve size = factor * measure; default: 1")
     add("--weight", choices=tuple(WEIGHTS), default="mass", help="of the grading; default: mass")
-    add("--gallery", type=int, default=8, metavar="N", help="particles in each part; 0 = no gallery")
-    add("--bootstrap", choices=(PARTICLES, IMAGES, "none"), default=PARTICLES, help="intervals over")
+    add("--gallery", type=int, default=8, metavar="N", help="particles in each part; default: 8; 0 = no gallery")
+    what = f"what intervals are drawn over; default: {PARTICLES}"
+    add("--bootstrap", choices=(PARTICLES, IMAGES, "none"), default=PARTICLES, help=what)
     return parser.parse_args(arguments)
 
 
@@ -76,11 +78,11 @@ def _parser(output: str, **about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, **about)
     parser.add_argument("run", metavar="RUN_DIR", help="what --output of tools/predict.py named")
     parser.add_argument("--output", required=True, metavar=output)
-    parser.add_argument("--force", action="store_true", help="replace an earlier one of this name")
+    parser.add_argument("--force", action="store_true", help="replace an earlier file of this name")
     parser.add_argument(
         "--batch", metavar="FILE", help="metadata.json with weighed batches; default: beside the images"
     )
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals; default: 0.95")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals, 0 to 1; default: 0.95")
     parser.add_argument("--replicates", type=int, default=2000, help="of the bootstrap; default: 2000")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -11,7 +11,7 @@ Examples:
 Two processes that share each batch, on a machine without CUDA:
     python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 0 --num-processes 2
 
-Two machines with four GPUs each; the address is machine 0's, and this runs on both of them at the same time:
+Two machines with four GPUs each. Start both at the same time; --dist-url names machine 0:
     python tools/train_net.py --config-file configs/ramses_femto.yaml --num-gpus 4 \
         --num-machines 2 --machine-rank 0 --dist-url tcp://192.168.0.10:29500    # and --machine-rank 1 on the other
 

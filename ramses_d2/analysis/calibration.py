@@ -272,7 +272,7 @@ MAX_DEVIATION = 0.03
 MAX_ASPECT_RATIO = 1.1
 # Diameters from the area and from the axes agree on a whole disc; a bite or a hole drives them apart
 MAX_DISAGREEMENT = 0.03
-CUT, NOT_ROUND, NOT_WHOLE = "cut by the edge of the picture", "not round", "not a whole disc"
+CUT, NOT_ROUND, NOT_WHOLE = "cut by the edge of the image", "not round", "not a whole disc"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ CONSTITUENTS = {
     "X": "other: clay and soil, metals, non-floating wood, plastic, rubber, gypsum plaster",
 }
 # Floating material is a volume per kg (cm3/kg), measured in water: an image cannot show it
-FLOATING, FLOATING_DESCRIPTION, FLOATING_REMARK = "FL", "floating material (cm3/kg)", "not visible in pictures"
+FLOATING, FLOATING_DESCRIPTION, FLOATING_REMARK = "FL", "floating material (cm3/kg)", "not visible in images"
 # What a map says of a coin or a ruler: an object of known size, not a part of the sample
 SCALE = "scale"
 

@@ -58,7 +58,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except RamsesError:
         raise
     except PILLOW_ERRORS as error:
-        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+        reason = str(error).replace(repr(str(path)), "").replace(str(path), "")
+        reason = " ".join(reason.split()).rstrip(": ") or type(error).__name__
         raise RamsesError(f"{path}: the image cannot be read ({reason}); replace the file") from None
 
 

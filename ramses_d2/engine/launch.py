@@ -71,7 +71,7 @@ def process_count(args: argparse.Namespace) -> tuple[int, bool]:
         raise RamsesError(f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}: count from 0")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise RamsesError(
-            f"--num-machines {args.num_machines} needs --dist-url tcp://ADDRESS:PORT, of machine 0, on all machines"
+            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT of machine 0, on all machines"
         )
     on_gpus = gpus > 0 and args.num_gpus > 0 and not args.num_processes
     return (args.num_gpus if on_gpus else max(1, args.num_processes)), on_gpus
@@ -204,7 +204,7 @@ def _first_failure() -> Iterator[None]:
 
 
 @contextmanager
-def end_on_signal(hint: str = "a training goes on from its last checkpoint with --resume") -> Iterator[None]:
+def end_on_signal(hint: str = "--resume continues a training from its last checkpoint") -> Iterator[None]:
     """Ctrl-C and SIGTERM end a command line with one line, and the exit status that shells expect (130, 143)."""
 
     def terminate(*_: Any) -> None:  # taken like Ctrl-C

@@ -223,4 +223,5 @@ def _resolutions(
 
 def _stop_if_all_failed(failed: Failures, images: Sequence[ImageFile]) -> None:
     if len(failed) == len(images):
-        raise RamsesError(f"none of the {len(images)} images could be read, the first because {failed[0][1]}")
+        which = "the only image" if len(images) == 1 else f"any of the {len(images)} images"
+        raise RamsesError(f"cannot read {which}: {failed[0][1]}")

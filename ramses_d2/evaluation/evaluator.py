@@ -79,7 +79,7 @@ def ap_tables(results: Mapping[str, Mapping[str, float]], class_names: Sequence[
         {"class": name} | {f"{task} AP": f"{found[f'AP-{name}']:.2f}" for task, found in results.items()}
         for name in class_names
     ]
-    heading = f"Average precision, % (at most {max_dets} predictions an image and class):"
+    heading = f"Average precision, % (at most {max_dets} predictions per image and class):"
     return "\n".join([heading, _table(by_task), _table(by_class)])
 
 

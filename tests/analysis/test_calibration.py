@@ -252,7 +252,7 @@ def test_coins_of_each_image_and_resolution():
 def test_cut_and_flat_coins_are_rejected():
     rows = [coin(595), coin(500, edge="top left"), coin(500, axis_major_length=560, axis_minor_length=500)]
     (found,) = scales(*rows)
-    assert found.rejected == {"cut by the edge of the picture": 1, "not round": 1}
+    assert found.rejected == {"cut by the edge of the image": 1, "not round": 1}
     assert (found.usable, found.from_area) == (1, pytest.approx(28)) and "the coin says" in found.message
     (found,) = scales(*rows[1:])
     assert np.isnan(found.from_area) and not found.warning and "no usable coin (1 cut" in found.message

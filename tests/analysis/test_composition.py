@@ -41,7 +41,7 @@ def test_fractions_by_hand():
     # Rc (3 + 1 + 2) / 10, Ru 2 / 10, Rb 1.5 / 10, Rg 0.5 / 10
     assert constituents["fraction"][:6].tolist() == pytest.approx([0.6, 0.2, 0.15, 0, 0.05, 0])
     assert constituents["particles"][:6].tolist() == [3, 1, 1, 0, 1, 0] and constituents.loc["Rc", "mass_g"] == 6
-    assert constituents.loc["FL", "remark"] == "not visible in pictures"
+    assert constituents.loc["FL", "remark"] == "not visible in images"
     assert constituents.loc["FL", ["particles", "mass_g", "fraction", "low", "high"]].isna().all()
     # Rcu = Rc + Ru, Rcug = Rc + Ru + Rg, XRg = X + Rg
     sums = found.sums.set_index("constituent")["fraction"]

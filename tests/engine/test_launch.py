@@ -170,7 +170,7 @@ def test_one_process_is_this_one() -> None:
         (("--num-gpus", "2", "--num-processes", "2"), "either --num-gpus"),
         (("--num-processes", "-1"), "0 or more"),
         (("--num-machines", "2", "--machine-rank", "2"), "count from 0"),
-        (("--num-machines", "2"), "needs --dist-url tcp://ADDRESS:PORT"),
+        (("--num-machines", "2"), "needs --dist-url tcp://HOST:PORT"),
     ],
 )
 def test_arguments_that_contradict_each_other(options: tuple[str, ...], message: str) -> None:

@@ -55,7 +55,7 @@ _SAME_RESOLUTION = 0.005  # resolutions that differ by less are the same number,
 class ReportOptions:
     """What a user may say about a report."""
 
-    title: str = "Composition and grading from pictures"
+    title: str = "Composition and grading from images"
     sample: str = ""
     operator: str = ""
     day: str = field(default_factory=lambda: date.today().isoformat())

@@ -47,7 +47,8 @@ class Run:
     @property
     def failed(self) -> list[str]:
         """Images that could not be predicted, with the reason."""
-        return [f"{entry['path']}: {entry['error']}" for entry in self.record.get("failed", [])]
+        entries = [(f"{entry['path']}: ", entry["error"]) for entry in self.record.get("failed", [])]
+        return [place + error.removeprefix(place) for place, error in entries]
 
     @property
     def weights(self) -> dict[str, str]:
@@ -99,7 +100,7 @@ def read_run(folder: str | Path, images: str | Path | None = None) -> Run:
         raise RamsesError(f"{annotations}: no such file; give the --output folder of tools/predict.py")
     table, record = read_particles(annotations), read_json(record_path) if record_path.is_file() else {}
     if not isinstance(record, dict):
-        raise RamsesError(f"{record_path}: not the record of a run (a JSON object)")
+        raise RamsesError(f"{record_path}: this is not the run.json of a run (a JSON object)")
     # Images that run.json lists, then those that only annotations.csv names, then those with a label image alone
     listed = list(record.get("pictures", []))
     known = {entry["file_name"] for entry in listed}

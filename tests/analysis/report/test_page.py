@@ -54,7 +54,8 @@ def test_head_and_provenance_are_escaped(made: tuple[Path, Report]) -> None:
     shown = "∞" if d50["high"] == float("inf") else f"{d50['high']:.2f}"
     for words in (
         *("A. Smith", "S1", "2026-01-02", "Resolution2 px/mm", "c0ffee", "score_threshold 0.3", "torch 2.15.0"),
-        *("tools/predict.py --weights model.pth", "report.py run --output report.html", "no test after EN 933-1"),
+        *("tools/predict.py --weights model.pth", "report.py run --output report.html"),
+        "not a test according to EN 933-1",
         f"D50 {d50['value']:.2f} mm {d50['low']:.2f} – {shown} mm",
         "95 %, Bayesian bootstrap over particles, 200 replicates, seed 0",
         "120 × 90 px",
