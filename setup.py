@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
 setup(
     name="ramses_d2",
     version=VERSION,
-    description="Finds, outlines, names and weighs every particle in a picture, on PyTorch and Detectron2",
+    description="Masks, classes and masses of every particle in an image, on PyTorch and Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
