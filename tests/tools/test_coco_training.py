@@ -96,7 +96,7 @@ def test_all_files(coco_folder: Path, tmp_path: Path, task: str) -> None:
     _masses_as_they_are(predictions, has_mass=task == "mask_rcnn")
 
 
-def _masses_as_they_are(predictions: list[dict[str, Any]], *, weighs: bool) -> None:
-    """Mask R-CNN weighs by areal density, the tiny SOLOv2 not at all."""
-    assert all(("mass" in found) == weighs for found in predictions)
-    assert not weighs or all(found["mass"] > 0 for found in predictions)
+def _masses_as_they_are(predictions: list[dict[str, Any]], *, has_mass: bool) -> None:
+    """Mask R-CNN predicts masses by areal density, the tiny SOLOv2 none."""
+    assert all(("mass" in found) == has_mass for found in predictions)
+    assert not has_mass or all(found["mass"] > 0 for found in predictions)
